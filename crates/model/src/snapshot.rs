@@ -1,0 +1,319 @@
+//! Both planes at one instant, and the text form every command accepts.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::ids::{HostName, NodeName, PvName, SnapshotId};
+use crate::kube::{Kube, Node, PersistentVolume, Pod};
+use crate::pve::{Guest, Host, Pve};
+use crate::reading::Reading;
+
+/// Format of the file; a newer major is refused.
+pub const FORMAT: &str = "capplan.snapshot/1";
+
+/// Where a snapshot came from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// Read from the two APIs.
+    #[default]
+    Live,
+    /// Built from saved lists.
+    Lists,
+    /// Written by hand as a scenario.
+    Scenario,
+}
+
+/// Both planes at one instant. Immutable once built; redacted by construction, since the types
+/// have no place for a secret.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Snapshot {
+    /// When it was taken.
+    pub taken: Timestamp,
+    /// Where it came from.
+    pub source: Source,
+    /// UID of the `kube-system` namespace: tells clusters apart.
+    pub cluster: String,
+    /// The Kubernetes plane.
+    pub kube: Kube,
+    /// The Proxmox VE plane, one entry an endpoint.
+    pub pve: Vec<Pve>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    format: String,
+    id: SnapshotId,
+}
+
+/// Why a snapshot could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// No header line of ours.
+    #[error("not a capplan snapshot")]
+    NotASnapshot,
+    /// A newer or foreign format.
+    #[error("format is `{found}`, this capplan reads `{FORMAT}`")]
+    Format {
+        /// What the header says.
+        found: String,
+    },
+    /// The content does not match the header's hash.
+    #[error("content does not match its hash: the file is truncated or was changed")]
+    Hash,
+    /// The content is not what the format says.
+    #[error("content is not valid")]
+    Content(#[source] serde_json::Error),
+}
+
+impl Snapshot {
+    /// Puts every list in the order of its names, so that equal clusters give equal bytes.
+    pub fn sort(&mut self) {
+        fn by<T, K: Ord>(list: &mut Reading<Vec<T>>, key: impl Fn(&T) -> K) {
+            if let Reading::Known(items) = list {
+                items.sort_by_cached_key(key);
+            }
+        }
+        let kube = &mut self.kube;
+        by(&mut kube.nodes, |node| node.name.clone());
+        if let Reading::Known(pods) = &mut kube.pods {
+            pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        }
+        by(&mut kube.persistent_volumes, |volume| volume.name.clone());
+        by(&mut kube.claims, |claim| (claim.namespace.clone(), claim.name.clone()));
+        by(&mut kube.storage_classes, |class| class.name.clone());
+        by(&mut kube.volume_attachments, |attachment| attachment.name.clone());
+        by(&mut kube.csi_nodes, |node| node.name.clone());
+        by(&mut kube.csi_drivers, |driver| driver.name.clone());
+        by(&mut kube.csi_storage_capacities, |capacity| capacity.name.clone());
+        by(&mut kube.pdbs, |pdb| (pdb.namespace.clone(), pdb.name.clone()));
+        for list in [
+            &mut kube.deployments,
+            &mut kube.stateful_sets,
+            &mut kube.daemon_sets,
+            &mut kube.replica_sets,
+            &mut kube.jobs,
+            &mut kube.cron_jobs,
+        ] {
+            by(list, |workload| (workload.namespace.clone(), workload.name.clone()));
+        }
+        by(&mut kube.priority_classes, |class| class.name.clone());
+        by(&mut kube.namespaces, |namespace| namespace.name.clone());
+        by(&mut kube.quotas, |quota| (quota.namespace.clone(), quota.name.clone()));
+        by(&mut kube.events, |event| (event.subject.clone(), event.reason.clone(), event.message.clone(), event.last_seen));
+        by(&mut kube.node_metrics, |metrics| metrics.name.clone());
+        self.pve.sort_by(|a, b| a.name.cmp(&b.name));
+        for pve in &mut self.pve {
+            by(&mut pve.hosts, |host| host.name.clone());
+            by(&mut pve.guests, |guest| guest.vmid);
+            by(&mut pve.pci_mappings, |mapping| mapping.id.clone());
+            by(&mut pve.failed_tasks, |task| (task.at, task.host.clone(), task.vmid, task.kind.clone()));
+            if let Reading::Known(hosts) = &mut pve.hosts {
+                for host in hosts {
+                    by(&mut host.pools, |pool| pool.name.clone());
+                    by(&mut host.storages, |storage| storage.name.clone());
+                }
+            }
+        }
+    }
+
+    /// Writes the snapshot: one header line with format and hash, then the content.
+    ///
+    /// # Errors
+    /// What `out` answers.
+    pub fn write(&self, out: &mut impl Write) -> std::io::Result<SnapshotId> {
+        let content = serde_json::to_vec(self)?;
+        let id = hash(&content);
+        serde_json::to_writer(&mut *out, &Header { format: FORMAT.to_owned(), id: id.clone() })?;
+        out.write_all(b"\n")?;
+        out.write_all(&content)?;
+        out.write_all(b"\n")?;
+        Ok(id)
+    }
+
+    /// Reads what [`Snapshot::write`] wrote.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] if the header, the hash or the content is not right.
+    pub fn read(text: &[u8]) -> Result<(Self, SnapshotId), SnapshotError> {
+        let split = text.iter().position(|byte| *byte == b'\n').ok_or(SnapshotError::NotASnapshot)?;
+        let header: Header = serde_json::from_slice(&text[..split]).map_err(|_| SnapshotError::NotASnapshot)?;
+        if header.format != FORMAT {
+            return Err(SnapshotError::Format { found: header.format });
+        }
+        let content = text[split + 1..].strip_suffix(b"\n").ok_or(SnapshotError::Hash)?;
+        if hash(content) != header.id {
+            return Err(SnapshotError::Hash);
+        }
+        let snapshot = serde_json::from_slice(content).map_err(SnapshotError::Content)?;
+        Ok((snapshot, header.id))
+    }
+
+    /// Hash of the content.
+    pub fn id(&self) -> SnapshotId {
+        serde_json::to_vec(self).map_or_else(|_| SnapshotId::default(), |content| hash(&content))
+    }
+
+    /// Everything that could not be read: `(what, why)`.
+    pub fn unknowns(&self) -> Vec<(String, String)> {
+        fn note<T>(list: &mut Vec<(String, String)>, what: impl Into<String>, reading: &Reading<T>) {
+            if let Some(why) = reading.why() {
+                list.push((what.into(), why.to_owned()));
+            }
+        }
+        let mut list = Vec::new();
+        let kube = &self.kube;
+        note(&mut list, "kubernetes version", &kube.version);
+        note(&mut list, "nodes", &kube.nodes);
+        note(&mut list, "leases", &kube.leases);
+        note(&mut list, "pods", &kube.pods);
+        note(&mut list, "persistentvolumes", &kube.persistent_volumes);
+        note(&mut list, "persistentvolumeclaims", &kube.claims);
+        note(&mut list, "storageclasses", &kube.storage_classes);
+        note(&mut list, "volumeattachments", &kube.volume_attachments);
+        note(&mut list, "csinodes", &kube.csi_nodes);
+        note(&mut list, "csidrivers", &kube.csi_drivers);
+        note(&mut list, "csistoragecapacities", &kube.csi_storage_capacities);
+        note(&mut list, "poddisruptionbudgets", &kube.pdbs);
+        note(&mut list, "deployments", &kube.deployments);
+        note(&mut list, "statefulsets", &kube.stateful_sets);
+        note(&mut list, "daemonsets", &kube.daemon_sets);
+        note(&mut list, "replicasets", &kube.replica_sets);
+        note(&mut list, "jobs", &kube.jobs);
+        note(&mut list, "cronjobs", &kube.cron_jobs);
+        note(&mut list, "priorityclasses", &kube.priority_classes);
+        note(&mut list, "namespaces", &kube.namespaces);
+        note(&mut list, "resourcequotas", &kube.quotas);
+        note(&mut list, "events", &kube.events);
+        note(&mut list, "node metrics", &kube.node_metrics);
+        note(&mut list, "ipamhandles", &kube.ipam_handles);
+        if self.pve.is_empty() {
+            list.push(("proxmox".into(), "no Proxmox VE endpoint was read".into()));
+        }
+        for pve in &self.pve {
+            let at = |what: &str| format!("proxmox {}: {what}", pve.name);
+            note(&mut list, at("version"), &pve.version);
+            note(&mut list, at("quorum"), &pve.quorate);
+            note(&mut list, at("hosts"), &pve.hosts);
+            note(&mut list, at("guests"), &pve.guests);
+            note(&mut list, at("PCI mappings"), &pve.pci_mappings);
+            note(&mut list, at("failed tasks"), &pve.failed_tasks);
+            for host in pve.hosts.items() {
+                note(&mut list, format!("host {}: memory", host.name), &host.memory);
+                note(&mut list, format!("host {}: cpus", host.name), &host.cpus);
+                note(&mut list, format!("host {}: thin pools", host.name), &host.pools);
+                note(&mut list, format!("host {}: storages", host.name), &host.storages);
+            }
+            for guest in pve.guests.items() {
+                note(&mut list, format!("guest {} ({}): config", guest.vmid, guest.name), &guest.config);
+            }
+        }
+        list
+    }
+
+    /// All hosts of all endpoints whose host list is known.
+    pub fn hosts(&self) -> impl Iterator<Item = &Host> {
+        self.pve.iter().flat_map(|pve| pve.hosts.items())
+    }
+
+    /// All guests of all endpoints whose guest list is known.
+    pub fn guests(&self) -> impl Iterator<Item = &Guest> {
+        self.pve.iter().flat_map(|pve| pve.guests.items())
+    }
+
+    /// Whether the guests of every endpoint are known.
+    pub fn guests_known(&self) -> Reading<()> {
+        if self.pve.is_empty() {
+            return Reading::unknown("no Proxmox VE endpoint was read");
+        }
+        self.pve.iter().find_map(|pve| pve.guests.why()).map_or(Reading::Known(()), Reading::unknown)
+    }
+
+    /// Whether the guests of one host are known: those of its endpoint.
+    pub fn guests_of(&self, host: &HostName) -> Reading<Vec<&Guest>> {
+        let endpoint = self.pve.iter().find(|pve| pve.hosts.items().iter().any(|one| one.name == *host));
+        match endpoint {
+            Some(pve) => pve.guests.as_ref().map(|guests| guests.iter().filter(|guest| guest.host == *host).collect()),
+            None => Reading::unknown(format!("host {host} is not among the hosts read")),
+        }
+    }
+
+    /// Pods by the node they are bound to; terminal ones included.
+    pub fn pods_by_node(&self) -> Reading<BTreeMap<&NodeName, Vec<&Pod>>> {
+        self.kube.pods.as_ref().map(|pods| {
+            let mut by_node: BTreeMap<&NodeName, Vec<&Pod>> = BTreeMap::new();
+            for pod in pods {
+                if let Some(node) = &pod.node {
+                    by_node.entry(node).or_default().push(pod);
+                }
+            }
+            by_node
+        })
+    }
+
+    /// PersistentVolumes by name.
+    pub fn volumes_by_name(&self) -> Reading<BTreeMap<&PvName, &PersistentVolume>> {
+        self.kube.persistent_volumes.as_ref().map(|volumes| volumes.iter().map(|volume| (&volume.name, volume)).collect())
+    }
+
+    /// Nodes that run workloads.
+    pub fn workers(&self) -> Reading<Vec<&Node>> {
+        self.kube.nodes.as_ref().map(|nodes| nodes.iter().filter(|node| !node.is_control_plane()).collect())
+    }
+}
+
+fn hash(content: &[u8]) -> SnapshotId {
+    let digest = Sha256::digest(content);
+    let mut text = String::from("sha256:");
+    for byte in digest {
+        text.push_str(&format!("{byte:02x}"));
+    }
+    SnapshotId(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(snapshot: &Snapshot) -> Vec<u8> {
+        let mut text = Vec::new();
+        snapshot.write(&mut text).expect("a Vec takes every write");
+        text
+    }
+
+    #[test]
+    fn a_snapshot_reads_back_as_written_and_equal_ones_give_equal_bytes() {
+        let mut snapshot = Snapshot { cluster: "c".into(), ..Default::default() };
+        snapshot.kube.nodes = Reading::Known(vec![Node { name: "a".into(), ..Default::default() }]);
+        let text = written(&snapshot);
+        let (read, id) = Snapshot::read(&text).expect("just written");
+        assert_eq!((&read, &id), (&snapshot, &snapshot.id()));
+        assert_eq!(written(&read), text);
+    }
+
+    #[test]
+    fn every_truncation_and_every_changed_byte_is_noticed() {
+        let text = written(&Snapshot::default());
+        for end in 0..text.len() {
+            assert!(Snapshot::read(&text[..end]).is_err(), "cut at {end}");
+        }
+        let header = text.iter().position(|byte| *byte == b'\n').expect("has a header");
+        for place in header + 1..text.len() - 1 {
+            let mut changed = text.clone();
+            changed[place] ^= 1;
+            assert!(Snapshot::read(&changed).is_err(), "changed at {place}");
+        }
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_by_name() {
+        let text = b"{\"format\":\"capplan.snapshot/2\",\"id\":\"x\"}\n{}\n";
+        let error = Snapshot::read(text).expect_err("newer");
+        assert!(error.to_string().contains("capplan.snapshot/2"), "{error}");
+    }
+}

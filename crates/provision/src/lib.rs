@@ -1,0 +1,9 @@
+//! Everything that touches the world: the two clients, observation, and what is kept on disk.
+//!
+//! The planner is not known here: only values of `capplan-model` pass between them.
+
+pub mod kube;
+pub mod prometheus;
+pub mod pve;
+pub mod secret;
+pub mod store;
