@@ -1,0 +1,275 @@
+//! A Kubernetes client that can only read: it sends GET and, for `doctor`, access reviews.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::{Request, StatusCode};
+use http_body_util::BodyExt;
+use kube::client::Body;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use serde::Deserialize;
+
+use super::wire::{List, Listed};
+
+/// Objects a page: the size at which the API server, the network and our parser are all content.
+const PAGE: usize = 500;
+/// How often a list is started again after its continue token expired.
+const RESTARTS: usize = 3;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How to reach the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Connection {
+    /// Kubeconfig file; otherwise `KUBECONFIG`, `~/.kube/config`, or the pod's own account.
+    pub kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig; otherwise its current one.
+    pub context: Option<String>,
+}
+
+/// Why the cluster could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum KubeError {
+    /// There is no usable kubeconfig and we are not in a pod.
+    #[error("no usable Kubernetes configuration")]
+    Config(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The server did not answer.
+    #[error("cannot reach the Kubernetes API server {server}")]
+    Connect {
+        /// Its address.
+        server: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The credential is wrong or has expired.
+    #[error("the Kubernetes API server {server} does not accept the credential (401)")]
+    Unauthorized {
+        /// Its address.
+        server: String,
+    },
+    /// The account may not do this.
+    #[error("forbidden: {message}")]
+    Forbidden {
+        /// What the server said.
+        message: String,
+    },
+    /// The server does not know the resource.
+    #[error("the server has no {path}")]
+    NotFound {
+        /// Path asked for.
+        path: String,
+    },
+    /// Any other refusal.
+    #[error("{path} answered {status}: {message}")]
+    Api {
+        /// Path asked for.
+        path: String,
+        /// HTTP status.
+        status: u16,
+        /// What the server said.
+        message: String,
+    },
+    /// The answer is not what the API promises.
+    #[error("cannot decode {path}")]
+    Decode {
+        /// Path asked for.
+        path: String,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+}
+
+impl KubeError {
+    /// The way out.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Config(_) => Some("set KUBECONFIG to a kubeconfig file, or name one with --kubeconfig and a context with --context"),
+            Self::Connect { .. } => Some("check the address in the kubeconfig and that the API server runs (`kubectl version`)"),
+            Self::Unauthorized { .. } => Some("log in again, or renew the token or client certificate of the kubeconfig"),
+            Self::Forbidden { .. } => Some("create the read-only ClusterRole that `capplan doctor --print-roles` prints"),
+            Self::NotFound { .. } | Self::Api { .. } | Self::Decode { .. } => None,
+        }
+    }
+
+    /// Whether the plane as a whole is out of reach for a reason the user has to mend.
+    pub fn is_fatal(&self) -> bool {
+        matches!(self, Self::Config(_) | Self::Unauthorized { .. })
+    }
+}
+
+/// A client without a mutating method.
+#[derive(Clone)]
+pub struct Reader {
+    client: kube::Client,
+    server: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Status {
+    message: String,
+}
+
+impl Reader {
+    /// Finds the configuration and builds a client; nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`KubeError::Config`] if no configuration is found or it cannot be used.
+    pub async fn connect(connection: &Connection) -> Result<Self, KubeError> {
+        fn config_error(error: impl std::error::Error + Send + Sync + 'static) -> KubeError {
+            KubeError::Config(Box::new(error))
+        }
+        let options = KubeConfigOptions { context: connection.context.clone(), ..Default::default() };
+        let mut config = match (&connection.kubeconfig, &connection.context) {
+            (Some(path), _) => {
+                let file = Kubeconfig::read_from(path).map_err(config_error)?;
+                kube::Config::from_custom_kubeconfig(file, &options).await.map_err(config_error)?
+            }
+            (None, Some(_)) => kube::Config::from_kubeconfig(&options).await.map_err(config_error)?,
+            (None, None) => kube::Config::infer().await.map_err(config_error)?,
+        };
+        config.connect_timeout = Some(CONNECT_TIMEOUT);
+        config.read_timeout = Some(READ_TIMEOUT);
+        let server = config.cluster_url.to_string();
+        let client = kube::Client::try_from(config).map_err(config_error)?;
+        Ok(Self { client, server })
+    }
+
+    /// Address of the API server.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// Sends a GET and returns the body of a good answer.
+    pub(crate) async fn get(&self, path: &str) -> Result<Vec<u8>, KubeError> {
+        let request = Request::get(path).header("Accept", "application/json").body(Body::empty());
+        self.send(path, request).await
+    }
+
+    async fn send(&self, path: &str, request: Result<Request<Body>, http::Error>) -> Result<Vec<u8>, KubeError> {
+        let connect = |source: Box<dyn std::error::Error + Send + Sync>| KubeError::Connect { server: self.server.clone(), source };
+        let request = request.map_err(|error| connect(Box::new(error)))?;
+        let response = self.client.send(request).await.map_err(|error| match error {
+            kube::Error::Auth(error) => KubeError::Config(Box::new(error)),
+            error => connect(Box::new(error)),
+        })?;
+        let status = response.status();
+        let body = response.into_body().collect().await.map_err(|error| connect(Box::new(error)))?.to_bytes();
+        if status.is_success() {
+            return Ok(body.into());
+        }
+        let told: Status = serde_json::from_slice(&body).unwrap_or_default();
+        let message = if told.message.is_empty() { status.canonical_reason().unwrap_or("no message").to_owned() } else { told.message };
+        let path = path.split('?').next().unwrap_or(path).to_owned();
+        Err(match status {
+            StatusCode::UNAUTHORIZED => KubeError::Unauthorized { server: self.server.clone() },
+            StatusCode::FORBIDDEN => KubeError::Forbidden { message },
+            StatusCode::NOT_FOUND => KubeError::NotFound { path },
+            _ => KubeError::Api { path, status: status.as_u16(), message },
+        })
+    }
+
+    /// Lists all objects of a kind, page by page.
+    ///
+    /// A continue token that expires half-way starts the list again: two halves of different
+    /// moments are not a list.
+    pub(crate) async fn list<T: Listed>(&self) -> Result<Vec<T>, KubeError> {
+        let mut restarts = 0;
+        'again: loop {
+            let (mut items, mut token) = (Vec::new(), None::<String>);
+            loop {
+                let mut path = format!("{}?limit={PAGE}", T::PATH);
+                if let Some(token) = &token {
+                    path.push_str("&continue=");
+                    path.push_str(&percent_encoded(token));
+                }
+                let body = match self.get(&path).await {
+                    Err(KubeError::Api { status: 410, .. }) if restarts < RESTARTS => {
+                        restarts += 1;
+                        continue 'again;
+                    }
+                    answer => answer?,
+                };
+                let page = List::<T>::decode(&body).map_err(|source| KubeError::Decode { path: T::PATH.to_owned(), source })?;
+                items.extend(page.items);
+                match page.next {
+                    Some(next) => token = Some(next),
+                    None => return Ok(items),
+                }
+            }
+        }
+    }
+
+    /// Counts the objects of a kind without reading them; `None` if the kind is not installed.
+    pub(crate) async fn count<T: Listed>(&self) -> Result<Option<u64>, KubeError> {
+        let body = match self.get(&format!("{}?limit=1", T::PATH)).await {
+            Err(KubeError::NotFound { .. }) => return Ok(None),
+            answer => answer?,
+        };
+        let page = List::<T>::decode(&body).map_err(|source| KubeError::Decode { path: T::PATH.to_owned(), source })?;
+        Ok(Some(page.items.len() as u64 + page.remaining.unwrap_or_default()))
+    }
+
+    /// Asks whether the account may `verb` a resource; nothing is changed by asking.
+    ///
+    /// # Errors
+    /// [`KubeError`] if the server does not answer the review.
+    pub async fn may(&self, verb: &str, group: &str, resource: &str) -> Result<bool, KubeError> {
+        #[derive(Deserialize)]
+        struct Review {
+            status: ReviewStatus,
+        }
+        #[derive(Deserialize)]
+        struct ReviewStatus {
+            allowed: bool,
+        }
+        const PATH: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+        let review = serde_json::json!({
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": { "resourceAttributes": { "verb": verb, "group": group, "resource": resource } },
+        });
+        let request = Request::post(PATH).header("Content-Type", "application/json").body(Body::from(review.to_string().into_bytes()));
+        let body = self.send(PATH, request).await?;
+        let review: Review = serde_json::from_slice(&body).map_err(|source| KubeError::Decode { path: PATH.to_owned(), source })?;
+        Ok(review.status.allowed)
+    }
+
+    /// The server's version, such as `v1.35.7`.
+    ///
+    /// # Errors
+    /// [`KubeError`] if the server does not answer.
+    pub async fn version(&self) -> Result<String, KubeError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Version {
+            git_version: String,
+        }
+        let body = self.get("/version").await?;
+        let version: Version =
+            serde_json::from_slice(&body).map_err(|source| KubeError::Decode { path: "/version".to_owned(), source })?;
+        Ok(version.git_version)
+    }
+}
+
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn continue_tokens_survive_the_query() {
+        assert_eq!(percent_encoded("a+/=&b"), "a%2B%2F%3D%26b");
+    }
+}

@@ -1,0 +1,90 @@
+//! Builds the Kubernetes plane from saved lists (`kubectl get … -A -o json`).
+
+use std::fs;
+use std::path::Path;
+
+use capplan_model::Reading;
+use capplan_model::kube::{Kube, Workload};
+use serde::Deserialize;
+
+use super::wire::{self, List, Listed, NodeLease};
+
+fn text(folder: &Path, name: &str) -> Reading<Vec<u8>> {
+    let path = folder.join(name);
+    match fs::read(&path) {
+        Ok(text) => Reading::Known(text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Reading::unknown(format!("{name} is not in the folder of saved lists")),
+        Err(error) => Reading::unknown(format!("cannot read {name}: {error}")),
+    }
+}
+
+fn list<T: Listed + Send>(folder: &Path) -> Reading<Vec<T>>
+where
+    T::Wire: Send,
+{
+    let name = format!("{}.json", T::PLURAL);
+    text(folder, &name).and_then(|text| match List::<T>::decode(&text) {
+        Ok(list) if list.next.is_some() => Reading::unknown(format!("{name} is one page of several: save the whole list")),
+        Ok(list) => Reading::Known(list.items),
+        Err(error) => Reading::unknown(format!("{name}: {error}")),
+    })
+}
+
+fn workloads<T: Listed + Send>(folder: &Path, inner: fn(T) -> Workload) -> Reading<Vec<Workload>>
+where
+    T::Wire: Send,
+{
+    list::<T>(folder).map(|items| items.into_iter().map(inner).collect())
+}
+
+/// Reads the lists of `folder`, one file a kind, named by its plural: `pods.json` …
+///
+/// A file that is missing or not a list becomes an unknown. No list of Secrets or ConfigMaps is
+/// looked for.
+pub fn read(folder: &Path) -> Kube {
+    let version = text(folder, "version.json").and_then(|text| {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Version {
+            git_version: Option<String>,
+            server_version: Option<Box<Version>>,
+        }
+        // `kubectl version -o json` nests the server's answer.
+        let parsed: Option<Version> = serde_json::from_slice(&text).ok();
+        let told = parsed.and_then(|one| one.git_version.or_else(|| one.server_version.and_then(|inner| inner.git_version)));
+        told.map_or_else(|| Reading::unknown("version.json names no gitVersion"), Reading::Known)
+    });
+    // Pods are nearly all of the text: they are read beside the rest.
+    let (pods, mut kube) = rayon::join(
+        || list(folder),
+        || Kube {
+            nodes: list(folder),
+            leases: list::<NodeLease>(folder)
+                .map(|leases| leases.into_iter().map(|NodeLease(name, renewed)| (name.into(), renewed)).collect()),
+            persistent_volumes: list(folder),
+            claims: list(folder),
+            storage_classes: list(folder),
+            volume_attachments: list(folder),
+            csi_nodes: list(folder),
+            csi_drivers: list(folder),
+            csi_storage_capacities: list(folder),
+            pdbs: list(folder),
+            deployments: workloads::<wire::Deployment>(folder, |one| one.0),
+            stateful_sets: workloads::<wire::StatefulSet>(folder, |one| one.0),
+            daemon_sets: workloads::<wire::DaemonSet>(folder, |one| one.0),
+            replica_sets: workloads::<wire::ReplicaSet>(folder, |one| one.0),
+            jobs: workloads::<wire::Job>(folder, |one| one.0),
+            cron_jobs: workloads::<wire::CronJob>(folder, |one| one.0),
+            priority_classes: list(folder),
+            namespaces: list(folder),
+            quotas: list(folder),
+            events: list(folder),
+            node_metrics: list(folder),
+            ipam_handles: list::<wire::IpamHandle>(folder).map(|handles| Some(handles.len() as u64)),
+            ..Kube::default()
+        },
+    );
+    kube.pods = pods;
+    kube.version = version;
+    kube
+}
