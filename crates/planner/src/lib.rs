@@ -1,1 +1,9 @@
-//! placeholder
+//! Pure functions over the model: no I/O, no clock, no randomness without a seed.
+
+pub mod capacity;
+pub mod decide;
+pub mod findings;
+pub mod forecast;
+pub mod project;
+pub mod report;
+pub mod rules;

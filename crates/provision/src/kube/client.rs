@@ -83,7 +83,9 @@ impl KubeError {
     /// The way out.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Config(_) => Some("set KUBECONFIG to a kubeconfig file, or name one with --kubeconfig and a context with --context"),
+            Self::Config(_) => {
+                Some("set KUBECONFIG to a kubeconfig file, or name one with --kubeconfig and a context with --context")
+            }
             Self::Connect { .. } => Some("check the address in the kubeconfig and that the API server runs (`kubectl version`)"),
             Self::Unauthorized { .. } => Some("log in again, or renew the token or client certificate of the kubeconfig"),
             Self::Forbidden { .. } => Some("create the read-only ClusterRole that `capplan doctor --print-roles` prints"),
@@ -147,7 +149,8 @@ impl Reader {
     }
 
     async fn send(&self, path: &str, request: Result<Request<Body>, http::Error>) -> Result<Vec<u8>, KubeError> {
-        let connect = |source: Box<dyn std::error::Error + Send + Sync>| KubeError::Connect { server: self.server.clone(), source };
+        let connect =
+            |source: Box<dyn std::error::Error + Send + Sync>| KubeError::Connect { server: self.server.clone(), source };
         let request = request.map_err(|error| connect(Box::new(error)))?;
         let response = self.client.send(request).await.map_err(|error| match error {
             kube::Error::Auth(error) => KubeError::Config(Box::new(error)),
@@ -159,7 +162,8 @@ impl Reader {
             return Ok(body.into());
         }
         let told: Status = serde_json::from_slice(&body).unwrap_or_default();
-        let message = if told.message.is_empty() { status.canonical_reason().unwrap_or("no message").to_owned() } else { told.message };
+        let message =
+            if told.message.is_empty() { status.canonical_reason().unwrap_or("no message").to_owned() } else { told.message };
         let path = path.split('?').next().unwrap_or(path).to_owned();
         Err(match status {
             StatusCode::UNAUTHORIZED => KubeError::Unauthorized { server: self.server.clone() },
@@ -229,9 +233,11 @@ impl Reader {
             "kind": "SelfSubjectAccessReview",
             "spec": { "resourceAttributes": { "verb": verb, "group": group, "resource": resource } },
         });
-        let request = Request::post(PATH).header("Content-Type", "application/json").body(Body::from(review.to_string().into_bytes()));
+        let request =
+            Request::post(PATH).header("Content-Type", "application/json").body(Body::from(review.to_string().into_bytes()));
         let body = self.send(PATH, request).await?;
-        let review: Review = serde_json::from_slice(&body).map_err(|source| KubeError::Decode { path: PATH.to_owned(), source })?;
+        let review: Review =
+            serde_json::from_slice(&body).map_err(|source| KubeError::Decode { path: PATH.to_owned(), source })?;
         Ok(review.status.allowed)
     }
 

@@ -13,7 +13,9 @@ fn text(folder: &Path, name: &str) -> Reading<Vec<u8>> {
     let path = folder.join(name);
     match fs::read(&path) {
         Ok(text) => Reading::Known(text),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Reading::unknown(format!("{name} is not in the folder of saved lists")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Reading::unknown(format!("{name} is not in the folder of saved lists"))
+        }
         Err(error) => Reading::unknown(format!("cannot read {name}: {error}")),
     }
 }

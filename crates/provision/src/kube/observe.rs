@@ -121,14 +121,8 @@ pub async fn observe(reader: &Reader, progress: Progress<'_>) -> Kube {
     kube.leases = leases;
     kube.ipam_handles = handles;
     (kube.deployments, kube.stateful_sets, kube.daemon_sets, kube.replica_sets, kube.jobs, kube.cron_jobs) = workloads;
-    (
-        kube.persistent_volumes,
-        kube.claims,
-        kube.storage_classes,
-        kube.csi_nodes,
-        kube.csi_drivers,
-        kube.csi_storage_capacities,
-    ) = storage;
+    (kube.persistent_volumes, kube.claims, kube.storage_classes, kube.csi_nodes, kube.csi_drivers, kube.csi_storage_capacities) =
+        storage;
     (kube.pdbs, kube.priority_classes, kube.namespaces, kube.quotas, kube.events, kube.node_metrics) = rest;
     kube.pods = pods;
     kube.nodes = nodes;
@@ -164,5 +158,8 @@ pub const RESOURCES: [(&str, &str); 23] = [
 
 /// Asks for each resource of a report whether the account may list it.
 pub async fn permissions(reader: &Reader) -> Vec<(&'static str, &'static str, Result<bool, KubeError>)> {
-    join_all(RESOURCES.iter().map(|(group, resource)| async move { (*group, *resource, reader.may("list", group, resource).await) })).await
+    join_all(
+        RESOURCES.iter().map(|(group, resource)| async move { (*group, *resource, reader.may("list", group, resource).await) }),
+    )
+    .await
 }

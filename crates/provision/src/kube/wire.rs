@@ -11,7 +11,7 @@ use std::marker::PhantomData;
 
 use capplan_model::ids::{ObjectName, VolumeHandle};
 use capplan_model::kube as model;
-use capplan_model::kube::{Labels, LabelSelector, NodeSelector, Phase, Resources};
+use capplan_model::kube::{LabelSelector, Labels, NodeSelector, Phase, Resources};
 use capplan_model::units::{Bytes, MilliCpu, quantity};
 use jiff::Timestamp;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -408,7 +408,8 @@ impl Listed for model::Pod {
         let ended = terminal
             .then(|| {
                 let finished = statuses().filter_map(|one| one.state.terminated.as_ref()?.finished_at).max();
-                let disrupted = status.conditions.iter().find(|one| one.kind == "DisruptionTarget").and_then(|one| one.last_transition_time);
+                let disrupted =
+                    status.conditions.iter().find(|one| one.kind == "DisruptionTarget").and_then(|one| one.last_transition_time);
                 let changed = || status.conditions.iter().filter_map(|one| one.last_transition_time).max();
                 disrupted.or(finished).or_else(changed).or(status.start_time).or(metadata.creation_timestamp)
             })
@@ -446,7 +447,11 @@ impl Listed for model::Pod {
         if !spec.scheduling_gates.is_empty() {
             unmodelled.push("schedulingGates".to_owned());
         }
-        let keep = |one: &ConditionWire| one.status != "True" || one.kind == "DisruptionTarget" || (!terminal && one.kind == "PodScheduled" && phase == Phase::Pending);
+        let keep = |one: &ConditionWire| {
+            one.status != "True"
+                || one.kind == "DisruptionTarget"
+                || (!terminal && one.kind == "PodScheduled" && phase == Phase::Pending)
+        };
         Some(Self {
             namespace: metadata.namespace,
             name: metadata.name,
@@ -474,7 +479,11 @@ impl Listed for model::Pod {
                 topology_spread: spec.topology_spread_constraints,
                 host_ports,
                 priority: spec.priority,
-                preemption_policy: if spec.preemption_policy == "PreemptLowerPriority" { String::new() } else { spec.preemption_policy },
+                preemption_policy: if spec.preemption_policy == "PreemptLowerPriority" {
+                    String::new()
+                } else {
+                    spec.preemption_policy
+                },
                 scheduler: if spec.scheduler_name == "default-scheduler" { String::new() } else { spec.scheduler_name },
                 unmodelled,
             },
@@ -641,7 +650,11 @@ impl Listed for model::CsiNode {
         Some(Self {
             name: wire.metadata.name.into(),
             drivers: drivers
-                .map(|one| model::CsiNodeDriver { name: one.name, count: one.allocatable.count, topology_keys: one.topology_keys })
+                .map(|one| model::CsiNodeDriver {
+                    name: one.name,
+                    count: one.allocatable.count,
+                    topology_keys: one.topology_keys,
+                })
                 .collect(),
         })
     }
@@ -942,7 +955,9 @@ mod tests {
     use super::*;
 
     fn pod(spec: &str) -> model::Pod {
-        let text = format!(r#"{{"metadata":{{}},"items":[{{"metadata":{{"name":"p","namespace":"n"}},"spec":{spec},"status":{{"phase":"Running"}}}}]}}"#);
+        let text = format!(
+            r#"{{"metadata":{{}},"items":[{{"metadata":{{"name":"p","namespace":"n"}},"spec":{spec},"status":{{"phase":"Running"}}}}]}}"#
+        );
         List::decode(text.as_bytes()).expect("valid").items.remove(0)
     }
 
@@ -953,12 +968,11 @@ mod tests {
                 "initContainers":[{"resources":{"requests":{"memory":"3Gi"}}}],"overhead":{"memory":"1Gi"}}"#,
         );
         assert_eq!((both.requests.memory, both.requests.cpu), (Bytes::gib(4), MilliCpu(500)), "the init peak of 3 plus overhead");
-        let sidecar = pod(
-            r#"{"containers":[{"resources":{"requests":{"memory":"2Gi"}}}],
-                "initContainers":[{"restartPolicy":"Always","resources":{"requests":{"memory":"1Gi"}}},{"resources":{"requests":{"memory":"1Gi"}}}]}"#,
-        );
+        let sidecar = pod(r#"{"containers":[{"resources":{"requests":{"memory":"2Gi"}}}],
+                "initContainers":[{"restartPolicy":"Always","resources":{"requests":{"memory":"1Gi"}}},{"resources":{"requests":{"memory":"1Gi"}}}]}"#);
         assert_eq!(sidecar.requests.memory, Bytes::gib(3), "the sidecar runs beside the containers");
-        let pod_level = pod(r#"{"containers":[{"resources":{"requests":{"memory":"2Gi"}}}],"resources":{"requests":{"memory":"5Gi"}}}"#);
+        let pod_level =
+            pod(r#"{"containers":[{"resources":{"requests":{"memory":"2Gi"}}}],"resources":{"requests":{"memory":"5Gi"}}}"#);
         assert_eq!(pod_level.requests.memory, Bytes::gib(5));
     }
 
@@ -970,7 +984,8 @@ mod tests {
 
     #[test]
     fn a_generic_ephemeral_volume_is_a_claim_of_the_pods_name() {
-        let ephemeral = pod(r#"{"volumes":[{"name":"scratch","ephemeral":{"volumeClaimTemplate":{}}},{"name":"d","emptyDir":{}}]}"#);
+        let ephemeral =
+            pod(r#"{"volumes":[{"name":"scratch","ephemeral":{"volumeClaimTemplate":{}}},{"name":"d","emptyDir":{}}]}"#);
         assert_eq!((ephemeral.claims, ephemeral.local.empty_dir), (vec!["p-scratch".to_owned()], true));
     }
 

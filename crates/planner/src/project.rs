@@ -1,0 +1,292 @@
+//! What the cluster looks like with one worker less.
+//!
+//! A proof by construction: every pod that has to move is given a place, or the removal is refused
+//! with the reason. What this first form does not model (inter-pod affinity, topology spread, host
+//! ports) refuses the removal too: it never counts as fine.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use capplan_model::Reading;
+use capplan_model::ids::{NodeName, PvName};
+use capplan_model::kube::{Effect, Node, PersistentVolume, Pod, Resources};
+use capplan_model::policy::{Measure, Scope};
+use capplan_model::slots::VolumeSlots;
+use capplan_model::units::Bytes;
+
+use crate::capacity::NodeUse;
+use crate::rules::Facts;
+
+/// The state without one worker.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Removal {
+    /// The worker that goes.
+    pub node: NodeName,
+    /// Why it cannot, or what speaks against it; empty if nothing does.
+    pub blockers: Vec<String>,
+    /// Most VolumeAttachments on one of the others afterwards.
+    pub most_attachments: u64,
+    /// Memory requests of the remaining workers afterwards, as a share.
+    pub requested: f64,
+    /// Memory limits of the remaining workers afterwards, as a share.
+    pub limited: f64,
+}
+
+struct Receiver<'a> {
+    node: &'a Node,
+    requests: Resources,
+    pods: u64,
+    free_slots: u64,
+    attachments: u64,
+}
+
+/// Plays the removal of each worker; unknown if anything it rests on is.
+pub fn removals(facts: &Facts<'_>) -> Reading<Vec<Removal>> {
+    let kube = &facts.snapshot.kube;
+    let (uses, slots) = match (facts.uses, facts.slots) {
+        (Reading::Known(uses), Reading::Known(slots)) => (uses, slots),
+        (uses, slots) => return Reading::unknown(uses.why().or(slots.why()).unwrap_or("not read")),
+    };
+    let needed = [kube.persistent_volumes.why(), kube.claims.why(), kube.volume_attachments.why(), kube.pdbs.why()];
+    if let Some(why) = needed.into_iter().flatten().next() {
+        return Reading::unknown(why);
+    }
+    if let Some(one) = slots.iter().find(|one| one.free().is_none()) {
+        return Reading::unknown(format!("slots of {}: {}", one.node, one.unknown().unwrap_or("not read")));
+    }
+    let volumes: BTreeMap<&PvName, &PersistentVolume> =
+        kube.persistent_volumes.items().iter().map(|volume| (&volume.name, volume)).collect();
+    let claims: BTreeMap<(&str, &str), &PvName> = kube
+        .claims
+        .items()
+        .iter()
+        .filter_map(|claim| Some(((claim.namespace.as_str(), claim.name.as_str()), claim.volume.as_ref()?)))
+        .collect();
+    let context = Context { facts, uses, slots, volumes, claims };
+    let workers = uses.iter().filter(|one| one.is_in(Scope::Workers));
+    Reading::Known(workers.map(|one| context.without(one)).collect())
+}
+
+struct Context<'a> {
+    facts: &'a Facts<'a>,
+    uses: &'a [NodeUse<'a>],
+    slots: &'a [VolumeSlots],
+    volumes: BTreeMap<&'a PvName, &'a PersistentVolume>,
+    claims: BTreeMap<(&'a str, &'a str), &'a PvName>,
+}
+
+impl Context<'_> {
+    fn without(&self, gone: &NodeUse<'_>) -> Removal {
+        let mut blockers = Vec::new();
+        let mut receivers: Vec<Receiver<'_>> = self
+            .uses
+            .iter()
+            .filter(|one| one.is_in(Scope::Workers) && one.node.name != gone.node.name)
+            .filter_map(|one| {
+                let slots = self.slots.iter().find(|slots| slots.node == one.node.name)?;
+                Some(Receiver {
+                    node: one.node,
+                    requests: one.requests.clone(),
+                    pods: one.pods,
+                    free_slots: slots.free()?,
+                    attachments: slots.attached.known()?.len() as u64,
+                })
+            })
+            .collect();
+        let receivers_before: Vec<String> = receivers
+            .iter()
+            .filter(|one| one.node.unschedulable || !one.node.is_ready())
+            .map(|one| format!("{} is cordoned or not ready", one.node.name))
+            .collect();
+        blockers.extend(receivers_before);
+        if receivers.is_empty() {
+            blockers.push("it is the only worker".into());
+        }
+        let mut moving: Vec<&Pod> = self
+            .facts
+            .snapshot
+            .kube
+            .pods
+            .items()
+            .iter()
+            .filter(|pod| {
+                pod.node.as_ref() == Some(&gone.node.name) && !pod.is_terminal() && !pod.is_daemon() && !pod.is_mirror()
+            })
+            .collect();
+        moving.sort_by_key(|pod| (std::cmp::Reverse(pod.requests.memory), pod.object_name()));
+        for pod in moving {
+            if let Some(rule) = unmodelled(pod) {
+                blockers.push(format!("{} uses {rule}: its new place cannot be proven", pod.object_name()));
+                continue;
+            }
+            match self.place(pod, &mut receivers) {
+                Ok(()) => {}
+                Err(why) => blockers.push(format!("{} fits nowhere: {why}", pod.object_name())),
+            }
+        }
+        let allocatable: Bytes = receivers.iter().map(|one| one.node.allocatable.memory).sum();
+        let share = |amount: Bytes| if allocatable.0 == 0 { f64::INFINITY } else { amount.0 as f64 / allocatable.0 as f64 };
+        let limits: Bytes = self.uses.iter().filter(|one| one.is_in(Scope::Workers)).map(|one| one.limits.memory).sum();
+        let removal = Removal {
+            node: gone.node.name.clone(),
+            most_attachments: receivers.iter().map(|one| one.attachments).max().unwrap_or_default(),
+            requested: share(receivers.iter().map(|one| one.requests.memory).sum()),
+            limited: share(limits),
+            blockers,
+        };
+        self.against_up_rules(removal)
+    }
+
+    /// Adds every scale-up rule that the state after the removal would meet.
+    fn against_up_rules(&self, mut removal: Removal) -> Removal {
+        for rule in &self.facts.policy.scale_up.rules {
+            let value = match rule.measure {
+                Measure::VolumeAttachments => removal.most_attachments as f64,
+                Measure::MemoryRequests => removal.requested,
+                Measure::MemoryLimits => removal.limited,
+                Measure::PlannedVolumes => {
+                    let planned = rule.when.holds(self.facts.policy.plan.planned_volumes as f64);
+                    let full = rule.with_attachments.is_none_or(|most| most.holds(removal.most_attachments as f64));
+                    if planned && full {
+                        removal.blockers.push(format!("afterwards it meets `{}`", rule.id));
+                    }
+                    continue;
+                }
+                Measure::MemoryLimitsPerNode
+                | Measure::AttachFailures
+                | Measure::EvictionsPerDay
+                | Measure::NoGrowthConfirmed => continue,
+            };
+            if rule.when.holds(value) {
+                let shown = if rule.when.percent { format!("{:.1}%", value * 100.0) } else { format!("{value:.0}") };
+                removal.blockers.push(format!("afterwards it meets `{}`: {shown} is {}", rule.id, rule.when));
+            }
+        }
+        removal
+    }
+
+    fn place(&self, pod: &Pod, receivers: &mut [Receiver<'_>]) -> Result<(), String> {
+        let mut volumes: BTreeSet<&PvName> = BTreeSet::new();
+        let mut attachable = 0;
+        for claim in &pod.claims {
+            let name = self
+                .claims
+                .get(&(pod.namespace.as_str(), claim.as_str()))
+                .ok_or_else(|| format!("claim {claim} is not bound"))?;
+            let volume = self.volumes.get(name).ok_or_else(|| format!("volume {name} of claim {claim} is missing"))?;
+            if volumes.insert(name) && volume.driver == self.facts.policy.attacher {
+                attachable += 1;
+            }
+        }
+        let mut reasons: BTreeMap<&'static str, usize> = BTreeMap::new();
+        let mut best: Option<(u64, usize)> = None;
+        for (place, one) in receivers.iter().enumerate() {
+            match refusal(pod, one, attachable, volumes.iter().filter_map(|name| self.volumes.get(*name).copied())) {
+                Some(reason) => *reasons.entry(reason).or_default() += 1,
+                None => {
+                    let left = one.node.allocatable.memory.minus(one.requests.memory).0;
+                    if best.is_none_or(|(most, _)| left > most) {
+                        best = Some((left, place));
+                    }
+                }
+            }
+        }
+        let Some((_, place)) = best else {
+            let text: Vec<String> = reasons.into_iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+            return Err(format!("{} nodes: {}", receivers.len(), text.join(", ")));
+        };
+        let one = &mut receivers[place];
+        one.requests.add(&pod.requests);
+        one.pods += 1;
+        one.free_slots = one.free_slots.saturating_sub(attachable);
+        one.attachments += attachable;
+        Ok(())
+    }
+}
+
+fn unmodelled(pod: &Pod) -> Option<&'static str> {
+    let rules = &pod.scheduling;
+    let required =
+        |affinity: &Option<capplan_model::kube::PodAffinity>| affinity.as_ref().is_some_and(|one| !one.required.is_empty());
+    if rules.affinity.as_ref().is_some_and(|affinity| required(&affinity.pod_affinity) || required(&affinity.pod_anti_affinity)) {
+        Some("inter-pod affinity")
+    } else if rules.topology_spread.iter().any(|spread| spread.when_unsatisfiable == "DoNotSchedule") {
+        Some("topology spread")
+    } else if !rules.host_ports.is_empty() {
+        Some("host ports")
+    } else if !rules.unmodelled.is_empty() {
+        Some("resource claims or scheduling gates")
+    } else {
+        None
+    }
+}
+
+fn refusal<'v>(
+    pod: &Pod,
+    one: &Receiver<'_>,
+    attachable: u64,
+    mut volumes: impl Iterator<Item = &'v PersistentVolume>,
+) -> Option<&'static str> {
+    let rules = &pod.scheduling;
+    let (allocatable, taken, wanted) = (&one.node.allocatable, &one.requests, &pod.requests);
+    let extended = |name: &String, amount: &u64| {
+        let most = allocatable.extended.get(name).copied().unwrap_or_default();
+        most.saturating_sub(taken.extended.get(name).copied().unwrap_or_default()) >= *amount
+    };
+    let tolerated = |taint: &capplan_model::kube::Taint| {
+        taint.effect == Effect::PreferNoSchedule || rules.tolerations.iter().any(|toleration| toleration.covers(taint))
+    };
+    if one.node.unschedulable || !one.node.is_ready() {
+        Some("cordoned or not ready")
+    } else if !one.node.taints.iter().all(tolerated) {
+        Some("taint")
+    } else if !rules.node_selector.iter().all(|(key, value)| one.node.labels.get(key) == Some(value))
+        || !rules
+            .affinity
+            .as_ref()
+            .and_then(|affinity| affinity.node_affinity.as_ref()?.required.as_ref())
+            .is_none_or(|selector| selector.matches(one.node))
+    {
+        Some("node selector or affinity")
+    } else if !volumes.all(|volume| volume.node_affinity.as_ref().is_none_or(|selector| selector.matches(one.node))) {
+        Some("volume elsewhere")
+    } else if attachable > one.free_slots {
+        Some("no free volume slot")
+    } else if taken.memory + wanted.memory > allocatable.memory {
+        Some("memory")
+    } else if taken.cpu + wanted.cpu > allocatable.cpu {
+        Some("cpu")
+    } else if wanted.ephemeral > Bytes(0) && taken.ephemeral + wanted.ephemeral > allocatable.ephemeral {
+        Some("ephemeral storage")
+    } else if one.pods + 1 > one.node.max_pods {
+        Some("pod count")
+    } else if !wanted.extended.iter().all(|(name, amount)| extended(name, amount)) {
+        Some("extended resource")
+    } else {
+        None
+    }
+}
+
+/// What the loss of the worst worker would mean by memory requests alone.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeLoss {
+    /// The general worker with the most to move.
+    pub node: NodeName,
+    /// Memory requests of its pods that move.
+    pub to_move: Bytes,
+    /// Unrequested memory of the other general workers.
+    pub free: Bytes,
+}
+
+/// The loss of the general worker with the largest memory requests.
+///
+/// A sum only: that it fits by sum does not say that every pod finds a node.
+pub fn worst_loss(uses: &[NodeUse<'_>]) -> Option<NodeLoss> {
+    let general = || uses.iter().filter(|one| one.is_in(Scope::General));
+    let worst = general().max_by_key(|one| (one.requests.memory, std::cmp::Reverse(&one.node.name)))?;
+    let others = general().filter(|one| one.node.name != worst.node.name);
+    Some(NodeLoss {
+        node: worst.node.name.clone(),
+        to_move: worst.movable_memory(),
+        free: others.map(NodeUse::free_memory).sum(),
+    })
+}
