@@ -5,6 +5,8 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::units::{Bytes, MilliCpu};
+
 /// A limit that can bite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -150,6 +152,17 @@ pub enum Unit {
     Bytes,
     /// Thousandths of a core.
     MilliCpu,
+}
+
+impl Unit {
+    /// An amount of this unit in words.
+    pub fn show(self, amount: f64) -> String {
+        match self {
+            Self::Count => format!("{amount:.0}"),
+            Self::Bytes => Bytes(amount as u64).to_string(),
+            Self::MilliCpu => MilliCpu(amount as u64).to_string(),
+        }
+    }
 }
 
 /// Who uses how much of which limit.

@@ -11,7 +11,7 @@ pub mod kube;
 pub mod policy;
 pub mod pve;
 pub mod reading;
-// SCEN
+pub mod scenario;
 pub mod slots;
 pub mod snapshot;
 pub mod units;

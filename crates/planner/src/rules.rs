@@ -301,6 +301,9 @@ fn sustained(facts: &Facts<'_>, rule: &Rule, now: &Reading<f64>, evidence: &mut 
     evidence.held_since = held.map(|(at, ..)| *at);
     if evidence.first_contrary.is_some() {
         Verdict::NotMet
+    } else if now.known().is_none() {
+        // The past alone does not say that it holds.
+        Verdict::InsufficientData
     } else if evidence.coverage + 1e-9 >= facts.policy.coverage {
         Verdict::Met
     } else {

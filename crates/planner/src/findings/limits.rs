@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use capplan_model::capacity::{Dimension, Unit, Usage};
+use capplan_model::capacity::{Dimension, Usage};
 use capplan_model::policy::{Direction, Measure};
-use capplan_model::units::{Bytes, MilliCpu};
+use capplan_model::units::Bytes;
 
 use super::{Finding, Severity, some};
 use crate::capacity::is_evicted;
@@ -45,15 +45,6 @@ pub(super) fn find(facts: &Facts<'_>, usages: &[Usage], judgements: &[Judgement<
     }
 }
 
-/// An amount in the dimension's unit, as text.
-pub fn amount(unit: Unit, value: f64) -> String {
-    match unit {
-        Unit::Count => format!("{value:.0}"),
-        Unit::Bytes => Bytes(value as u64).to_string(),
-        Unit::MilliCpu => MilliCpu(value as u64).to_string(),
-    }
-}
-
 fn limits(facts: &Facts<'_>, usages: &[Usage], findings: &mut Vec<Finding>) {
     // One finding a dimension and severity: on a large cluster the list of holders would be endless.
     let mut full: BTreeMap<Dimension, Vec<&Usage>> = BTreeMap::new();
@@ -74,11 +65,11 @@ fn limits(facts: &Facts<'_>, usages: &[Usage], findings: &mut Vec<Finding>) {
             });
             let unit = dimension.unit();
             let list = some(holders.iter().map(|usage| {
-                let limit = usage.limit.map_or_else(|| "?".to_owned(), |limit| amount(unit, limit));
+                let limit = usage.limit.map_or_else(|| "?".to_owned(), |limit| unit.show(limit));
                 format!(
                     "{} {} of {limit} ({:.1}%)",
                     usage.subject,
-                    amount(unit, usage.used),
+                    unit.show(usage.used),
                     usage.ratio().unwrap_or_default() * 100.0
                 )
             }));

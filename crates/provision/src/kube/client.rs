@@ -241,6 +241,39 @@ impl Reader {
         Ok(review.status.allowed)
     }
 
+    /// The cluster's identity: the UID of its `kube-system` namespace.
+    ///
+    /// # Errors
+    /// [`KubeError`] if the server does not answer or the account may not read the namespace.
+    pub async fn cluster(&self) -> Result<String, KubeError> {
+        #[derive(Deserialize)]
+        struct Namespace {
+            metadata: Metadata,
+        }
+        #[derive(Deserialize)]
+        struct Metadata {
+            uid: String,
+        }
+        const PATH: &str = "/api/v1/namespaces/kube-system";
+        let body = self.get(PATH).await?;
+        let namespace: Namespace =
+            serde_json::from_slice(&body).map_err(|source| KubeError::Decode { path: PATH.to_owned(), source })?;
+        Ok(namespace.metadata.uid)
+    }
+
+    /// The server's clock, by the `Date` of its answer; `None` if it sends none.
+    ///
+    /// # Errors
+    /// [`KubeError`] if the server does not answer.
+    pub async fn clock(&self) -> Result<Option<jiff::Timestamp>, KubeError> {
+        let connect =
+            |source: Box<dyn std::error::Error + Send + Sync>| KubeError::Connect { server: self.server.clone(), source };
+        let request = Request::get("/version").body(Body::empty()).map_err(|error| connect(Box::new(error)))?;
+        let response = self.client.send(request).await.map_err(|error| connect(Box::new(error)))?;
+        let date = response.headers().get("date").and_then(|date| date.to_str().ok());
+        Ok(date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()).map(|zoned| zoned.timestamp()))
+    }
+
     /// The server's version, such as `v1.35.7`.
     ///
     /// # Errors

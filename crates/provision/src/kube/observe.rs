@@ -8,6 +8,7 @@ use futures::future::join_all;
 
 use super::client::{KubeError, Reader};
 use super::wire::{self, Listed, NodeLease};
+use crate::observe::causes;
 
 /// What the reader tells while it works: one line a list.
 pub type Progress<'a> = &'a (dyn Fn(&str) + Sync);
@@ -15,15 +16,7 @@ pub type Progress<'a> = &'a (dyn Fn(&str) + Sync);
 fn reading<T>(what: &str, answer: Result<T, KubeError>) -> Reading<T> {
     match answer {
         Ok(value) => Reading::Known(value),
-        Err(error) => {
-            let mut why = format!("{what}: {error}");
-            let mut source = std::error::Error::source(&error);
-            while let Some(cause) = source {
-                why.push_str(&format!(": {cause}"));
-                source = cause.source();
-            }
-            Reading::Unknown { why }
-        }
+        Err(error) => Reading::unknown(format!("{what}: {}", causes(&error))),
     }
 }
 

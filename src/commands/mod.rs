@@ -1,0 +1,91 @@
+//! One file per command.
+
+pub mod doctor;
+pub mod history;
+pub mod init;
+pub mod man;
+pub mod policy;
+pub mod report;
+pub mod schema;
+pub mod snapshot;
+
+mod observed;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Options;
+use crate::ui::{CliError, Exit};
+
+/// Capacity planner for Kubernetes clusters whose nodes are VMs on Proxmox VE
+///
+/// Reads both planes, says which limit bites first and when, what to do about it, and why.
+///
+/// Exit codes: 0 done, or nothing to do. 1 unexpected: a file or an API cannot be read. 2 the
+/// command line, configuration or policy is wrong. 3 it does not fit, or (--check) an action is
+/// recommended or something is critical. 4 refused by a gate, nothing changed. 5 stopped midway.
+/// 6 too little was read to say.
+#[derive(Debug, Parser)]
+#[command(name = "capplan", version, max_term_width = 100)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub options: Options,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// What is used of what, which limit bites first, and what to do about it.
+    Report(report::Args),
+    /// Save both planes to one file.
+    Snapshot(snapshot::Args),
+    /// The samples that sustained rules and forecasts rest on.
+    History(history::Args),
+    /// Write a configuration file.
+    Init(init::Args),
+    /// Check connections, permissions and clocks.
+    Doctor(doctor::Args),
+    /// Print the built-in policy: the runbook's rules as data.
+    Policy(policy::Args),
+    /// Print the JSON Schema of a format.
+    Schema(schema::Args),
+    /// Print shell completions.
+    Completions(man::CompletionArgs),
+    /// Write the man pages to a folder.
+    Man(man::ManArgs),
+}
+
+/// Runs a command.
+///
+/// # Errors
+/// [`CliError`] with what, why and a way out.
+pub async fn run(cli: Cli) -> Result<Exit, CliError> {
+    match cli.command {
+        Command::Report(args) => report::run(&cli.options, &args).await,
+        Command::Snapshot(args) => snapshot::run(&cli.options, &args).await,
+        Command::History(args) => history::run(&cli.options, &args).await,
+        Command::Init(args) => init::run(&cli.options, &args),
+        Command::Doctor(args) => doctor::run(&cli.options, &args).await,
+        Command::Policy(args) => policy::run(&args),
+        Command::Schema(args) => schema::run(&args),
+        Command::Completions(args) => man::completions(&args),
+        Command::Man(args) => man::pages(&args),
+    }
+}
+
+/// Writes data to stdout; a reader that hangs up is no error.
+pub(crate) fn print(text: &str) -> Result<(), CliError> {
+    use std::io::Write;
+    match anstream::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(CliError::new(Exit::Unexpected, format!("cannot write to stdout: {error}"))),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a file, naming it if that fails.
+pub(crate) fn write(path: &std::path::Path, text: &str) -> Result<(), CliError> {
+    std::fs::write(path, text).map_err(|error| CliError::new(Exit::Unexpected, format!("cannot write {}: {error}", path.display())))
+}

@@ -1,0 +1,63 @@
+//! Turns the report's values into text, Markdown, JSON, CSV and HTML. The only place that knows
+//! columns and colours.
+
+pub mod charts;
+pub mod csv;
+pub mod html;
+pub mod json;
+pub mod markdown;
+pub mod text;
+
+use capplan_planner::report::{Action, Severity, Verdict};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+/// A share as a percentage with one decimal; unknown is said.
+pub fn percent(share: Option<f64>) -> String {
+    share.map_or_else(|| "unknown".to_owned(), |share| format!("{:.1}%", share * 100.0))
+}
+
+/// Any amount; unknown is said.
+pub fn or_unknown<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "unknown".to_owned(), |value| value.to_string())
+}
+
+/// `2026-08-20 09:00 UTC`.
+pub fn instant(at: Timestamp) -> String {
+    at.to_zoned(TimeZone::UTC).strftime("%Y-%m-%d %H:%M UTC").to_string()
+}
+
+/// `2026-08-20`.
+pub fn date(at: Timestamp) -> String {
+    at.to_zoned(TimeZone::UTC).strftime("%Y-%m-%d").to_string()
+}
+
+/// A verdict in words.
+pub fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Met => "met",
+        Verdict::NotMet => "not met",
+        Verdict::InsufficientData => "insufficient data",
+    }
+}
+
+/// A severity in words.
+pub fn severity(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Critical => "critical",
+        Severity::Warning => "warning",
+        Severity::Info => "info",
+    }
+}
+
+/// An action as a sentence, with its target.
+pub fn action(action: Action, target: Option<&str>) -> String {
+    let on = |word: &str| target.map_or_else(String::new, |target| format!(" {word} {target}"));
+    match action {
+        Action::ScaleUp => format!("add a worker{}", on("on")),
+        Action::ScaleDown => format!("remove a worker{}", on(":")).replace(" :", ":"),
+        Action::Reclaim => format!("reclaim what is lost{}", on("on")),
+        Action::None => "nothing to do".to_owned(),
+        Action::InsufficientData => "insufficient data to recommend anything".to_owned(),
+    }
+}

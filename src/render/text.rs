@@ -1,0 +1,446 @@
+//! The report for a terminal: 80 columns, readable without colour.
+
+use capplan_planner::report::{Forecast, Report, Severity, Verdict};
+
+use super::{action, date, instant, or_unknown, percent, severity, verdict};
+
+/// Columns of the page.
+const WIDTH: usize = 80;
+/// Rows of a table of nodes before the rest is only counted.
+const MOST_ROWS: usize = 40;
+
+const BOLD: &str = "\u{1b}[1m";
+const DIM: &str = "\u{1b}[2m";
+const RED: &str = "\u{1b}[31m";
+const YELLOW: &str = "\u{1b}[33m";
+const GREEN: &str = "\u{1b}[32m";
+const RESET: &str = "\u{1b}[0m";
+
+/// The report as text with colours; the caller strips them where stdout is no terminal.
+pub fn report(report: &Report) -> String {
+    let mut page = Page(String::new());
+    headline(&mut page, report);
+    capacity(&mut page, report);
+    slots(&mut page, report);
+    memory(&mut page, report);
+    rules(&mut page, report);
+    findings(&mut page, report);
+    nodes(&mut page, report);
+    hosts(&mut page, report);
+    provenance(&mut page, report);
+    page.0
+}
+
+struct Page(String);
+
+impl Page {
+    fn line(&mut self, text: impl AsRef<str>) {
+        self.0.push_str(text.as_ref().trim_end());
+        self.0.push('\n');
+    }
+
+    fn section(&mut self, title: &str) {
+        self.0.push('\n');
+        self.line(format!("{BOLD}{title}{RESET}"));
+    }
+
+    /// A labelled paragraph, wrapped with a hanging indent.
+    fn paragraph(&mut self, label: &str, indent: usize, text: &str) {
+        let mut first = true;
+        for line in wrap(text, WIDTH - indent) {
+            let head = if first { format!("{label:<indent$}") } else { " ".repeat(indent) };
+            self.line(format!("{head}{line}"));
+            first = false;
+        }
+    }
+
+    /// A table: columns are as wide as their widest cell; numbers are set to the right.
+    fn table(&mut self, head: &[&str], right: &[usize], rows: &[Vec<String>]) {
+        let width = |column: usize| {
+            let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| visible(cell));
+            cells.chain([visible(head[column])]).max().unwrap_or_default()
+        };
+        let widths: Vec<usize> = (0..head.len()).map(width).collect();
+        let set = |cells: &[String]| {
+            let mut line = String::new();
+            for (column, cell) in cells.iter().enumerate() {
+                let pad = " ".repeat(widths[column].saturating_sub(visible(cell)));
+                let cell = if right.contains(&column) { format!("{pad}{cell}") } else { format!("{cell}{pad}") };
+                line.push_str(&cell);
+                line.push_str("  ");
+            }
+            line
+        };
+        let head: Vec<String> = head.iter().map(|&cell| cell.to_owned()).collect();
+        self.line(format!("{DIM}{}{RESET}", set(&head).trim_end()));
+        for row in rows.iter().take(MOST_ROWS) {
+            self.line(set(row));
+        }
+        if rows.len() > MOST_ROWS {
+            self.line(format!("… and {} more (see --format json)", rows.len() - MOST_ROWS));
+        }
+    }
+}
+
+/// Number of characters that show.
+fn visible(text: &str) -> usize {
+    let mut count = 0;
+    let mut escape = false;
+    for c in text.chars() {
+        match (escape, c) {
+            (false, '\u{1b}') => escape = true,
+            (true, 'm') => escape = false,
+            (true, _) => {}
+            (false, _) => count += 1,
+        }
+    }
+    count
+}
+
+/// Breaks text at spaces; a word longer than a line is broken anywhere.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let mut word: Vec<char> = word.chars().collect();
+        let used = lines.last().map_or(0, |line| visible(line));
+        if used > 0 && used + 1 + word.len() > width {
+            lines.push(String::new());
+        }
+        while word.len() > width {
+            let rest = word.split_off(width);
+            if let Some(line) = lines.last_mut() {
+                line.extend(word);
+            }
+            lines.push(String::new());
+            word = rest;
+        }
+        if let Some(line) = lines.last_mut() {
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.extend(word);
+        }
+    }
+    lines
+}
+
+/// Cuts text to `most` characters.
+fn short(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
+}
+
+fn headline(page: &mut Page, report: &Report) {
+    let versions: Vec<String> = report.versions.iter().map(|(what, version)| format!("{what} {version}")).collect();
+    page.line(short(&format!("capplan report · {} · {}", instant(report.at), versions.join(" · ")), WIDTH));
+    page.line("");
+    match &report.binding {
+        Some(binding) => {
+            page.paragraph(
+                "bites first",
+                13,
+                &format!(
+                    "{} on {}: {} of {} ({})",
+                    binding.dimension,
+                    binding.holder,
+                    binding.unit.show(binding.used),
+                    binding.unit.show(binding.limit),
+                    percent(Some(binding.ratio)),
+                ),
+            );
+            page.paragraph("", 13, &binding.because);
+            page.paragraph("", 13, &when(binding.forecast.as_ref()));
+        }
+        None => page.paragraph("bites first", 13, "unknown: no limit could be read"),
+    }
+    let next = &report.recommendation;
+    page.paragraph("next step", 13, &action(next.action, next.target.as_deref()));
+    for because in &next.because {
+        page.paragraph("  because", 13, because);
+    }
+    for rejected in &next.rejected {
+        page.paragraph("  rejected", 13, rejected);
+    }
+    let count = |one: Severity| report.findings.iter().filter(|finding| finding.severity == one).count();
+    page.paragraph(
+        "findings",
+        13,
+        &format!(
+            "{} critical, {} warnings, {} notes; {} unknown",
+            count(Severity::Critical),
+            count(Severity::Warning),
+            count(Severity::Info),
+            report.unknown.len()
+        ),
+    );
+    let critical = report.findings.iter().filter(|finding| finding.severity == Severity::Critical);
+    for finding in critical.take(3) {
+        page.paragraph("  critical", 13, &short(&format!("{} {}: {}", finding.code, finding.subject, finding.evidence), 2 * (WIDTH - 13)));
+    }
+}
+
+fn when(forecast: Option<&Forecast>) -> String {
+    match forecast {
+        None => "when: unknown, the history is shorter than 14 days".to_owned(),
+        Some(Forecast { expected: None, days, .. }) => format!("when: it does not grow ({days} days of history)"),
+        Some(Forecast { expected: Some(expected), earliest, latest, days, .. }) => {
+            let latest = latest.map_or_else(|| "open".to_owned(), date);
+            let earliest = earliest.map_or_else(|| "?".to_owned(), date);
+            format!("when: about {}, between {earliest} and {latest} ({days} days of history)", date(*expected))
+        }
+    }
+}
+
+fn filled(ratio: Option<f64>) -> String {
+    let colour = match ratio {
+        Some(ratio) if ratio >= 1.0 => RED,
+        Some(ratio) if ratio >= 0.9 => YELLOW,
+        _ => "",
+    };
+    let text = ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{:.1}", ratio * 100.0));
+    if colour.is_empty() { text } else { format!("{colour}{text}{RESET}") }
+}
+
+fn capacity(page: &mut Page, report: &Report) {
+    page.section("Capacity");
+    let rows = report.dimensions.iter().map(|row| {
+        let used = row.used.map_or_else(|| "unknown".to_owned(), |used| row.unit.show(used));
+        let limit = match (row.limit, row.used) {
+            (Some(limit), _) => row.unit.show(limit),
+            (None, Some(_)) => "none".to_owned(),
+            (None, None) => "unknown".to_owned(),
+        };
+        let full = row.forecast.as_ref().and_then(|forecast| forecast.expected).map(date).unwrap_or_default();
+        let name = row.name.replace("host-memory-if-all-started", "host-memory-all-on");
+        vec![name, row.scope.clone(), used, limit, filled(row.ratio), short(&row.holder, 15), full]
+    });
+    page.table(&["dimension", "scope", "used", "limit", "%", "holder", "full"], &[2, 3, 4], &rows.collect::<Vec<_>>());
+    for row in report.dimensions.iter().filter(|row| row.note.is_some()) {
+        page.paragraph("", 2, &format!("{}: {}", row.name, row.note.as_deref().unwrap_or_default()));
+    }
+}
+
+fn slots(page: &mut Page, report: &Report) {
+    if report.slots.is_empty() {
+        return;
+    }
+    page.section("Volume slots (scheduler's ledger | plugin's ledger)");
+    let rows = report.slots.iter().map(|row| {
+        let number = |value: Option<u64>| value.map_or_else(|| "?".to_owned(), |value| value.to_string());
+        let known = |count: usize| if row.plugged.is_some() && row.attached.is_some() { count.to_string() } else { "?".to_owned() };
+        vec![
+            short(row.node.as_str(), 18),
+            number(row.advertised),
+            number(row.attached),
+            number(row.counted),
+            "|".to_owned(),
+            number(row.real),
+            number(row.plugged),
+            known(row.ghosts.len()),
+            number(row.phantom),
+            row.unused.len().to_string(),
+            number(row.free),
+        ]
+    });
+    let head = ["worker", "advert", "attach", "count", "|", "real", "plug", "ghost", "phant", "unused", "free"];
+    page.table(&head, &[1, 2, 3, 5, 6, 7, 8, 9, 10], &rows.collect::<Vec<_>>());
+    for row in report.slots.iter().take(MOST_ROWS) {
+        for mismatch in &row.mismatches {
+            page.paragraph("", 2, &format!("{}: {mismatch}", row.node));
+        }
+        if !row.pending_detach.is_empty() {
+            page.paragraph("", 2, &format!("{}: detach pending: {}", row.node, row.pending_detach.join(", ")));
+        }
+        if let Some(why) = &row.why {
+            page.paragraph("", 2, &format!("{}: unknown: {why}", row.node));
+        }
+    }
+}
+
+fn memory(page: &mut Page, report: &Report) {
+    page.section("Memory of the cluster");
+    let memory = &report.memory;
+    let row = |name: &str, shares: &capplan_planner::report::Shares| {
+        vec![name.to_owned(), percent(shares.all_nodes), percent(shares.workers), percent(shares.general)]
+    };
+    let rows = [row("requests", &memory.requests), row("limits", &memory.limits)];
+    page.table(&["", "all nodes", "workers", "general workers"], &[1, 2, 3], &rows);
+    if let (Some(pods), Some(phantom)) = (memory.terminal_pods, memory.phantom) {
+        page.paragraph("", 2, &format!("not counted: {phantom} requested by {pods} finished pods"));
+    }
+    if !memory.disagree.is_empty() {
+        page.paragraph("", 2, &format!("the denominators disagree on {}", memory.disagree.join(", ")));
+    }
+    if let Some(loss) = &report.node_loss {
+        let fits = if loss.fits_by_sum { "fits by sum" } else { "does not fit" };
+        page.paragraph("", 2, &format!("loss of {}: {} to move, {} free on the others: {fits}", loss.node, loss.to_move, loss.free));
+    }
+}
+
+fn judged(one: Verdict) -> String {
+    match one {
+        Verdict::Met => format!("{YELLOW}{}{RESET}", verdict(one)),
+        Verdict::NotMet => verdict(one).to_owned(),
+        Verdict::InsufficientData => format!("{DIM}no data{RESET}"),
+    }
+}
+
+fn rules(page: &mut Page, report: &Report) {
+    page.section("Rules");
+    let rows = report.rules.iter().map(|rule| {
+        let value = match rule.evidence.value {
+            Some(value) if rule.when.ends_with('%') => format!("{:.1}%", value * 100.0),
+            Some(value) => format!("{value:.0}"),
+            None => "?".to_owned(),
+        };
+        let window = if rule.window_days == 0.0 { "now".to_owned() } else { format!("{:.0} d", rule.window_days) };
+        let coverage = format!("{:.0}%", rule.evidence.coverage * 100.0);
+        vec![rule.direction.clone(), short(&rule.id, 22), rule.when.clone(), value, judged(rule.instant), window, judged(rule.sustained), coverage]
+    });
+    page.table(&["", "rule", "when", "is", "now", "window", "throughout", "seen"], &[3, 5, 7], &rows.collect::<Vec<_>>());
+    for rule in &report.rules {
+        if let Some(contrary) = rule.evidence.first_contrary.filter(|contrary| contrary.at < report.at) {
+            let value = if rule.when.ends_with('%') { format!("{:.1}%", contrary.value * 100.0) } else { format!("{:.0}", contrary.value) };
+            page.paragraph("", 2, &format!("{}: first contrary sample {value} at {}", rule.id, instant(contrary.at)));
+        }
+        if let Some(note) = &rule.evidence.note {
+            page.paragraph("", 2, &format!("{}: {note}", rule.id));
+        }
+    }
+}
+
+fn findings(page: &mut Page, report: &Report) {
+    page.section("Findings");
+    if report.findings.is_empty() {
+        page.line("none");
+    }
+    for finding in &report.findings {
+        let colour = match finding.severity {
+            Severity::Critical => RED,
+            Severity::Warning => YELLOW,
+            Severity::Info => "",
+        };
+        page.line(format!("{colour}{:<9}{RESET}{BOLD}{}{RESET} {}", severity(finding.severity), finding.code, short(&finding.subject, 80 - 10 - finding.code.len())));
+        page.paragraph("", 9, &finding.evidence);
+        page.paragraph("", 9, &format!("→ {}", finding.advice));
+    }
+}
+
+fn nodes(page: &mut Page, report: &Report) {
+    if report.nodes.is_empty() {
+        return;
+    }
+    page.section("Nodes");
+    let rows = report.nodes.iter().map(|node| {
+        let mut state = Vec::new();
+        if node.role == "control-plane" {
+            state.push("control plane");
+        }
+        if !node.ready {
+            state.push("not ready");
+        }
+        if node.cordoned {
+            state.push("cordoned");
+        }
+        if node.role == "worker" && node.ready && !node.cordoned && !node.general {
+            state.push("tainted");
+        }
+        vec![
+            short(node.name.as_str(), 18),
+            node.vmid.map_or_else(|| "?".to_owned(), |vmid| vmid.to_string()),
+            short(&or_unknown(node.vm_memory), 9),
+            filled(node.requested),
+            filled(node.limited),
+            filled(node.cpu_requested),
+            or_unknown(node.pods),
+            node.used.map_or_else(|| "?".to_owned(), |used| used.to_string()),
+            state.join(", "),
+        ]
+    });
+    page.table(&["node", "vmid", "memory", "req %", "lim %", "cpu %", "pods", "used", ""], &[1, 2, 3, 4, 5, 6, 7], &rows.collect::<Vec<_>>());
+}
+
+fn hosts(page: &mut Page, report: &Report) {
+    if report.hosts.is_empty() {
+        return;
+    }
+    page.section("Hosts");
+    let rows = report.hosts.iter().map(|host| {
+        let memory = &host.memory;
+        let takes = match host.takes_worker {
+            Some(true) => format!("{GREEN}yes{RESET}"),
+            Some(false) => "no".to_owned(),
+            None => "unknown".to_owned(),
+        };
+        vec![
+            short(host.name.as_str(), 14),
+            or_unknown(memory.total),
+            or_unknown(memory.committed),
+            or_unknown(memory.committed_if_all_started),
+            or_unknown(memory.available),
+            format!("{}/{}", or_unknown(host.vcpus), or_unknown(host.cpus)),
+            takes,
+        ]
+    });
+    page.table(&["host", "memory", "running", "if all on", "available", "vCPU/threads", "+1 worker"], &[1, 2, 3, 4, 5], &rows.collect::<Vec<_>>());
+    for host in &report.hosts {
+        for pool in &host.pools {
+            let share = |fill: &capplan_planner::report::Fill| percent((fill.size.0 > 0).then(|| fill.used.0 as f64 / fill.size.0 as f64));
+            page.paragraph(
+                "",
+                2,
+                &format!(
+                    "pool {} on {}: data {} of {} ({}), metadata {} of {} ({})",
+                    pool.name,
+                    host.name,
+                    pool.data.used,
+                    pool.data.size,
+                    share(&pool.data),
+                    pool.metadata.used,
+                    pool.metadata.size,
+                    share(&pool.metadata)
+                ),
+            );
+        }
+    }
+}
+
+fn provenance(page: &mut Page, report: &Report) {
+    page.section("Unknown");
+    if report.unknown.is_empty() {
+        page.line("nothing");
+    }
+    for unknown in &report.unknown {
+        page.paragraph("", 2, &format!("{}: {}", unknown.what, unknown.why));
+    }
+    page.section("Provenance");
+    page.paragraph("", 2, &format!("snapshot {} of {}", report.snapshot, instant(report.at)));
+    let history = &report.history;
+    page.paragraph(
+        "",
+        2,
+        &match (history.first, history.last) {
+            (Some(first), Some(last)) => format!("history: {} samples from {} to {}", history.samples, instant(first), instant(last)),
+            _ => "history: none; run `capplan history import`, or run this report regularly".to_owned(),
+        },
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_wrapped_and_long_words_are_broken() {
+        assert_eq!(wrap("aa bb cc", 5), ["aa bb", "cc"]);
+        assert_eq!(wrap("abcdefgh", 3), ["abc", "def", "gh"]);
+        assert_eq!(wrap("", 3), [""]);
+    }
+
+    #[test]
+    fn colours_take_no_room() {
+        assert_eq!(visible("\u{1b}[31mred\u{1b}[0m"), 3);
+    }
+}
