@@ -1,1 +1,340 @@
-//! Prometheus range queries.
+//! Prometheus range queries: history at once instead of in thirty days.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use capplan_model::capacity::Dimension;
+use capplan_model::history::Sample;
+use jiff::{SignedDuration, Timestamp};
+use reqwest::Client;
+use serde::Deserialize;
+
+use crate::observe::causes;
+use crate::secret::Secret;
+
+/// Points of one series that are asked for at once.
+///
+/// # Source
+/// Prometheus refuses range queries of more than 11,000 points a series (`web/api/v1/api.go`).
+const MOST_POINTS: i64 = 10_000;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const TOTAL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Why Prometheus did not answer a query.
+#[derive(Debug, thiserror::Error)]
+pub enum PrometheusError {
+    /// The address, token or certificate authority cannot be used.
+    #[error("cannot use Prometheus at {url}: {why}")]
+    Endpoint {
+        /// Its address.
+        url: String,
+        /// Why.
+        why: String,
+    },
+    /// No answer.
+    #[error("cannot reach Prometheus at {url}: {why}")]
+    Connect {
+        /// Its address.
+        url: String,
+        /// Why.
+        why: String,
+    },
+    /// It refused the query.
+    #[error("Prometheus answered {status}: {message}")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// What it said.
+        message: String,
+    },
+    /// The certificate authority's file cannot be read.
+    #[error("cannot read {path}")]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// The queries, so that a site with other metric names can change them. `$attacher` is replaced.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Queries {
+    /// VolumeAttachments by node.
+    ///
+    /// A node without one has no series. It is called zero only while the metric exists at all: an
+    /// absent metric (dropped by a keep-list, say) stays unknown.
+    pub volume_attachments: String,
+    /// Memory requests by node, pods that hold capacity only.
+    pub memory_requests: String,
+    /// Memory limits by node, pods that hold capacity only.
+    pub memory_limits: String,
+    /// Allocatable memory by node.
+    pub memory_allocatable: String,
+    /// Evicted pods that exist.
+    pub evicted_pods: String,
+    /// Bytes in use on the nodes' root file systems, by node; empty to leave out.
+    pub node_filesystem_used: String,
+    /// Size of the nodes' root file systems, by node; empty to leave out.
+    pub node_filesystem_size: String,
+}
+
+impl Default for Queries {
+    fn default() -> Self {
+        let of_pods = |metric: &str| {
+            format!(
+                "sum by (node) ({metric}{{resource=\"memory\",unit=\"byte\"}} * on(namespace,pod) group_left() \
+                 max by (namespace,pod) (kube_pod_status_phase{{phase=~\"Running|Pending\"}} == 1))"
+            )
+        };
+        Self {
+            volume_attachments: "count by (node) (kube_volumeattachment_info{attacher=\"$attacher\"}) \
+                                 or on (node) (0 * kube_node_info and on () count(kube_volumeattachment_info))"
+                .to_owned(),
+            memory_requests: of_pods("kube_pod_container_resource_requests"),
+            memory_limits: of_pods("kube_pod_container_resource_limits"),
+            memory_allocatable: "kube_node_status_allocatable{resource=\"memory\",unit=\"byte\"}".to_owned(),
+            evicted_pods: "sum(kube_pod_status_reason{reason=\"Evicted\"})".to_owned(),
+            node_filesystem_used: String::new(),
+            node_filesystem_size: String::new(),
+        }
+    }
+}
+
+/// A Prometheus server. Sends GET only.
+#[derive(Clone, Debug)]
+pub struct Prometheus {
+    client: Client,
+    url: String,
+    token: Option<Secret>,
+}
+
+/// One series of an answer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RangeSeries {
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Points, oldest first; values that are no numbers are left out: a gap.
+    pub points: Vec<(Timestamp, f64)>,
+}
+
+/// What an import brought, and what it did not.
+#[derive(Clone, Debug, Default)]
+pub struct Import {
+    /// Samples.
+    pub samples: Vec<Sample>,
+    /// Queries without an answer, and why.
+    pub failed: Vec<(String, String)>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Answer {
+    status: String,
+    error_type: String,
+    error: String,
+    data: Data,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Data {
+    result: Vec<Matrix>,
+}
+
+#[derive(Deserialize)]
+struct Matrix {
+    metric: BTreeMap<String, String>,
+    values: Vec<(f64, String)>,
+}
+
+impl Prometheus {
+    /// A client for the server at `url`, which may have a path.
+    ///
+    /// # Errors
+    /// [`PrometheusError`] if the address, the token or the certificate authority cannot be used.
+    pub fn new(url: &str, token: Option<Secret>, ca_file: Option<&Path>) -> Result<Self, PrometheusError> {
+        let host = reqwest::Url::parse(url).ok().and_then(|parsed| parsed.host_str().map(str::to_owned));
+        // The host alone is named: an address with a password in it must not be repeated.
+        let endpoint = |why: String| PrometheusError::Endpoint { url: host.clone().unwrap_or_else(|| "its address".to_owned()), why };
+        let parsed = reqwest::Url::parse(url).map_err(|error| endpoint(error.to_string()))?;
+        if !["http", "https"].contains(&parsed.scheme()) || !parsed.username().is_empty() || parsed.password().is_some() {
+            return Err(endpoint("it has to be http:// or https:// without a password in it".to_owned()));
+        }
+        // Another part of the program may have installed it already; it is the same one.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let mut builder = Client::builder().connect_timeout(CONNECT_TIMEOUT).timeout(TOTAL_TIMEOUT);
+        if let Some(path) = ca_file {
+            let text = std::fs::read(path).map_err(|source| PrometheusError::CaFile { path: path.to_owned(), source })?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&text).map_err(|error| endpoint(causes(&error)))?;
+            builder = builder.tls_certs_only(certificates);
+        }
+        let client = builder.build().map_err(|error| endpoint(causes(&error)))?;
+        Ok(Self { client, url: url.trim_end_matches('/').to_owned(), token })
+    }
+
+    /// Runs a range query, in pieces if it is long.
+    ///
+    /// # Errors
+    /// [`PrometheusError`] if the server does not answer or refuses the query.
+    pub async fn query_range(
+        &self,
+        query: &str,
+        start: Timestamp,
+        end: Timestamp,
+        step: SignedDuration,
+    ) -> Result<Vec<RangeSeries>, PrometheusError> {
+        let mut series: BTreeMap<BTreeMap<String, String>, Vec<(Timestamp, f64)>> = BTreeMap::new();
+        for (from, to) in pieces(start, end, step) {
+            for matrix in self.piece(query, from, to, step).await? {
+                let points = matrix.values.iter().filter_map(|(second, value)| {
+                    let at = Timestamp::from_second(second.round() as i64).ok()?;
+                    let value: f64 = value.parse().ok()?;
+                    value.is_finite().then_some((at, value))
+                });
+                series.entry(matrix.metric).or_default().extend(points);
+            }
+        }
+        Ok(series.into_iter().map(|(labels, points)| RangeSeries { labels, points }).collect())
+    }
+
+    async fn piece(&self, query: &str, from: Timestamp, to: Timestamp, step: SignedDuration) -> Result<Vec<Matrix>, PrometheusError> {
+        let connect = |error: reqwest::Error| PrometheusError::Connect { url: self.url.clone(), why: causes(&error.without_url()) };
+        let query = [
+            ("query", query.to_owned()),
+            ("start", from.as_second().to_string()),
+            ("end", to.as_second().to_string()),
+            ("step", step.as_secs().to_string()),
+        ];
+        let mut request = self.client.get(format!("{}/api/v1/query_range", self.url)).query(&query);
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token.expose());
+        }
+        let response = request.send().await.map_err(connect)?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(connect)?;
+        let answer: Answer = serde_json::from_slice(&body).map_err(|error| PrometheusError::Refused {
+            status: status.as_u16(),
+            message: format!("no answer of the Prometheus API: {error}"),
+        })?;
+        if answer.status == "success" {
+            return Ok(answer.data.result);
+        }
+        let message = if answer.error.is_empty() { status.to_string() } else { format!("{}: {}", answer.error_type, answer.error) };
+        Err(PrometheusError::Refused { status: status.as_u16(), message })
+    }
+}
+
+/// Cuts a range into pieces of at most [`MOST_POINTS`] steps; no point is asked for twice.
+fn pieces(start: Timestamp, end: Timestamp, step: SignedDuration) -> Vec<(Timestamp, Timestamp)> {
+    let step = step.as_secs().max(1);
+    let length = step * (MOST_POINTS - 1);
+    let mut pieces = Vec::new();
+    let mut from = start.as_second();
+    let end = end.as_second();
+    while from <= end {
+        let to = (from + length).min(end);
+        pieces.extend(Timestamp::from_second(from).ok().zip(Timestamp::from_second(to).ok()));
+        from = to + step;
+    }
+    pieces
+}
+
+/// Runs every query over `(start, end]` and turns the answers into samples.
+///
+/// A metric that does not exist is unknown, never zero: it is named in [`Import::failed`].
+pub async fn import(
+    prometheus: &Prometheus,
+    queries: &Queries,
+    attacher: &str,
+    start: Timestamp,
+    end: Timestamp,
+    step: SignedDuration,
+) -> Import {
+    let mut import = Import::default();
+    // Samples of every run fall on the same instants, so that two imports do not interleave.
+    let aligned = |at: Timestamp| Timestamp::from_second(at.as_second().div_euclid(step.as_secs().max(1)) * step.as_secs().max(1));
+    let (start, end) = (aligned(start).unwrap_or(start), aligned(end).unwrap_or(end));
+    let mut ask = async |name: &str, query: &str| -> Vec<RangeSeries> {
+        if query.trim().is_empty() {
+            return Vec::new();
+        }
+        match prometheus.query_range(&query.replace("$attacher", attacher), start, end, step).await {
+            Ok(series) if series.iter().all(|one| one.points.is_empty()) => {
+                import.failed.push((name.to_owned(), "no series: the metric is absent".to_owned()));
+                Vec::new()
+            }
+            Ok(series) => series,
+            Err(error) => {
+                import.failed.push((name.to_owned(), causes(&error)));
+                Vec::new()
+            }
+        }
+    };
+    let attachments = ask("volume_attachments", &queries.volume_attachments).await;
+    let allocatable = ask("memory_allocatable", &queries.memory_allocatable).await;
+    let requests = ask("memory_requests", &queries.memory_requests).await;
+    let limits = ask("memory_limits", &queries.memory_limits).await;
+    let evicted = ask("evicted_pods", &queries.evicted_pods).await;
+    let filesystem = ask("node_filesystem_used", &queries.node_filesystem_used).await;
+    let filesystem_size = ask("node_filesystem_size", &queries.node_filesystem_size).await;
+    let samples = &mut import.samples;
+    push(samples, Dimension::VolumeAttachments, attachments, &[]);
+    push(samples, Dimension::MemoryRequests, requests, &allocatable);
+    push(samples, Dimension::MemoryLimits, limits, &allocatable);
+    push(samples, Dimension::EvictedPods, evicted, &[]);
+    push(samples, Dimension::NodeFilesystem, filesystem, &filesystem_size);
+    import
+}
+
+fn push(samples: &mut Vec<Sample>, dimension: Dimension, used: Vec<RangeSeries>, limits: &[RangeSeries]) {
+    let mut limit_at: BTreeMap<(&str, Timestamp), f64> = BTreeMap::new();
+    for series in limits {
+        let node = series.labels.get("node").map_or("", String::as_str);
+        limit_at.extend(series.points.iter().map(|(at, value)| ((node, *at), *value)));
+    }
+    for series in used {
+        let subject = series.labels.get("node").cloned().unwrap_or_default();
+        samples.extend(series.points.into_iter().map(|(at, used)| Sample {
+            at,
+            dimension,
+            used,
+            limit: limit_at.get(&(subject.as_str(), at)).copied(),
+            subject: subject.clone(),
+        }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_range_is_cut_without_a_gap_or_an_overlap() {
+        let at = |second| Timestamp::from_second(second).expect("in range");
+        let cut = pieces(at(0), at(25_000), SignedDuration::from_secs(1));
+        assert_eq!(cut, [(at(0), at(9_999)), (at(10_000), at(19_999)), (at(20_000), at(25_000))]);
+        assert_eq!(pieces(at(7), at(7), SignedDuration::from_hours(1)), [(at(7), at(7))]);
+    }
+
+    #[test]
+    fn a_password_in_the_address_is_refused_and_not_repeated() {
+        let error = Prometheus::new("http://user:s3cret@127.0.0.1:9090", None, None).expect_err("has a password");
+        assert!(!error.to_string().contains("s3cret"), "{error}");
+        assert!(Prometheus::new("ftp://127.0.0.1", None, None).is_err());
+    }
+
+    #[test]
+    fn a_limit_belongs_to_the_same_node_and_instant() {
+        let at = |second| Timestamp::from_second(second).expect("in range");
+        let series = |node: &str, points: &[(i64, f64)]| RangeSeries {
+            labels: [("node".to_owned(), node.to_owned())].into(),
+            points: points.iter().map(|(second, value)| (at(*second), *value)).collect(),
+        };
+        let mut samples = Vec::new();
+        push(&mut samples, Dimension::MemoryRequests, vec![series("a", &[(1, 5.0), (2, 6.0)])], &[series("a", &[(1, 10.0)]), series("b", &[(2, 9.0)])]);
+        assert_eq!(samples.iter().map(|sample| sample.limit).collect::<Vec<_>>(), [Some(10.0), None]);
+    }
+}
