@@ -1,0 +1,293 @@
+//! One reading of a whole endpoint: hosts, guests, storages, pools, mappings, failed tasks.
+//!
+//! It never fails: what could not be read is unknown, and says which request failed and why.
+
+use std::collections::BTreeMap;
+
+use capplan_model::ids::{HostName, VmId};
+use capplan_model::pve::{FailedTask, Guest, Host, PciMapping, Power, Pve, Storage, ThinPool};
+use capplan_model::reading::Reading;
+use futures::StreamExt;
+use serde_json::Value;
+
+use super::access::Access;
+use super::answers::{self, Answers, Failure, ROUNDS, Request};
+use super::client::Reader;
+use super::config::{guest_config, pending};
+use super::error::PveError;
+use super::wire::{ClusterStatus, GuestRow, LvmThin, MappingRow, NodeStatus, Options, Resource, StorageRow, TaskRow, Version};
+
+/// Requests in flight at most: pveproxy has 3 workers and pvedaemon 3, which others use, too.
+const IN_FLIGHT: usize = 8;
+
+/// Reads everything the endpoint shows; `progress` is told what is being read.
+///
+/// A failing request makes its part unknown; a part is never empty or partial for that reason.
+pub async fn observe(reader: &Reader, progress: &(dyn Fn(&str) + Sync)) -> Pve {
+    let mut answers = Answers::default();
+    for (round, what) in ROUNDS.iter().zip(["cluster", "hosts", "guests"]) {
+        let requests = round(&answers);
+        progress(&format!("reading {what} ({} requests)", requests.len()));
+        answers.extend(read(reader, requests).await);
+    }
+    assemble(reader.name(), &answers)
+}
+
+async fn read(reader: &Reader, requests: Vec<Request>) -> Vec<(Request, Result<Value, Failure>)> {
+    let ask = |request: Request| async move {
+        let answer = reader.get(&request.path, request.query).await.map_err(|error| failure(&request, &error));
+        (request, answer)
+    };
+    // The answers come in any order; they are looked up by their request.
+    futures::stream::iter(requests).map(ask).buffer_unordered(IN_FLIGHT).collect().await
+}
+
+fn failure(request: &Request, error: &PveError) -> Failure {
+    let mut why = error.to_string();
+    if !why.contains(&request.path) {
+        why = format!("GET {}: {why}", request.path);
+    }
+    let mut cause = std::error::Error::source(error);
+    while let Some(next) = cause {
+        why = format!("{why}: {next}");
+        cause = next.source();
+    }
+    match error {
+        PveError::Api { status: 501, .. } => Failure::NotImplemented(why),
+        PveError::Connect { .. }
+        | PveError::Timeout { .. }
+        | PveError::Fingerprint { .. }
+        | PveError::Tls { .. }
+        | PveError::Unauthorized { .. }
+        | PveError::Forbidden { .. }
+        | PveError::Api { .. }
+        | PveError::Decode { .. } => Failure::Failed(why),
+    }
+}
+
+fn reading<T>(answer: Result<T, Failure>) -> Reading<T> {
+    match answer {
+        Ok(value) => Reading::Known(value),
+        Err(failure) => Reading::unknown(failure.why()),
+    }
+}
+
+/// Puts the answers together; the same answers give the same value, to the byte.
+pub(super) fn assemble(name: &str, answers: &Answers) -> Pve {
+    let version = reading(answers.of::<Version>(&answers::version())).and_then(|version| match version.version {
+        Some(version) => Reading::Known(version),
+        None => Reading::unknown("GET /version: no version in the answer"),
+    });
+    let access = answers.of(&answers::permissions()).map_or(Access::Unchecked, Access::Checked);
+    let cluster: Result<Vec<ClusterStatus>, Failure> = answers.of(&answers::cluster_status());
+    let hosts = answers.hosts();
+    let cluster_name = || cluster.as_ref().ok()?.iter().find(|row| row.kind.as_deref() == Some("cluster"))?.name.clone();
+    let only_host = || hosts.as_ref().ok().filter(|hosts| hosts.len() == 1)?.keys().next().cloned();
+    let name = Some(name.to_owned()).filter(|name| !name.is_empty()).or_else(cluster_name).or_else(only_host).unwrap_or_default();
+    if access.is_empty() {
+        let why = "the token has no privilege at all: if privileges are separated, both the user and the token need a role";
+        return Pve {
+            name,
+            version,
+            quorate: Reading::unknown(why),
+            hosts: Reading::unknown(why),
+            guests: Reading::unknown(why),
+            pci_mappings: Reading::unknown(why),
+            failed_tasks: Reading::unknown(why),
+        };
+    }
+    Pve {
+        name,
+        version,
+        quorate: reading(cluster).and_then(quorate),
+        guests: reading(hosts.clone()).and_then(|hosts| guests(answers, &hosts, &access)),
+        failed_tasks: reading(hosts.clone()).and_then(|hosts| failed_tasks(answers, &hosts, &access)),
+        hosts: reading(hosts).map(|hosts| hosts.iter().map(|(name, online)| host(answers, name, *online, &access)).collect()),
+        pci_mappings: pci_mappings(answers, &access),
+    }
+}
+
+/// A host alone has no `cluster` row, and decides alone.
+fn quorate(rows: Vec<ClusterStatus>) -> Reading<bool> {
+    match rows.iter().find(|row| row.kind.as_deref() == Some("cluster")) {
+        Some(cluster) => match cluster.quorate {
+            Some(quorate) => Reading::Known(quorate),
+            None => Reading::unknown("GET /cluster/status: no word on quorum"),
+        },
+        None if rows.is_empty() => Reading::unknown("GET /cluster/status: the list is empty"),
+        None => Reading::Known(true),
+    }
+}
+
+fn host(answers: &Answers, name: &str, online: bool, access: &Access) -> Host {
+    if !online {
+        let why = format!("host {name} is offline");
+        return Host {
+            name: name.into(),
+            online,
+            memory: Reading::unknown(&why),
+            cpus: Reading::unknown(&why),
+            pools: Reading::unknown(&why),
+            storages: Reading::unknown(&why),
+            ..Default::default()
+        };
+    }
+    let request = answers::status(name);
+    let lacks = |what: &str| format!("GET {}: no {what} in the answer", request.path);
+    let status: Reading<NodeStatus> = reading(answers.of(&request));
+    let memory =
+        status.as_ref().and_then(|status| status.host_memory().map_or_else(|| Reading::unknown(lacks("memory")), Reading::Known));
+    let cpus = status.as_ref().and_then(|status| {
+        let cpus = status.cpuinfo.as_ref().and_then(|processors| processors.cpus);
+        cpus.map_or_else(|| Reading::unknown(lacks("number of CPUs")), Reading::Known)
+    });
+    let status = status.into_known().unwrap_or_default();
+    Host {
+        name: name.into(),
+        online,
+        memory,
+        cpus,
+        load: status.loadavg.get(1).copied(),
+        io_wait: status.wait,
+        uptime: status.uptime,
+        version: status.version(),
+        pools: reading(answers.of(&answers::thin_pools(name))).and_then(|rows: Vec<LvmThin>| pools(&rows, name)),
+        storages: reading(answers.of(&answers::storages(name))).and_then(|rows: Vec<StorageRow>| {
+            if let Some(why) = access.doubt(&["Datastore.Audit"], &["/", "/storage"], rows.len()) {
+                return Reading::unknown(format!("GET {}: {why}", answers::storages(name).path));
+            }
+            let mut storages: Vec<Storage> = rows.into_iter().map(Storage::from).collect();
+            storages.sort_by(|one, other| one.name.cmp(&other.name));
+            Reading::Known(storages)
+        }),
+    }
+}
+
+fn pools(rows: &[LvmThin], host: &str) -> Reading<Vec<ThinPool>> {
+    let mut pools = Vec::new();
+    for row in rows {
+        match row.pool() {
+            Some(pool) => pools.push(pool),
+            None => {
+                let path = answers::thin_pools(host).path;
+                let name = row.lv.as_deref().unwrap_or("without a name");
+                return Reading::unknown(format!("GET {path}: pool {name} has no figures"));
+            }
+        }
+    }
+    pools.sort_by(|one, other| one.name.cmp(&other.name));
+    Reading::Known(pools)
+}
+
+/// All guests or none: a partial sum of memory must not pass for the whole.
+fn guests(answers: &Answers, hosts: &BTreeMap<String, bool>, access: &Access) -> Reading<Vec<Guest>> {
+    let resources: Reading<Vec<Resource>> = reading(answers.of(&answers::cluster_resources()));
+    let mut guests: BTreeMap<VmId, Guest> = BTreeMap::new();
+    let listed = |vmid: Option<VmId>, path: &str| vmid.ok_or_else(|| format!("GET {path}: a guest without a VMID"));
+    for (host, online) in hosts {
+        if !online {
+            if let Some(why) = resources.why() {
+                return Reading::unknown(format!("guests of host {host}, which is offline: {why}"));
+            }
+            continue;
+        }
+        let rows = match answers.guests_of(host) {
+            Ok(rows) => rows,
+            Err(failure) => return Reading::unknown(failure.why()),
+        };
+        for (kind, row) in rows {
+            let vmid = match listed(row.vmid(), &answers::qemu(host).path) {
+                Ok(vmid) => vmid,
+                Err(why) => return Reading::unknown(why),
+            };
+            let mut guest = Guest { vmid, kind, host: HostName::from(host.as_str()), ..Default::default() };
+            if let Some(resource) = resources.items().iter().find(|one| one.guest.vmid() == Some(vmid)) {
+                // What `pvestatd` gathered up to 10 s ago; the host's own list knows better.
+                resource.guest.describe(&mut guest);
+            }
+            row.describe(&mut guest);
+            read_guest(answers, &row, &mut guest);
+            // A guest that migrates meanwhile is seen on two hosts: it is the one that runs.
+            let is_better = guests.get(&vmid).is_none_or(|other| other.power != Power::Running);
+            if is_better {
+                guests.insert(vmid, guest);
+            }
+        }
+    }
+    let offline = |row: &&Resource| row.node.as_ref().and_then(|node| hosts.get(node)) == Some(&false);
+    for row in resources.items().iter().filter(offline) {
+        let Some(kind) = row.guest_kind() else { continue };
+        let vmid = match listed(row.guest.vmid(), "/cluster/resources") {
+            Ok(vmid) => vmid,
+            Err(why) => return Reading::unknown(why),
+        };
+        let host = HostName(row.node.clone().unwrap_or_default());
+        let config = Reading::unknown(format!("host {host} is offline"));
+        let mut guest = Guest { vmid, kind, host, config, ..Default::default() };
+        row.guest.describe(&mut guest);
+        guests.entry(vmid).or_insert(guest);
+    }
+    match access.doubt(&["VM.Audit"], &["/", "/vms"], guests.len()) {
+        Some(why) => Reading::unknown(why),
+        None => Reading::Known(guests.into_values().collect()),
+    }
+}
+
+fn read_guest(answers: &Answers, row: &GuestRow, guest: &mut Guest) {
+    let (host, kind, vmid) = (guest.host.as_str(), guest.kind, row.vmid.unwrap_or_default());
+    let now: Reading<Options> = reading(answers.of(&answers::config_now(host, kind, vmid)));
+    let merged: Result<Options, Failure> = answers.of(&answers::config_merged(host, kind, vmid));
+    if let (Reading::Known(now), Ok(merged)) = (&now, merged) {
+        guest.pending = pending(now, &merged);
+    }
+    // Without this answer the list's word on power and memory stands.
+    if let Ok(current) = answers.of::<GuestRow>(&answers::status_current(host, kind, vmid)) {
+        current.describe(guest);
+    }
+    if let Some(lock) = now.known().and_then(|options| options.0.get("lock")).filter(|_| guest.lock.is_none()) {
+        guest.lock = Some(lock.clone());
+    }
+    guest.config = now.map(|options| guest_config(&options, kind, guest.cpus));
+    if let Some(config) = guest.config.known().filter(|_| guest.name.is_empty()) {
+        guest.name.clone_from(&config.name);
+    }
+}
+
+fn failed_tasks(answers: &Answers, hosts: &BTreeMap<String, bool>, access: &Access) -> Reading<Vec<FailedTask>> {
+    let mut tasks = Vec::new();
+    let mut rows_read = 0;
+    for host in hosts.iter().filter(|(_, online)| **online).map(|(host, _)| host) {
+        let rows: Vec<TaskRow> = match answers.of(&answers::tasks(host)) {
+            Ok(rows) => rows,
+            Err(failure) => return Reading::unknown(failure.why()),
+        };
+        rows_read += rows.len();
+        let host = HostName::from(host.as_str());
+        tasks.extend(rows.into_iter().filter_map(|row| row.failed(&host)));
+    }
+    if let Some(why) = access.doubt(&["Sys.Audit"], &["/", "/nodes"], rows_read) {
+        return Reading::unknown(format!("failed tasks: {why}"));
+    }
+    tasks.sort_by(|one, other| {
+        (one.at, &one.host, &one.kind, one.vmid, &one.status).cmp(&(
+            other.at,
+            &other.host,
+            &other.kind,
+            other.vmid,
+            &other.status,
+        ))
+    });
+    Reading::Known(tasks)
+}
+
+fn pci_mappings(answers: &Answers, access: &Access) -> Reading<Vec<PciMapping>> {
+    reading(answers.of(&answers::pci_mappings())).and_then(|rows: Vec<MappingRow>| {
+        let privileges = ["Mapping.Audit", "Mapping.Use", "Mapping.Modify"];
+        if let Some(why) = access.doubt(&privileges, &["/", "/mapping", "/mapping/pci"], rows.len()).filter(|_| rows.is_empty()) {
+            return Reading::unknown(format!("GET {}: {why}", answers::pci_mappings().path));
+        }
+        let mut mappings: Vec<PciMapping> = rows.into_iter().map(PciMapping::from).collect();
+        mappings.sort_by(|one, other| one.id.cmp(&other.id));
+        Reading::Known(mappings)
+    })
+}
