@@ -128,7 +128,7 @@ async fn kubernetes(config: &Config, page: &mut Page) {
 
 async fn proxmox(endpoint: &pve::Endpoint, page: &mut Page) {
     page.line(&format!("\nProxmox VE {}", endpoint.url));
-    let reader = match pve::Reader::new(endpoint) {
+    let reader = match pve::Reader::new(endpoint.clone()) {
         Ok(reader) => reader,
         Err(error) => return page.fail(&causes(&error), error.hint().as_deref()),
     };

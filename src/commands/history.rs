@@ -125,7 +125,7 @@ impl Archive {
         if !self.folder.exists() {
             return Default::default();
         }
-        match Files::open(&self.folder).and_then(|files| files.load()) {
+        match Files::load(&self.folder) {
             Ok(loaded) => {
                 let unread = loaded.unreadable.into_iter().map(|(path, why)| (format!("history file {}", path.display()), why));
                 (loaded.history, unread.collect())
@@ -232,9 +232,9 @@ async fn import_all(config: &Config, archive: &Archive, days: u32) -> Result<Exi
     }
     for endpoint in &config.proxmox {
         progress.reading(&endpoint.url);
-        match pve::Reader::new(endpoint) {
+        match pve::Reader::new(endpoint.clone()) {
             Ok(reader) => {
-                let (samples, named) = pve::history(&reader, at, days).await;
+                let (samples, named) = pve::samples(&reader, at, days).await;
                 failed.extend(named);
                 keep(samples, "pve-rrd")?;
             }

@@ -15,7 +15,7 @@ use futures::future::join_all;
 use jiff::Timestamp;
 
 use crate::kube::{self, Connection, KubeError};
-use crate::pve::{self, Endpoint, PveError};
+use crate::pve::{self, Endpoint, EndpointError, PveError};
 
 /// Why nothing could be observed.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +23,9 @@ pub enum ObserveError {
     /// The Kubernetes plane needs mending.
     #[error(transparent)]
     Kube(#[from] KubeError),
+    /// The configuration of a Proxmox VE endpoint needs mending.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
     /// A Proxmox VE endpoint needs mending.
     #[error("cannot use the Proxmox VE endpoint {url}")]
     Pve {
@@ -46,6 +49,7 @@ impl ObserveError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Kube(error) => error.hint().map(str::to_owned),
+            Self::Endpoint(error) => error.hint(),
             Self::Pve { source, .. } => source.hint(),
             Self::Silence { .. } => Some("`capplan doctor` tries each connection on its own".to_owned()),
         }
@@ -83,7 +87,7 @@ pub async fn observe(
     let reader = kube::Reader::connect(connection).await?;
     let mut readers = Vec::new();
     for endpoint in endpoints {
-        let reader = pve::Reader::new(endpoint).map_err(|source| ObserveError::Pve { url: endpoint.url.clone(), source })?;
+        let reader = pve::Reader::new(endpoint.clone())?;
         readers.push((endpoint, reader));
     }
     let (kube_check, pve_checks) =

@@ -4,6 +4,7 @@
 
 mod access;
 mod answers;
+mod check;
 mod client;
 mod config;
 mod error;
@@ -13,6 +14,7 @@ mod observe;
 mod tls;
 pub mod wire;
 
+pub use check::{check, clocks, missing_privileges, samples};
 pub use client::{Endpoint, Reader, Trust};
 pub use error::{EndpointError, PveError};
 pub use files::from_files;

@@ -1,0 +1,99 @@
+//! What `doctor` asks of an endpoint, and what an import takes from its archives.
+
+use capplan_model::capacity::Dimension;
+use capplan_model::history::Sample;
+use capplan_model::ids::HostName;
+use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
+
+use super::client::{Reader, segment};
+use super::error::PveError;
+use super::history::{Consolidation, Timeframe, rrd, rrd_storage};
+use super::wire::{NodeRow, Permissions, Version};
+use crate::observe::causes;
+
+/// What a report reads, and the path and privilege that show it.
+///
+/// # Source
+/// The API's own permission rules, measured by dropping one at a time (PVE 9.2).
+const NEEDED: [(&str, &str); 4] = [("/", "Sys.Audit"), ("/nodes", "Sys.Audit"), ("/vms", "VM.Audit"), ("/storage", "Datastore.Audit")];
+
+impl PveError {
+    /// Whether the user has to mend something before this endpoint can be trusted at all.
+    pub fn is_fatal(&self) -> bool {
+        matches!(self, Self::Unauthorized { .. } | Self::Fingerprint { .. } | Self::Tls { .. })
+    }
+}
+
+/// Checks that the endpoint answers and accepts the token.
+///
+/// # Errors
+/// [`PveError`] as it comes.
+pub async fn check(reader: &Reader) -> Result<(), PveError> {
+    reader.get::<Version>("/version", &[]).await.map(drop)
+}
+
+/// Privileges that a report needs and the token lacks: `(path, privilege)`.
+///
+/// # Errors
+/// [`PveError`] if the permissions cannot be read.
+pub async fn missing_privileges(reader: &Reader) -> Result<Vec<(&'static str, &'static str)>, PveError> {
+    let permissions: Permissions = reader.get("/access/permissions", &[]).await?;
+    let holds = |path: &str, privilege: &str| permissions.0.get(path).is_some_and(|held| held.contains_key(privilege));
+    Ok(NEEDED.into_iter().filter(|(path, privilege)| !holds(path, privilege) && (*path == "/" || !holds("/", privilege))).collect())
+}
+
+/// The clocks of the hosts that tell theirs.
+pub async fn clocks(reader: &Reader) -> Vec<(String, Timestamp)> {
+    #[derive(Deserialize)]
+    struct Time {
+        time: i64,
+    }
+    let mut clocks = Vec::new();
+    let hosts: Vec<NodeRow> = reader.get("/nodes", &[]).await.unwrap_or_default();
+    for host in hosts.iter().filter_map(|row| row.node.as_deref()) {
+        let told: Result<Time, PveError> = reader.get(&format!("/nodes/{}/time", segment(host)), &[]).await;
+        if let Some(at) = told.ok().and_then(|told| Timestamp::from_second(told.time).ok()) {
+            clocks.push((host.to_owned(), at));
+        }
+    }
+    clocks
+}
+
+/// Samples of the last `days` from the archives of hosts and of storages that are a thin pool of
+/// their own, and what could not be read.
+///
+/// PVE keeps a month in steps of 30 minutes (PVE 8: 12 hours) and a year in coarser ones.
+pub async fn samples(reader: &Reader, now: Timestamp, days: u32) -> (Vec<Sample>, Vec<(String, String)>) {
+    let start = now - SignedDuration::from_hours(24 * i64::from(days));
+    let timeframe = if days <= 31 { Timeframe::Month } else { Timeframe::Year };
+    let (mut samples, mut failed) = (Vec::new(), Vec::new());
+    let hosts = super::observe(reader, &|_| {}).await.hosts;
+    if let Some(why) = hosts.why() {
+        failed.push(("hosts".to_owned(), why.to_owned()));
+    }
+    for host in hosts.items() {
+        let name: &HostName = &host.name;
+        match rrd(reader, name, timeframe, Consolidation::Maximum).await {
+            Ok(points) => samples.extend(points.into_iter().filter(|point| point.at > start && point.at <= now).filter_map(|point| {
+                let total = point.memory_total?;
+                let used = point.memory_available.map(|available| total - available).or(point.memory_used)?;
+                Some(Sample { at: point.at, dimension: Dimension::HostMemoryUsed, subject: name.to_string(), used, limit: Some(total) })
+            })),
+            Err(error) => failed.push((format!("memory of {name}"), causes(&error))),
+        }
+        for storage in host.storages.items().iter().filter(|storage| storage.kind == "lvmthin") {
+            // The archive knows storages, the report pools: they are one where their sizes are.
+            let mut pools = host.pools.items().iter().filter(|pool| pool.size == storage.total);
+            let (Some(pool), None) = (pools.next(), pools.next()) else { continue };
+            match rrd_storage(reader, name, &storage.name, timeframe, Consolidation::Maximum).await {
+                Ok(points) => samples.extend(points.into_iter().filter(|point| point.at > start && point.at <= now).filter_map(|point| {
+                    let subject = format!("{name}/{}", pool.name);
+                    Some(Sample { at: point.at, dimension: Dimension::PoolData, subject, used: point.used?, limit: point.total })
+                })),
+                Err(error) => failed.push((format!("storage {} of {name}", storage.name), causes(&error))),
+            }
+        }
+    }
+    (samples, failed)
+}
