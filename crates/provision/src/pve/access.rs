@@ -35,7 +35,7 @@ impl Access {
                 let holds = |path: &str| {
                     permissions.0.get(path).is_some_and(|held| {
                         // The value tells whether the privilege also holds for the paths below.
-                        privileges.iter().any(|one| held.get(*one).is_some_and(|value| is_set(value)))
+                        privileges.iter().any(|one| held.get(*one).is_some_and(is_set))
                     })
                 };
                 let lacking = if paths.iter().any(|path| holds(path)) {

@@ -287,7 +287,18 @@ fn causes<'a>(error: &'a (dyn std::error::Error + 'static)) -> impl Iterator<Ite
 
 fn is_tls(error: &reqwest::Error) -> bool {
     causes(error).any(|cause| {
-        let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        cause.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>())
+        // An `io::Error` stands for what it wraps, and names only the cause of that as its own.
+        let mut inner = Some(cause);
+        while let Some(one) = inner {
+            if one.is::<rustls::Error>() {
+                return true;
+            }
+            let io = one.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+            inner = io.map(|one| -> &(dyn std::error::Error + 'static) { one });
+        }
+        false
     })
 }
+
+#[cfg(test)]
+mod tests;

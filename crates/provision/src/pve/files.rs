@@ -51,9 +51,12 @@ fn in_force(path: &str, pending: Value) -> Result<Value, Failure> {
 fn load(dir: &Path, path: &str) -> Result<Value, Failure> {
     let name = format!("{}.json", path.trim_start_matches('/').replace('/', "_"));
     let file = dir.join(&name);
-    let bytes = std::fs::read(&file).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => Failure::Missing(format!("{name} is not in {}", dir.display())),
-        _ => Failure::Failed(format!("cannot read {}: {error}", file.display())),
+    let bytes = std::fs::read(&file).map_err(|error| {
+        if error.kind() == ErrorKind::NotFound {
+            Failure::Missing(format!("{name} is not in {}", dir.display()))
+        } else {
+            Failure::Failed(format!("cannot read {}: {error}", file.display()))
+        }
     })?;
     let value: Value =
         serde_json::from_slice(&bytes).map_err(|error| Failure::Failed(format!("{} is not JSON: {error}", file.display())))?;
