@@ -259,8 +259,8 @@ fn an_empty_report_is_all_unknown_and_says_how_to_get_a_history() {
 #[test]
 fn slots_are_counted_by_what_is_in_them() {
     let page = rendered();
-    let label = "of 29 slots: 24 CSI volumes, 1 ghosts, 1 foreign disks, 3 free";
-    assert!(page.contains(label), "{:?}", page.split("of 29 slots").nth(1).map(|rest| &rest[..80]));
+    let label = "29 slots: CSI volumes 24, ghosts 1, foreign disks 1, free 3";
+    assert!(page.contains(label));
 }
 
 #[test]
@@ -277,8 +277,11 @@ fn chromium_shows_the_page_at_both_widths_and_prints_it() {
 
     for width in [1280, 390] {
         let picture = directory.path().join(format!("{width}.png"));
-        let arguments =
-            [format!("--window-size={width},1600"), format!("--screenshot={}", picture.display()), "--hide-scrollbars".to_owned()];
+        let arguments = [
+            format!("--window-size={width},1600"),
+            format!("--screenshot={}", picture.display()),
+            "--hide-scrollbars".to_owned(),
+        ];
         let (_, log) = run(&chromium, directory.path(), &arguments, &file);
         assert!(!log.contains("CONSOLE"), "{log}");
         assert!(shades(&picture) > 8, "the picture at {width} px is blank");

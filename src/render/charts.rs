@@ -54,8 +54,8 @@ impl Shape {
     /// Width kept for the names of the lines.
     fn names(self) -> u32 {
         match self {
-            Self::Wide => 310,
-            Self::Narrow => 226,
+            Self::Wide => 340,
+            Self::Narrow => 232,
         }
     }
 
@@ -96,9 +96,11 @@ pub fn svg(chart: &Chart, shape: Shape) -> Result<String, ChartError> {
     draw(chart, shape, &mut text)?;
     // Inside HTML the name space is implied, and the style sheet sets the size.
     let (width, height) = shape.size();
-    Ok(text
-        .replacen(" xmlns=\"http://www.w3.org/2000/svg\"", "", 1)
-        .replacen(&format!("width=\"{width}\" height=\"{height}\" "), "aria-hidden=\"true\" ", 1))
+    Ok(text.replacen(" xmlns=\"http://www.w3.org/2000/svg\"", "", 1).replacen(
+        &format!("width=\"{width}\" height=\"{height}\" "),
+        "aria-hidden=\"true\" ",
+        1,
+    ))
 }
 
 fn draw(chart: &Chart, shape: Shape, text: &mut String) -> Result<(), ChartError> {
@@ -117,7 +119,7 @@ fn draw(chart: &Chart, shape: Shape, text: &mut String) -> Result<(), ChartError
         .margin_top(18)
         .margin_bottom(4)
         .x_label_area_size((shape.font() * 1.9) as u32)
-        .y_label_area_size((shape.font() * 3.1) as u32)
+        .y_label_area_size((shape.font() * 3.7) as u32)
         .build_cartesian_2d((start..end).with_key_points(x_marks), (0..fine(top)).with_key_points(y_marks))?;
     plot.configure_mesh()
         .disable_x_mesh()
@@ -139,12 +141,18 @@ fn draw(chart: &Chart, shape: Shape, text: &mut String) -> Result<(), ChartError
         for run in unbroken(points) {
             match run {
                 [(at, value)] => drop(plot.draw_series([Circle::new((*at, fine(*value)), 4, color.filled())])?),
-                _ => drop(plot.draw_series(LineSeries::new(run.iter().map(|(at, value)| (*at, fine(*value))), color.stroke_width(4)))?),
+                _ => drop(
+                    plot.draw_series(LineSeries::new(run.iter().map(|(at, value)| (*at, fine(*value))), color.stroke_width(4)))?,
+                ),
             }
         }
         if let Some((at, last)) = points.last() {
             plot.draw_series([Circle::new((*at, fine(*last)), 6, color.filled())])?;
-            ends.push((plot.backend_coord(&(*at, fine(*last))), format!("{} {}", value(*last, chart.unit), name), color));
+            let text = match shape {
+                Shape::Wide => format!("{} {name}", value(*last, chart.unit)),
+                Shape::Narrow => name.clone(),
+            };
+            ends.push((plot.backend_coord(&(*at, fine(*last))), text, color));
         }
     }
 

@@ -211,9 +211,9 @@ fn strip(row: &SlotRow) -> Strip {
         ("f", "", free, "free"),
         ("x", "?", open, "empty, use unknown"),
     ];
-    let said: Vec<String> = all.iter().filter(|one| one.2 > 0).map(|(_, _, count, what)| format!("{count} {what}")).collect();
+    let said: Vec<String> = all.iter().filter(|one| one.2 > 0).map(|(_, _, count, what)| format!("{what} {count}")).collect();
     Strip {
-        label: format!("of {PLUGIN_SLOTS} slots: {}", said.join(", ")),
+        label: format!("{PLUGIN_SLOTS} slots: {}", said.join(", ")),
         runs: all.into_iter().map(|(class, letter, count, _)| Run { class, letter, count }).collect(),
     }
 }
