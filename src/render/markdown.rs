@@ -9,8 +9,7 @@ use super::{action, date, instant, or_unknown, percent, severity, verdict};
 /// The report as Markdown (tables of the GitHub kind).
 pub fn report(report: &Report) -> String {
     let mut out = String::new();
-    // Writing to a String cannot fail.
-    drop(write(&mut out, report));
+    write(&mut out, report).expect("writing to a String cannot fail");
     out
 }
 

@@ -217,6 +217,14 @@ fn capacity(page: &mut Page, report: &Report) {
         vec![name, row.scope.clone(), used, limit, filled(row.ratio), short(&row.holder, 15), full]
     });
     page.table(&["dimension", "scope", "used", "limit", "%", "holder", "full"], &[2, 3, 4], &rows.collect::<Vec<_>>());
+    let mut sources: Vec<String> = Vec::new();
+    for row in report.dimensions.iter().filter(|row| !row.source.is_empty()) {
+        let source = format!("{}: {}", row.name, row.source);
+        if !sources.contains(&source) {
+            sources.push(source);
+        }
+    }
+    page.paragraph("", 2, &format!("read at {} from: {}", instant(report.at), sources.join("; ")));
     for row in report.dimensions.iter().filter(|row| row.note.is_some()) {
         page.paragraph("", 2, &format!("{}: {}", row.name, row.note.as_deref().unwrap_or_default()));
     }
@@ -273,7 +281,7 @@ fn memory(page: &mut Page, report: &Report) {
     if !memory.disagree.is_empty() {
         page.paragraph("", 2, &format!("the denominators disagree on {}", memory.disagree.join(", ")));
     }
-    if let Some(loss) = &report.node_loss {
+    if let Some(loss) = report.node_loss.first() {
         let fits = if loss.fits_by_sum { "fits by sum" } else { "does not fit" };
         page.paragraph("", 2, &format!("loss of {}: {} to move, {} free on the others: {fits}", loss.node, loss.to_move, loss.free));
     }

@@ -62,11 +62,11 @@ impl HostRoom {
     }
 
     /// The figures in words.
-    pub fn describe(&self, need: Bytes) -> String {
+    pub fn describe(&self) -> String {
         let committed =
             self.committed_after.map_or_else(String::new, |share| format!(", running guests would commit {:.0}%", share * 100.0));
         match &self.available {
-            Reading::Known(available) => format!("{} has {available} available, a new worker needs {need}{committed}", self.host),
+            Reading::Known(available) => format!("{} has {available} available, a new worker needs {}{committed}", self.host, self.needed),
             Reading::Unknown { why } => format!("memory of {} is unknown: {why}", self.host),
         }
     }
@@ -155,7 +155,6 @@ fn scale_up(facts: &Facts<'_>, up: &[&Judgement<'_>]) -> Recommendation {
     let mut because: Vec<String> = met.iter().map(|one| held(one)).collect();
     let mut rejected =
         vec!["scale-down: a rule for another worker holds".to_owned(), "nothing: a rule for another worker holds".to_owned()];
-    let need = facts.policy.worker.memory + facts.policy.worker.host_reserve;
     let rooms = host_rooms(facts);
     let lost = reclaimable(facts);
     let about_slots = met
@@ -174,7 +173,7 @@ fn scale_up(facts: &Facts<'_>, up: &[&Judgement<'_>]) -> Recommendation {
         rejected.push(format!("reclaim alone: {why}; worth doing, but the rules above still hold afterwards"));
     }
     if let Some(room) = best {
-        because.push(room.describe(need));
+        because.push(room.describe());
         if room.committed_after.is_some_and(|share| share > 1.0) {
             because.push(format!("caution: with it the running guests of {} may use more memory than it has", room.host));
         }
@@ -186,7 +185,7 @@ fn scale_up(facts: &Facts<'_>, up: &[&Judgement<'_>]) -> Recommendation {
     let why = if rooms.is_empty() {
         "no host was read".to_owned()
     } else {
-        rooms.iter().map(|room| room.describe(need)).collect::<Vec<_>>().join("; ")
+        rooms.iter().map(|room| room.describe()).collect::<Vec<_>>().join("; ")
     };
     if !all_known {
         because.push(format!("another worker is due, but whether a host can take it is not known: {why}"));
@@ -203,8 +202,17 @@ fn scale_up(facts: &Facts<'_>, up: &[&Judgement<'_>]) -> Recommendation {
     }
 }
 
+/// Why no worker is added, and whether one could be.
+fn no_scale_up(facts: &Facts<'_>) -> String {
+    let rooms = host_rooms(facts);
+    let blocked = !rooms.is_empty() && rooms.iter().all(|room| room.available.known().is_some() && !room.fits());
+    let rooms: Vec<String> = rooms.iter().map(|room| room.describe()).collect();
+    let could = if blocked { format!("; none could be added either: {}", rooms.join("; ")) } else { String::new() };
+    format!("scale-up: no rule for it holds{could}")
+}
+
 fn scale_down(facts: &Facts<'_>, down: &[&Judgement<'_>], mut because: Vec<String>) -> Recommendation {
-    let mut rejected = vec!["scale-up: no rule for it holds".to_owned()];
+    let mut rejected = vec![no_scale_up(facts)];
     let none = |because, rejected| Recommendation { action: Action::None, target: None, because, rejected };
     match combine(&facts.policy.scale_down, down) {
         Verdict::NotMet => {

@@ -266,10 +266,10 @@ fn refusal<'v>(
     }
 }
 
-/// What the loss of the worst worker would mean by memory requests alone.
+/// What the loss of a worker would mean by memory requests alone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeLoss {
-    /// The general worker with the most to move.
+    /// The worker.
     pub node: NodeName,
     /// Memory requests of its pods that move.
     pub to_move: Bytes,
@@ -277,16 +277,22 @@ pub struct NodeLoss {
     pub free: Bytes,
 }
 
-/// The loss of the general worker with the largest memory requests.
+impl NodeLoss {
+    /// Memory that is missing.
+    pub fn short(&self) -> Bytes {
+        self.to_move.minus(self.free)
+    }
+}
+
+/// The loss of each general worker, the one that leaves most without a place first.
 ///
 /// A sum only: that it fits by sum does not say that every pod finds a node.
-pub fn worst_loss(uses: &[NodeUse<'_>]) -> Option<NodeLoss> {
+pub fn losses(uses: &[NodeUse<'_>]) -> Vec<NodeLoss> {
     let general = || uses.iter().filter(|one| one.is_in(Scope::General));
-    let worst = general().max_by_key(|one| (one.requests.memory, std::cmp::Reverse(&one.node.name)))?;
-    let others = general().filter(|one| one.node.name != worst.node.name);
-    Some(NodeLoss {
-        node: worst.node.name.clone(),
-        to_move: worst.movable_memory(),
-        free: others.map(NodeUse::free_memory).sum(),
-    })
+    let free: Bytes = general().map(NodeUse::free_memory).sum();
+    let mut losses: Vec<NodeLoss> = general()
+        .map(|one| NodeLoss { node: one.node.name.clone(), to_move: one.movable_memory(), free: free.minus(one.free_memory()) })
+        .collect();
+    losses.sort_by(|a, b| b.short().cmp(&a.short()).then(b.to_move.cmp(&a.to_move)).then(a.node.cmp(&b.node)));
+    losses
 }

@@ -41,8 +41,8 @@ pub struct Report {
     pub dimensions: Vec<DimensionRow>,
     /// Memory of the cluster by three denominators.
     pub memory: Memory,
-    /// What the loss of the worst worker would mean by memory requests alone.
-    pub node_loss: Option<NodeLossRow>,
+    /// What the loss of each general worker would mean by memory requests alone, worst first.
+    pub node_loss: Vec<NodeLossRow>,
     /// The slot ledger, one row a worker.
     pub slots: Vec<SlotRow>,
     /// The rules with their verdicts.
@@ -151,7 +151,7 @@ pub struct Shares {
     pub general: Option<f64>,
 }
 
-/// The loss of the worst worker.
+/// The loss of a worker.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct NodeLossRow {
     /// The worker.

@@ -200,12 +200,11 @@ fn hosts(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let rooms = host_rooms(facts);
     let all_known = !rooms.is_empty() && rooms.iter().all(|room| room.available.known().is_some());
     if all_known && !rooms.iter().any(HostRoom::fits) {
-        let need = facts.policy.worker.memory + facts.policy.worker.host_reserve;
         findings.push(Finding::new(
             "host-cannot-take-worker",
             Severity::Warning,
             some(rooms.iter().map(|room| room.host.to_string())),
-            some(rooms.iter().map(|room| room.describe(need))),
+            some(rooms.iter().map(|room| room.describe())),
             "stop or shrink a guest, add memory, or plan a smaller worker (`worker.memory` in the policy)",
         ));
     }

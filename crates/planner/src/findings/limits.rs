@@ -8,13 +8,13 @@ use capplan_model::units::Bytes;
 
 use super::{Finding, Severity, some};
 use crate::capacity::is_evicted;
-use crate::project::worst_loss;
+use crate::project::losses;
 use crate::rules::{Facts, Judgement, Verdict};
 
 pub(super) fn find(facts: &Facts<'_>, usages: &[Usage], judgements: &[Judgement<'_>], findings: &mut Vec<Finding>) {
     limits(facts, usages, findings);
     if let Some(uses) = facts.uses.known() {
-        if let Some(loss) = worst_loss(uses).filter(|loss| loss.to_move > loss.free) {
+        if let Some(loss) = losses(uses).into_iter().find(|loss| loss.to_move > loss.free) {
             findings.push(Finding::new(
                 "n-minus-one-short",
                 Severity::Warning,

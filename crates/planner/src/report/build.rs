@@ -20,7 +20,7 @@ use crate::capacity::{NodeUse, commitment, memory_share, node_uses, usages};
 use crate::decide::{decide, host_rooms};
 use crate::findings;
 use crate::forecast::trend;
-use crate::project::worst_loss;
+use crate::project::losses;
 use crate::rules::{Facts, Judgement, judge_all};
 
 /// A date further away than this does not make a limit the one that bites first.
@@ -62,12 +62,12 @@ pub fn build(snapshot: &Snapshot, id: SnapshotId, history: &History, policy: &Po
         binding: binding(&facts, &found),
         dimensions,
         memory: memory(&uses, &judgements),
-        node_loss: uses.known().and_then(|uses| worst_loss(uses)).map(|loss| NodeLossRow {
+        node_loss: uses.known().map(|uses| losses(uses)).unwrap_or_default().into_iter().map(|loss| NodeLossRow {
             fits_by_sum: loss.to_move <= loss.free,
             node: loss.node,
             to_move: loss.to_move,
             free: loss.free,
-        }),
+        }).collect(),
         slots: slots.known().into_iter().flatten().map(slot_row).collect(),
         rules: judgements.iter().map(|one| rule_row(one, snapshot.taken)).collect(),
         findings,
@@ -198,6 +198,22 @@ fn dimension_rows(facts: &Facts<'_>, found: &[Usage], unknown: &[(Dimension, Str
                 // Nothing of the kind exists: no quota, no extended resource, no Calico.
                 None => continue,
             },
+        }
+        if let (Dimension::VolumeSlots, Some(slots)) = (dimension, facts.slots.known()) {
+            let limits: Option<Vec<u64>> = slots.iter().map(VolumeSlots::limit).collect();
+            let free: Option<Vec<u64>> = slots.iter().map(VolumeSlots::free).collect();
+            if let (Some(limits), Some(free)) = (limits, free) {
+                let (limit, free): (u64, u64) = (limits.iter().sum(), free.iter().sum());
+                let used = limit.saturating_sub(free) as f64;
+                rows.push(DimensionRow {
+                    used: Some(used),
+                    limit: Some(limit as f64),
+                    holder: format!("{} nodes", slots.len()),
+                    ratio: (limit > 0).then(|| used / limit as f64),
+                    source: "CSINode, VolumeAttachment, VM config".to_owned(),
+                    ..row(dimension, "workers")
+                });
+            }
         }
         if let (Dimension::MemoryRequests | Dimension::MemoryLimits, Some(uses)) = (dimension, facts.uses.known()) {
             for scope in Scope::ALL {

@@ -10,8 +10,9 @@ use serde::Deserialize;
 use super::wire::{self, List, Listed, NodeLease};
 
 fn text(folder: &Path, name: &str) -> Reading<Vec<u8>> {
-    let path = folder.join(name);
-    match fs::read(&path) {
+    // `kubectl get -o json` lists lie in the folder itself, raw answers of the API in `api`.
+    let path = [folder.join(name), folder.join("api").join(name)].into_iter().find(|path| path.exists());
+    match fs::read(path.unwrap_or_else(|| folder.join(name))) {
         Ok(text) => Reading::Known(text),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             Reading::unknown(format!("{name} is not in the folder of saved lists"))

@@ -340,7 +340,6 @@ wire!(PodStatus {
     conditions: Vec<ConditionWire>,
     container_statuses: Vec<ContainerStatus>,
     init_container_statuses: Vec<ContainerStatus>,
-    start_time: Option<Timestamp>,
 });
 wire!(ContainerStatus { restart_count: u64, state: ContainerState });
 wire!(ContainerState { waiting: Option<Waiting>, terminated: Option<Terminated> });
@@ -411,7 +410,8 @@ impl Listed for model::Pod {
                 let disrupted =
                     status.conditions.iter().find(|one| one.kind == "DisruptionTarget").and_then(|one| one.last_transition_time);
                 let changed = || status.conditions.iter().filter_map(|one| one.last_transition_time).max();
-                disrupted.or(finished).or_else(changed).or(status.start_time).or(metadata.creation_timestamp)
+                // A pod evicted by its kubelet may keep no time at all but that of its creation.
+                disrupted.or(finished).or_else(changed).or(metadata.creation_timestamp)
             })
             .flatten();
         let waiting = statuses().find_map(|one| one.state.waiting.as_ref()).map(|one| one.reason.clone()).unwrap_or_default();
