@@ -25,13 +25,14 @@ fn data() -> Option<PathBuf> {
 }
 
 fn json(path: &Path) -> Value {
-    let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    serde_json::from_slice(&bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    let name = path.to_string_lossy();
+    let bytes = std::fs::read(path).expect(&name);
+    serde_json::from_slice(&bytes).expect(&name)
 }
 
 fn read<T: DeserializeOwned>(folder: &Path, name: &str) -> T {
     let body = json(&folder.join("pve/samples").join(name))["response"]["body"]["data"].take();
-    serde_json::from_value(body).unwrap_or_else(|error| panic!("{name}: {error}"))
+    serde_json::from_value(body).expect(name)
 }
 
 /// Decodes `data` as the answer to `path`; false if the path is not one that is read.
@@ -70,7 +71,8 @@ fn every_recorded_answer_to_a_read_decodes() {
         }
         let asked = sample["request"]["path"].as_str().expect("a path").to_owned();
         let data = sample["response"]["body"]["data"].take();
-        decoded += usize::from(decode(&asked, data).unwrap_or_else(|error| panic!("{}: {error}", path.display())));
+        let name = path.to_string_lossy();
+        decoded += usize::from(decode(&asked, data).expect(&name));
     }
     assert!(decoded >= 45, "only {decoded} samples were of paths that are read");
 }

@@ -1,7 +1,10 @@
 //! What the token may see. PVE shortens lists without a word, so that an empty one proves nothing.
 
-use super::wire::Permissions;
+use std::collections::BTreeMap;
+
 use serde_json::Value;
+
+use super::wire::Permissions;
 
 /// What is known of the token's privileges.
 #[derive(Debug)]
@@ -32,15 +35,15 @@ impl Access {
             )),
             Self::Unchecked => None,
             Self::Checked(permissions) => {
-                let holds = |path: &str| {
-                    permissions.0.get(path).is_some_and(|held| {
-                        // The value tells whether the privilege also holds for the paths below.
-                        privileges.iter().any(|one| held.get(*one).is_some_and(is_set))
-                    })
+                let holds = |held: &BTreeMap<String, Value>| {
+                    // The value tells whether the privilege also holds for the paths below.
+                    privileges.iter().any(|one| held.get(*one).is_some_and(is_set))
                 };
-                let lacking = if paths.iter().any(|path| holds(path)) {
+                // A role on a path replaces what is inherited, so the most specific one decides.
+                let deciding = paths.iter().rev().find_map(|path| permissions.0.get(*path));
+                let lacking = if deciding.is_some_and(holds) {
                     let below = format!("{}/", specific.trim_end_matches('/'));
-                    // A role on one path replaces what is inherited: `NoAccess` hides its guests.
+                    // A weaker role on one guest or storage hides that one.
                     permissions
                         .0
                         .iter()
@@ -85,6 +88,7 @@ mod tests {
             r#"{"/":{"VM.Audit":0}}"#,
             r#"{"/vms/101":{"VM.Audit":1}}"#,
             r#"{"/vms":{"VM.PowerMgmt":1}}"#,
+            r#"{"/":{"VM.Audit":1},"/vms":{"VM.PowerMgmt":1}}"#,
         ] {
             let doubt = checked(text).doubt(&["VM.Audit"], &VMS, 1).expect("in doubt");
             assert!(doubt.starts_with("token lacks VM.Audit on /vms"), "{doubt}");
