@@ -127,15 +127,18 @@ pub fn default_file() -> Option<PathBuf> {
 pub fn now() -> Result<Timestamp, CliError> {
     match variable("CAPPLAN_NOW") {
         Some(text) => text.trim().parse().map_err(|error| {
-            CliError::new(Exit::Usage, format!("CAPPLAN_NOW is `{text}`: {error}")).hint("write it as 2026-08-20T09:00:00Z, or unset it")
+            CliError::new(Exit::Usage, format!("CAPPLAN_NOW is `{text}`: {error}"))
+                .hint("write it as 2026-08-20T09:00:00Z, or unset it")
         }),
         None => Ok(Timestamp::now()),
     }
 }
 
 fn read_text(path: &Path, what: &str) -> Result<String, CliError> {
-    std::fs::read_to_string(path)
-        .map_err(|error| CliError { causes: vec![error.to_string()], ..CliError::new(Exit::Usage, format!("cannot read the {what} {}", path.display())) })
+    std::fs::read_to_string(path).map_err(|error| CliError {
+        causes: vec![error.to_string()],
+        ..CliError::new(Exit::Usage, format!("cannot read the {what} {}", path.display()))
+    })
 }
 
 fn token(env: Option<&str>, file: Option<&Path>, whose: &str) -> Result<Option<Secret>, CliError> {
@@ -171,7 +174,9 @@ impl Config {
             })?,
             None => File::default(),
         };
-        let beside = |name: &PathBuf| path.as_ref().and_then(|path| path.parent()).map_or_else(|| name.clone(), |folder| folder.join(name));
+        let beside = |name: &PathBuf| {
+            path.as_ref().and_then(|path| path.parent()).map_or_else(|| name.clone(), |folder| folder.join(name))
+        };
         let policy = match options.policy.clone().or_else(|| file.policy.as_ref().map(beside)) {
             Some(path) => Policy::parse(&read_text(&path, "policy")?).map_err(|error| {
                 let what = format!("cannot use the policy {}", path.display());
@@ -180,11 +185,19 @@ impl Config {
             })?,
             None => Policy::built_in(),
         };
-        let state_dir = options.state_dir.clone().or(file.state_dir).or_else(|| Some(home("XDG_STATE_HOME", ".local/state")?.join("capplan")));
-        let state_dir = state_dir.ok_or_else(|| CliError::new(Exit::Usage, "no folder for the history").hint("set CAPPLAN_STATE_DIR, or HOME"))?;
+        let state_dir = options
+            .state_dir
+            .clone()
+            .or(file.state_dir)
+            .or_else(|| Some(home("XDG_STATE_HOME", ".local/state")?.join("capplan")));
+        let state_dir = state_dir
+            .ok_or_else(|| CliError::new(Exit::Usage, "no folder for the history").hint("set CAPPLAN_STATE_DIR, or HOME"))?;
         Ok(Self {
             kubernetes: Connection {
-                kubeconfig: options.kubeconfig.clone().or_else(|| variable("KUBECONFIG").is_none().then_some(file.kubernetes.kubeconfig).flatten()),
+                kubeconfig: options
+                    .kubeconfig
+                    .clone()
+                    .or_else(|| variable("KUBECONFIG").is_none().then_some(file.kubernetes.kubeconfig).flatten()),
                 context: options.context.clone().or(file.kubernetes.context),
             },
             proxmox: proxmox(file.proxmox)?,
@@ -200,7 +213,10 @@ fn proxmox(file: Vec<ProxmoxFile>) -> Result<Vec<Endpoint>, CliError> {
     if let Some(url) = variable("CAPPLAN_PVE_URL") {
         let token = token(Some("CAPPLAN_PVE_TOKEN"), None, "CAPPLAN_PVE_URL")?;
         let trust = trust(variable("CAPPLAN_PVE_FINGERPRINT"), variable("CAPPLAN_PVE_CA_FILE").map(PathBuf::from));
-        return Ok(token.into_iter().map(|token| Endpoint { name: String::new(), url: url.clone(), token, trust: trust.clone() }).collect());
+        return Ok(token
+            .into_iter()
+            .map(|token| Endpoint { name: String::new(), url: url.clone(), token, trust: trust.clone() })
+            .collect());
     }
     file.into_iter()
         .map(|one| {

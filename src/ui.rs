@@ -89,7 +89,6 @@ impl CliError {
     }
 }
 
-
 /// A remark on stderr.
 pub fn note(text: impl Display) {
     anstream::eprintln!("{text}");

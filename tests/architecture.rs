@@ -57,7 +57,11 @@ fn the_pure_crates_depend_on_nothing_that_talks_to_the_world() {
         }
         for dependency in package["dependencies"].as_array().expect("dependencies") {
             let name = text(dependency, "name");
-            assert!(!["tokio", "reqwest", "kube", "polars", "hyper", "rand"].contains(&name), "{} → {name}", text(package, "name"));
+            assert!(
+                !["tokio", "reqwest", "kube", "polars", "hyper", "rand"].contains(&name),
+                "{} → {name}",
+                text(package, "name")
+            );
         }
     }
 }

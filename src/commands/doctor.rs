@@ -33,12 +33,16 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
     }
     let config = Config::load(options)?;
     let mut page = Page { text: String::new(), failed: 0 };
-    let file = config.file.as_ref().map_or_else(|| "none; the environment is enough".to_owned(), |path| path.display().to_string());
+    let file =
+        config.file.as_ref().map_or_else(|| "none; the environment is enough".to_owned(), |path| path.display().to_string());
     page.line(&format!("configuration  {file}"));
     page.line(&format!("history        {}", config.state_dir.display()));
     kubernetes(&config, &mut page).await;
     if config.proxmox.is_empty() {
-        page.fail("Proxmox VE: no endpoint is configured", Some("set CAPPLAN_PVE_URL and CAPPLAN_PVE_TOKEN, or run `capplan init`"));
+        page.fail(
+            "Proxmox VE: no endpoint is configured",
+            Some("set CAPPLAN_PVE_URL and CAPPLAN_PVE_TOKEN, or run `capplan init`"),
+        );
     }
     for endpoint in &config.proxmox {
         proxmox(endpoint, &mut page).await;
@@ -47,7 +51,8 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
         page.line("Prometheus: not configured; windows fill up as reports are run");
     }
     state(&config, &mut page);
-    let verdict = if page.failed == 0 { "all that a report needs is there".to_owned() } else { format!("{} to mend", page.failed) };
+    let verdict =
+        if page.failed == 0 { "all that a report needs is there".to_owned() } else { format!("{} to mend", page.failed) };
     page.line(&format!("\n{verdict}"));
     super::print(&page.text)?;
     Ok(if page.failed == 0 { Exit::Done } else { Exit::Unexpected })
@@ -86,7 +91,10 @@ impl Page {
         if apart.abs() <= CLOCK_SECONDS {
             self.good(&format!("clock of {whose} agrees"));
         } else {
-            self.fail(&format!("clock of {whose} is {} s {}", apart.abs(), if apart > 0 { "behind" } else { "ahead" }), Some("run an NTP client on both sides"));
+            self.fail(
+                &format!("clock of {whose} is {} s {}", apart.abs(), if apart > 0 { "behind" } else { "ahead" }),
+                Some("run an NTP client on both sides"),
+            );
         }
     }
 }
@@ -119,7 +127,9 @@ async fn kubernetes(config: &Config, page: &mut Page) {
         let name = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
         match answer {
             Ok(true) => allowed += 1,
-            Ok(false) => page.fail(&format!("may not list {name}"), Some("`capplan doctor --print-roles` prints the ClusterRole")),
+            Ok(false) => {
+                page.fail(&format!("may not list {name}"), Some("`capplan doctor --print-roles` prints the ClusterRole"))
+            }
             Err(error) => page.fail(&format!("cannot ask whether {name} may be listed: {}", causes(&error)), error.hint()),
         }
     }
@@ -140,7 +150,10 @@ async fn proxmox(endpoint: &pve::Endpoint, page: &mut Page) {
         Ok(missing) if missing.is_empty() => page.good("may read hosts, guests and storages"),
         Ok(missing) => {
             for (path, privilege) in missing {
-                page.fail(&format!("token lacks {privilege} on {path}"), Some("`capplan doctor --print-roles` prints the commands"));
+                page.fail(
+                    &format!("token lacks {privilege} on {path}"),
+                    Some("`capplan doctor --print-roles` prints the commands"),
+                );
             }
         }
         Err(error) => page.fail(&causes(&error), error.hint().as_deref()),
@@ -153,9 +166,13 @@ async fn proxmox(endpoint: &pve::Endpoint, page: &mut Page) {
 fn state(config: &Config, page: &mut Page) {
     page.line("\nHistory");
     let probe = config.state_dir.join(format!(".doctor-{}", std::process::id()));
-    let written = std::fs::create_dir_all(&config.state_dir).and_then(|()| std::fs::write(&probe, b"")).and_then(|()| std::fs::remove_file(&probe));
+    let written = std::fs::create_dir_all(&config.state_dir)
+        .and_then(|()| std::fs::write(&probe, b""))
+        .and_then(|()| std::fs::remove_file(&probe));
     match written {
         Ok(()) => page.good(&format!("{} is writable", config.state_dir.display())),
-        Err(error) => page.fail(&format!("{} is not writable: {error}", config.state_dir.display()), Some("set CAPPLAN_STATE_DIR")),
+        Err(error) => {
+            page.fail(&format!("{} is not writable: {error}", config.state_dir.display()), Some("set CAPPLAN_STATE_DIR"))
+        }
     }
 }

@@ -92,7 +92,8 @@ fn report_unread(unread: &[(String, String)]) -> Exit {
 /// The UID of the `kube-system` namespace: which cluster's history it is.
 async fn cluster(config: &Config, snapshot: Option<&PathBuf>) -> Result<String, CliError> {
     if let Some(path) = snapshot {
-        let (snapshot, _) = capplan_provision::store::snapshot::load(path).map_err(|error| CliError::from_error(Exit::Unexpected, &error))?;
+        let (snapshot, _) =
+            capplan_provision::store::snapshot::load(path).map_err(|error| CliError::from_error(Exit::Unexpected, &error))?;
         return Ok(snapshot.cluster);
     }
     let failed = |error: kube::KubeError| {
@@ -138,7 +139,9 @@ impl Archive {
     fn add(&self, history: &History, samples: Vec<Sample>, source: &str) -> Result<usize, String> {
         let new: Vec<Sample> = samples
             .into_iter()
-            .filter(|sample| history.series(sample.dimension, &sample.subject).is_none_or(|series| !series.contains_key(&sample.at)))
+            .filter(|sample| {
+                history.series(sample.dimension, &sample.subject).is_none_or(|series| !series.contains_key(&sample.at))
+            })
             .collect();
         if new.is_empty() {
             return Ok(0);
@@ -199,7 +202,12 @@ fn has_gaps(history: &History, config: &Config, now: Timestamp) -> bool {
 
 type Named = Vec<(String, String)>;
 
-async fn from_prometheus(config: &Config, at: &crate::config::PrometheusAt, now: Timestamp, days: u32) -> Result<(Vec<Sample>, Named), String> {
+async fn from_prometheus(
+    config: &Config,
+    at: &crate::config::PrometheusAt,
+    now: Timestamp,
+    days: u32,
+) -> Result<(Vec<Sample>, Named), String> {
     let prometheus = Prometheus::new(&at.url, at.token.clone(), at.ca_file.as_deref()).map_err(|error| causes(&error))?;
     let start = now - SignedDuration::from_hours(24 * i64::from(days));
     let import = import(&prometheus, &at.queries, &config.policy.attacher, start, now, config.policy.sample_interval).await;
@@ -217,7 +225,9 @@ async fn import_all(config: &Config, archive: &Archive, days: u32) -> Result<Exi
     let (history, mut failed) = archive.read();
     let mut added = 0;
     let mut keep = |samples: Vec<Sample>, source: &str| -> Result<(), CliError> {
-        added += archive.add(&history, samples, source).map_err(|why| CliError::new(Exit::Unexpected, format!("cannot keep the samples: {why}")))?;
+        added += archive
+            .add(&history, samples, source)
+            .map_err(|why| CliError::new(Exit::Unexpected, format!("cannot keep the samples: {why}")))?;
         Ok(())
     };
     if let Some(prometheus) = &config.prometheus {
@@ -255,7 +265,13 @@ fn csv(history: &History) -> Result<String, csv::Error> {
     writer.write_record(["at", "dimension", "subject", "used", "limit"])?;
     for sample in history.samples() {
         let limit = sample.limit.map(|limit| limit.to_string()).unwrap_or_default();
-        writer.write_record([&sample.at.to_string(), sample.dimension.name(), &sample.subject, &sample.used.to_string(), &limit])?;
+        writer.write_record([
+            &sample.at.to_string(),
+            sample.dimension.name(),
+            &sample.subject,
+            &sample.used.to_string(),
+            &limit,
+        ])?;
     }
     let bytes = writer.into_inner().map_err(|error| csv::Error::from(error.into_error()))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -268,7 +284,8 @@ fn summary(archive: &Archive, history: &History) -> String {
         Some((first, last)) => {
             text.push_str(&format!("{} samples from {first} to {last}\n", history.len()));
             for dimension in Dimension::ALL {
-                let (subjects, samples) = history.subjects(dimension).fold((0, 0), |(n, sum), (_, series)| (n + 1, sum + series.len()));
+                let (subjects, samples) =
+                    history.subjects(dimension).fold((0, 0), |(n, sum), (_, series)| (n + 1, sum + series.len()));
                 if subjects > 0 {
                     text.push_str(&format!("  {dimension:<28} {subjects:>4} subjects {samples:>9} samples\n"));
                 }

@@ -40,7 +40,9 @@ pub struct Args {
 /// Runs the command.
 pub(super) fn run(options: &Options, args: &Args) -> Result<Exit, CliError> {
     let path = options.config.clone().or_else(default_file);
-    let path = path.ok_or_else(|| CliError::new(Exit::Usage, "no place for the configuration").hint("name one with --config FILE, or set HOME"))?;
+    let path = path.ok_or_else(|| {
+        CliError::new(Exit::Usage, "no place for the configuration").hint("name one with --config FILE, or set HOME")
+    })?;
     if path.exists() && !args.force {
         return Err(CliError::new(Exit::Usage, format!("{} exists", path.display())).hint("edit it, or replace it with --force"));
     }
@@ -49,10 +51,13 @@ pub(super) fn run(options: &Options, args: &Args) -> Result<Exit, CliError> {
         ask(&mut args).map_err(|error| CliError::new(Exit::Usage, format!("nothing was written: {error}")))?;
     }
     let Some(url) = &args.pve_url else {
-        return Err(CliError::new(Exit::Usage, "the address of Proxmox VE is missing").hint("name it with --pve-url https://HOST:8006"));
+        return Err(
+            CliError::new(Exit::Usage, "the address of Proxmox VE is missing").hint("name it with --pve-url https://HOST:8006")
+        );
     };
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(|error| CliError::new(Exit::Unexpected, format!("cannot create {}: {error}", folder.display())))?;
+        std::fs::create_dir_all(folder)
+            .map_err(|error| CliError::new(Exit::Unexpected, format!("cannot create {}: {error}", folder.display())))?;
     }
     super::write(&path, &file(url, options.context.as_deref(), &args))?;
     note(format!("wrote {}; `capplan doctor` checks it", path.display()));
@@ -66,13 +71,17 @@ fn ask(args: &mut Args) -> Result<(), inquire::InquireError> {
     }
     if args.pve_fingerprint.is_none() && args.pve_ca_file.is_none() {
         let question = Text::new("SHA-256 fingerprint of its certificate (empty: it is signed by a public authority)");
-        args.pve_fingerprint = wanted(question.with_help_message("pvesh get /nodes --output-format json on the host, key ssl_fingerprint").prompt()?);
+        args.pve_fingerprint = wanted(
+            question.with_help_message("pvesh get /nodes --output-format json on the host, key ssl_fingerprint").prompt()?,
+        );
     }
     if args.pve_token_file.is_none() {
         let question = Text::new("File with the API token (empty: $CAPPLAN_PVE_TOKEN)");
         args.pve_token_file = wanted(question.prompt()?).map(PathBuf::from);
     }
-    if args.prometheus_url.is_none() && Confirm::new("Is there a Prometheus with kube-state-metrics?").with_default(false).prompt()? {
+    if args.prometheus_url.is_none()
+        && Confirm::new("Is there a Prometheus with kube-state-metrics?").with_default(false).prompt()?
+    {
         args.prometheus_url = wanted(Text::new("Its address").with_placeholder("http://prometheus:9090").prompt()?);
     }
     Ok(())

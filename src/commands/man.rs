@@ -34,7 +34,8 @@ pub(super) fn completions(args: &CompletionArgs) -> Result<Exit, CliError> {
 
 /// Runs `man`.
 pub(super) fn pages(args: &ManArgs) -> Result<Exit, CliError> {
-    let failed = |error: std::io::Error| CliError::new(Exit::Unexpected, format!("cannot write to {}: {error}", args.folder.display()));
+    let failed =
+        |error: std::io::Error| CliError::new(Exit::Unexpected, format!("cannot write to {}: {error}", args.folder.display()));
     std::fs::create_dir_all(&args.folder).map_err(failed)?;
     clap_mangen::generate_to(Cli::command(), &args.folder).map_err(failed)?;
     note(format!("wrote the man pages to {}", args.folder.display()));

@@ -80,12 +80,15 @@ pub async fn run(cli: Cli) -> Result<Exit, CliError> {
 pub(crate) fn print(text: &str) -> Result<(), CliError> {
     use std::io::Write;
     match anstream::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(CliError::new(Exit::Unexpected, format!("cannot write to stdout: {error}"))),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(CliError::new(Exit::Unexpected, format!("cannot write to stdout: {error}")))
+        }
         _ => Ok(()),
     }
 }
 
 /// Writes a file, naming it if that fails.
 pub(crate) fn write(path: &std::path::Path, text: &str) -> Result<(), CliError> {
-    std::fs::write(path, text).map_err(|error| CliError::new(Exit::Unexpected, format!("cannot write {}: {error}", path.display())))
+    std::fs::write(path, text)
+        .map_err(|error| CliError::new(Exit::Unexpected, format!("cannot write {}: {error}", path.display())))
 }

@@ -52,9 +52,12 @@ impl From {
             return Ok(Observed { snapshot, id, history: None, live: false });
         }
         let text = match &self.scenario {
-            Some(path) => Some((path.display().to_string(), std::fs::read_to_string(path).map_err(|error| {
-                CliError::new(Exit::Usage, format!("cannot read the scenario {}: {error}", path.display()))
-            })?)),
+            Some(path) => Some((
+                path.display().to_string(),
+                std::fs::read_to_string(path).map_err(|error| {
+                    CliError::new(Exit::Usage, format!("cannot read the scenario {}: {error}", path.display()))
+                })?,
+            )),
             None => self.demo.then(|| ("the embedded example".to_owned(), DEMO.to_owned())),
         };
         if let Some((name, text)) = text {

@@ -54,18 +54,26 @@ fn write(out: &mut String, report: &Report) -> std::fmt::Result {
         let ratio = row.ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{:.1}", ratio * 100.0));
         let full = row.forecast.as_ref().and_then(|forecast| forecast.expected).map(date).unwrap_or_default();
         let (used, holder) = (show(row.used), cell(&row.holder));
-        writeln!(out, "| {} | {} | {used} | {limit} | {ratio} | {holder} | {full} | {} | {} s |", row.name, row.scope, row.source, row.age_seconds)?;
+        writeln!(
+            out,
+            "| {} | {} | {used} | {limit} | {ratio} | {holder} | {full} | {} | {} s |",
+            row.name, row.scope, row.source, row.age_seconds
+        )?;
     }
     slots(out, report)?;
     writeln!(out, "\n## Memory\n\n| | all nodes | workers | general workers |\n|---|---:|---:|---:|")?;
     for (name, shares) in [("requests", &report.memory.requests), ("limits", &report.memory.limits)] {
         writeln!(out, "| {name} | {} | {} | {} |", percent(shares.all_nodes), percent(shares.workers), percent(shares.general))?;
     }
-    writeln!(out, "\n## Rules\n\n| direction | rule | when | is | now | window | throughout | samples | coverage | first contrary |")?;
+    writeln!(
+        out,
+        "\n## Rules\n\n| direction | rule | when | is | now | window | throughout | samples | coverage | first contrary |"
+    )?;
     writeln!(out, "|---|---|---|---:|---|---:|---|---:|---:|---|")?;
     for rule in &report.rules {
         let show = |value: f64| if rule.when.ends_with('%') { format!("{:.1}%", value * 100.0) } else { format!("{value:.0}") };
-        let contrary = rule.evidence.first_contrary.map_or_else(String::new, |one| format!("{} at {}", show(one.value), instant(one.at)));
+        let contrary =
+            rule.evidence.first_contrary.map_or_else(String::new, |one| format!("{} at {}", show(one.value), instant(one.at)));
         writeln!(
             out,
             "| {} | {} | {} | {} | {} | {} d | {} | {} | {:.0}% | {contrary} |",
@@ -119,7 +127,10 @@ fn shape(out: &mut String, report: &Report) -> std::fmt::Result {
             cell(&node.kubelet),
         )?;
     }
-    writeln!(out, "\n| host | memory | running guests | if all started | available | another worker |\n|---|---:|---:|---:|---:|---|")?;
+    writeln!(
+        out,
+        "\n| host | memory | running guests | if all started | available | another worker |\n|---|---:|---:|---:|---:|---|"
+    )?;
     for host in &report.hosts {
         let memory = &host.memory;
         let takes = host.takes_worker.map_or("unknown", |takes| if takes { "fits" } else { "does not fit" });
@@ -137,7 +148,10 @@ fn shape(out: &mut String, report: &Report) -> std::fmt::Result {
 }
 
 fn slots(out: &mut String, report: &Report) -> std::fmt::Result {
-    writeln!(out, "\n## Volume slots\n\n| worker | advertised | real | attached | counted | plugged | ghosts | phantom | unused | free |")?;
+    writeln!(
+        out,
+        "\n## Volume slots\n\n| worker | advertised | real | attached | counted | plugged | ghosts | phantom | unused | free |"
+    )?;
     writeln!(out, "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")?;
     for row in &report.slots {
         writeln!(

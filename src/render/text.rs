@@ -177,7 +177,11 @@ fn headline(page: &mut Page, report: &Report) {
     );
     let critical = report.findings.iter().filter(|finding| finding.severity == Severity::Critical);
     for finding in critical.take(3) {
-        page.paragraph("  critical", 13, &short(&format!("{} {}: {}", finding.code, finding.subject, finding.evidence), 2 * (WIDTH - 13)));
+        page.paragraph(
+            "  critical",
+            13,
+            &short(&format!("{} {}: {}", finding.code, finding.subject, finding.evidence), 2 * (WIDTH - 13)),
+        );
     }
 }
 
@@ -237,7 +241,8 @@ fn slots(page: &mut Page, report: &Report) {
     page.section("Volume slots (scheduler's ledger | plugin's ledger)");
     let rows = report.slots.iter().map(|row| {
         let number = |value: Option<u64>| value.map_or_else(|| "?".to_owned(), |value| value.to_string());
-        let known = |count: usize| if row.plugged.is_some() && row.attached.is_some() { count.to_string() } else { "?".to_owned() };
+        let known =
+            |count: usize| if row.plugged.is_some() && row.attached.is_some() { count.to_string() } else { "?".to_owned() };
         vec![
             short(row.node.as_str(), 18),
             number(row.advertised),
@@ -283,7 +288,11 @@ fn memory(page: &mut Page, report: &Report) {
     }
     if let Some(loss) = report.node_loss.first() {
         let fits = if loss.fits_by_sum { "fits by sum" } else { "does not fit" };
-        page.paragraph("", 2, &format!("loss of {}: {} to move, {} free on the others: {fits}", loss.node, loss.to_move, loss.free));
+        page.paragraph(
+            "",
+            2,
+            &format!("loss of {}: {} to move, {} free on the others: {fits}", loss.node, loss.to_move, loss.free),
+        );
     }
 }
 
@@ -305,12 +314,25 @@ fn rules(page: &mut Page, report: &Report) {
         };
         let window = if rule.window_days == 0.0 { "now".to_owned() } else { format!("{:.0} d", rule.window_days) };
         let coverage = format!("{:.0}%", rule.evidence.coverage * 100.0);
-        vec![rule.direction.clone(), short(&rule.id, 22), rule.when.clone(), value, judged(rule.instant), window, judged(rule.sustained), coverage]
+        vec![
+            rule.direction.clone(),
+            short(&rule.id, 22),
+            rule.when.clone(),
+            value,
+            judged(rule.instant),
+            window,
+            judged(rule.sustained),
+            coverage,
+        ]
     });
     page.table(&["", "rule", "when", "is", "now", "window", "throughout", "seen"], &[3, 5, 7], &rows.collect::<Vec<_>>());
     for rule in &report.rules {
         if let Some(contrary) = rule.evidence.first_contrary.filter(|contrary| contrary.at < report.at) {
-            let value = if rule.when.ends_with('%') { format!("{:.1}%", contrary.value * 100.0) } else { format!("{:.0}", contrary.value) };
+            let value = if rule.when.ends_with('%') {
+                format!("{:.1}%", contrary.value * 100.0)
+            } else {
+                format!("{:.0}", contrary.value)
+            };
             page.paragraph("", 2, &format!("{}: first contrary sample {value} at {}", rule.id, instant(contrary.at)));
         }
         if let Some(note) = &rule.evidence.note {
@@ -330,7 +352,12 @@ fn findings(page: &mut Page, report: &Report) {
             Severity::Warning => YELLOW,
             Severity::Info => "",
         };
-        page.line(format!("{colour}{:<9}{RESET}{BOLD}{}{RESET} {}", severity(finding.severity), finding.code, short(&finding.subject, 80 - 10 - finding.code.len())));
+        page.line(format!(
+            "{colour}{:<9}{RESET}{BOLD}{}{RESET} {}",
+            severity(finding.severity),
+            finding.code,
+            short(&finding.subject, 80 - 10 - finding.code.len())
+        ));
         page.paragraph("", 9, &finding.evidence);
         page.paragraph("", 9, &format!("→ {}", finding.advice));
     }
@@ -367,7 +394,11 @@ fn nodes(page: &mut Page, report: &Report) {
             state.join(", "),
         ]
     });
-    page.table(&["node", "vmid", "memory", "req %", "lim %", "cpu %", "pods", "used", ""], &[1, 2, 3, 4, 5, 6, 7], &rows.collect::<Vec<_>>());
+    page.table(
+        &["node", "vmid", "memory", "req %", "lim %", "cpu %", "pods", "used", ""],
+        &[1, 2, 3, 4, 5, 6, 7],
+        &rows.collect::<Vec<_>>(),
+    );
 }
 
 fn hosts(page: &mut Page, report: &Report) {
@@ -392,10 +423,16 @@ fn hosts(page: &mut Page, report: &Report) {
             takes,
         ]
     });
-    page.table(&["host", "memory", "running", "if all on", "available", "vCPU/threads", "+1 worker"], &[1, 2, 3, 4, 5], &rows.collect::<Vec<_>>());
+    page.table(
+        &["host", "memory", "running", "if all on", "available", "vCPU/threads", "+1 worker"],
+        &[1, 2, 3, 4, 5],
+        &rows.collect::<Vec<_>>(),
+    );
     for host in &report.hosts {
         for pool in &host.pools {
-            let share = |fill: &capplan_planner::report::Fill| percent((fill.size.0 > 0).then(|| fill.used.0 as f64 / fill.size.0 as f64));
+            let share = |fill: &capplan_planner::report::Fill| {
+                percent((fill.size.0 > 0).then(|| fill.used.0 as f64 / fill.size.0 as f64))
+            };
             page.paragraph(
                 "",
                 2,
@@ -430,7 +467,9 @@ fn provenance(page: &mut Page, report: &Report) {
         "",
         2,
         &match (history.first, history.last) {
-            (Some(first), Some(last)) => format!("history: {} samples from {} to {}", history.samples, instant(first), instant(last)),
+            (Some(first), Some(last)) => {
+                format!("history: {} samples from {} to {}", history.samples, instant(first), instant(last))
+            }
             _ => "history: none; run `capplan history import`, or run this report regularly".to_owned(),
         },
     );

@@ -66,7 +66,9 @@ impl HostRoom {
         let committed =
             self.committed_after.map_or_else(String::new, |share| format!(", running guests would commit {:.0}%", share * 100.0));
         match &self.available {
-            Reading::Known(available) => format!("{} has {available} available, a new worker needs {}{committed}", self.host, self.needed),
+            Reading::Known(available) => {
+                format!("{} has {available} available, a new worker needs {}{committed}", self.host, self.needed)
+            }
             Reading::Unknown { why } => format!("memory of {} is unknown: {why}", self.host),
         }
     }

@@ -237,10 +237,21 @@ pub struct RuleEvidence {
     pub first_contrary: Option<Contrary>,
     /// Days it has held without a contrary sample.
     pub held_days: Option<f64>,
-    /// The verdict now by each denominator.
-    pub by_scope: BTreeMap<String, Verdict>,
+    /// For shares of memory: the same by each denominator (`all-nodes`, `workers`, `general`).
+    pub by_scope: BTreeMap<String, ScopeRow>,
     /// In words.
     pub note: Option<String>,
+}
+
+/// A share of memory by one denominator.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct ScopeRow {
+    /// The share now, as a fraction.
+    pub value: f64,
+    /// Whether the threshold holds now.
+    pub instant: Verdict,
+    /// Whether it held throughout the window.
+    pub sustained: Verdict,
 }
 
 /// A sample that speaks against a rule.

@@ -64,8 +64,28 @@ pub struct Judgement<'a> {
     pub sustained: Verdict,
     /// Why.
     pub evidence: Evidence,
-    /// For shares of memory: the verdict now by each denominator.
-    pub by_scope: Vec<(Scope, f64, Verdict)>,
+    /// For shares of memory: the same by each denominator.
+    pub by_scope: Vec<ScopeVerdict>,
+}
+
+/// A share of memory by one denominator.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ScopeVerdict {
+    /// The nodes it is about.
+    pub scope: Scope,
+    /// The share now.
+    pub value: f64,
+    /// Whether the threshold holds now.
+    pub instant: Verdict,
+    /// Whether it held throughout the window.
+    pub sustained: Verdict,
+}
+
+impl Judgement<'_> {
+    /// Whether the verdict now depends on the denominator.
+    pub fn scopes_disagree(&self) -> bool {
+        self.by_scope.windows(2).any(|pair| pair[0].instant != pair[1].instant)
+    }
 }
 
 /// What the rules are judged on.
@@ -148,16 +168,22 @@ pub fn judge<'a>(facts: &Facts<'a>, direction: Direction, rule: &'a Rule) -> Jud
         sustained(facts, rule, &now, &mut evidence)
     };
     let by_scope = match rule.measure {
-        Measure::MemoryRequests | Measure::MemoryLimits => Scope::ALL
-            .into_iter()
-            .filter_map(|scope| {
-                let value = share_now(facts, rule.measure, scope).into_known()?;
-                Some((scope, value, Verdict::of(rule.when.holds(value))))
-            })
-            .collect(),
+        Measure::MemoryRequests | Measure::MemoryLimits => {
+            Scope::ALL.into_iter().filter_map(|scope| by_denominator(facts, rule, scope)).collect()
+        }
         _ => Vec::new(),
     };
     Judgement { rule, direction, instant, sustained, evidence, by_scope }
+}
+
+/// The rule's verdicts with the denominator of another scope.
+fn by_denominator(facts: &Facts<'_>, rule: &Rule, scope: Scope) -> Option<ScopeVerdict> {
+    let now = share_now(facts, rule.measure, scope);
+    let value = *now.known()?;
+    let rule = Rule { scope, ..rule.clone() };
+    let instant = Verdict::of(rule.when.holds(value));
+    let sustained = if rule.window.is_zero() { instant } else { sustained(facts, &rule, &now, &mut Evidence::default()) };
+    Some(ScopeVerdict { scope, value, instant, sustained })
 }
 
 /// The verdict of a whole rule set.

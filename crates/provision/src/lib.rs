@@ -8,3 +8,4 @@ pub mod prometheus;
 pub mod pve;
 pub mod secret;
 pub mod store;
+mod tls;

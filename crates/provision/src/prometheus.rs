@@ -48,13 +48,13 @@ pub enum PrometheusError {
         /// What it said.
         message: String,
     },
-    /// The certificate authority's file cannot be read.
-    #[error("cannot read {path}")]
+    /// The certificate authority's file cannot be used.
+    #[error("cannot use {path} as a file of trusted certificates")]
     CaFile {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: crate::tls::Cause,
     },
 }
 
@@ -158,7 +158,8 @@ impl Prometheus {
     pub fn new(url: &str, token: Option<Secret>, ca_file: Option<&Path>) -> Result<Self, PrometheusError> {
         let host = reqwest::Url::parse(url).ok().and_then(|parsed| parsed.host_str().map(str::to_owned));
         // The host alone is named: an address with a password in it must not be repeated.
-        let endpoint = |why: String| PrometheusError::Endpoint { url: host.clone().unwrap_or_else(|| "its address".to_owned()), why };
+        let endpoint =
+            |why: String| PrometheusError::Endpoint { url: host.clone().unwrap_or_else(|| "its address".to_owned()), why };
         let parsed = reqwest::Url::parse(url).map_err(|error| endpoint(error.to_string()))?;
         if !["http", "https"].contains(&parsed.scheme()) || !parsed.username().is_empty() || parsed.password().is_some() {
             return Err(endpoint("it has to be http:// or https:// without a password in it".to_owned()));
@@ -167,9 +168,8 @@ impl Prometheus {
         drop(rustls::crypto::ring::default_provider().install_default());
         let mut builder = Client::builder().connect_timeout(CONNECT_TIMEOUT).timeout(TOTAL_TIMEOUT);
         if let Some(path) = ca_file {
-            let text = std::fs::read(path).map_err(|source| PrometheusError::CaFile { path: path.to_owned(), source })?;
-            let certificates = reqwest::Certificate::from_pem_bundle(&text).map_err(|error| endpoint(causes(&error)))?;
-            builder = builder.tls_certs_only(certificates);
+            let tls = crate::tls::with_file(path).map_err(|source| PrometheusError::CaFile { path: path.to_owned(), source })?;
+            builder = builder.tls_backend_preconfigured(tls);
         }
         let client = builder.build().map_err(|error| endpoint(causes(&error)))?;
         Ok(Self { client, url: url.trim_end_matches('/').to_owned(), token })
@@ -200,8 +200,15 @@ impl Prometheus {
         Ok(series.into_iter().map(|(labels, points)| RangeSeries { labels, points }).collect())
     }
 
-    async fn piece(&self, query: &str, from: Timestamp, to: Timestamp, step: SignedDuration) -> Result<Vec<Matrix>, PrometheusError> {
-        let connect = |error: reqwest::Error| PrometheusError::Connect { url: self.url.clone(), why: causes(&error.without_url()) };
+    async fn piece(
+        &self,
+        query: &str,
+        from: Timestamp,
+        to: Timestamp,
+        step: SignedDuration,
+    ) -> Result<Vec<Matrix>, PrometheusError> {
+        let connect =
+            |error: reqwest::Error| PrometheusError::Connect { url: self.url.clone(), why: causes(&error.without_url()) };
         let query = [
             ("query", query.to_owned()),
             ("start", from.as_second().to_string()),
@@ -222,7 +229,8 @@ impl Prometheus {
         if answer.status == "success" {
             return Ok(answer.data.result);
         }
-        let message = if answer.error.is_empty() { status.to_string() } else { format!("{}: {}", answer.error_type, answer.error) };
+        let message =
+            if answer.error.is_empty() { status.to_string() } else { format!("{}: {}", answer.error_type, answer.error) };
         Err(PrometheusError::Refused { status: status.as_u16(), message })
     }
 }
@@ -255,7 +263,8 @@ pub async fn import(
 ) -> Import {
     let mut import = Import::default();
     // Samples of every run fall on the same instants, so that two imports do not interleave.
-    let aligned = |at: Timestamp| Timestamp::from_second(at.as_second().div_euclid(step.as_secs().max(1)) * step.as_secs().max(1));
+    let aligned =
+        |at: Timestamp| Timestamp::from_second(at.as_second().div_euclid(step.as_secs().max(1)) * step.as_secs().max(1));
     let (start, end) = (aligned(start).unwrap_or(start), aligned(end).unwrap_or(end));
     let mut ask = async |name: &str, query: &str| -> Vec<RangeSeries> {
         if query.trim().is_empty() {
@@ -334,7 +343,12 @@ mod tests {
             points: points.iter().map(|(second, value)| (at(*second), *value)).collect(),
         };
         let mut samples = Vec::new();
-        push(&mut samples, Dimension::MemoryRequests, vec![series("a", &[(1, 5.0), (2, 6.0)])], &[series("a", &[(1, 10.0)]), series("b", &[(2, 9.0)])]);
+        push(
+            &mut samples,
+            Dimension::MemoryRequests,
+            vec![series("a", &[(1, 5.0), (2, 6.0)])],
+            &[series("a", &[(1, 10.0)]), series("b", &[(2, 9.0)])],
+        );
         assert_eq!(samples.iter().map(|sample| sample.limit).collect::<Vec<_>>(), [Some(10.0), None]);
     }
 }

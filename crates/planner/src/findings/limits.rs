@@ -124,20 +124,15 @@ fn evicted(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
 }
 
 fn disagreement(one: &Judgement<'_>, findings: &mut Vec<Finding>) {
-    let Some((_, _, first)) = one.by_scope.first() else { return };
-    if one.by_scope.iter().all(|(_, _, verdict)| verdict == first) {
+    if !one.scopes_disagree() {
         return;
     }
     let list: Vec<String> = one
         .by_scope
         .iter()
-        .map(|(scope, value, verdict)| {
-            format!(
-                "{:.1}% of {} ({})",
-                value * 100.0,
-                scope.name(),
-                if *verdict == Verdict::Met { "holds" } else { "does not hold" }
-            )
+        .map(|by| {
+            let holds = if by.instant == Verdict::Met { "holds" } else { "does not hold" };
+            format!("{:.1}% of {} ({holds})", by.value * 100.0, by.scope.name())
         })
         .collect();
     findings.push(Finding::new(

@@ -14,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Binding, Chart, ChartUnit, Contrary, DimensionRow, FORMAT, Fill, Forecast, HistoryRow, HostMemoryRow, HostRow, Memory,
-    NodeLossRow, NodeRow, PoolRow, Report, RuleEvidence, RuleRow, Shares, SlotRow, Unknown,
+    NodeLossRow, NodeRow, PoolRow, Report, RuleEvidence, RuleRow, ScopeRow, Shares, SlotRow, Unknown,
 };
 use crate::capacity::{NodeUse, commitment, memory_share, node_uses, usages};
 use crate::decide::{decide, host_rooms};
@@ -62,12 +62,18 @@ pub fn build(snapshot: &Snapshot, id: SnapshotId, history: &History, policy: &Po
         binding: binding(&facts, &found),
         dimensions,
         memory: memory(&uses, &judgements),
-        node_loss: uses.known().map(|uses| losses(uses)).unwrap_or_default().into_iter().map(|loss| NodeLossRow {
-            fits_by_sum: loss.to_move <= loss.free,
-            node: loss.node,
-            to_move: loss.to_move,
-            free: loss.free,
-        }).collect(),
+        node_loss: uses
+            .known()
+            .map(|uses| losses(uses))
+            .unwrap_or_default()
+            .into_iter()
+            .map(|loss| NodeLossRow {
+                fits_by_sum: loss.to_move <= loss.free,
+                node: loss.node,
+                to_move: loss.to_move,
+                free: loss.free,
+            })
+            .collect(),
         slots: slots.known().into_iter().flatten().map(slot_row).collect(),
         rules: judgements.iter().map(|one| rule_row(one, snapshot.taken)).collect(),
         findings,
@@ -240,7 +246,7 @@ fn dimension_rows(facts: &Facts<'_>, found: &[Usage], unknown: &[(Dimension, Str
 fn memory(uses: &Reading<Vec<NodeUse<'_>>>, judgements: &[Judgement<'_>]) -> Memory {
     let Some(uses) = uses.known() else { return Memory::default() };
     let [all_nodes, workers, general] = Scope::ALL.map(|scope| memory_share(uses, scope));
-    let disagree = judgements.iter().filter(|one| one.by_scope.windows(2).any(|pair| pair[0].2 != pair[1].2));
+    let disagree = judgements.iter().filter(|one| one.scopes_disagree());
     Memory {
         requests: Shares { all_nodes: all_nodes.requested(), workers: workers.requested(), general: general.requested() },
         limits: Shares { all_nodes: all_nodes.limited(), workers: workers.limited(), general: general.limited() },
@@ -327,7 +333,13 @@ fn rule_row(one: &Judgement<'_>, now: Timestamp) -> RuleRow {
             coverage: one.evidence.coverage,
             first_contrary: one.evidence.first_contrary.map(|(at, value)| Contrary { at, value }),
             held_days: one.evidence.held_since.map(|since| days(now.duration_since(since))),
-            by_scope: one.by_scope.iter().map(|(scope, _, verdict)| (scope.name().to_owned(), *verdict)).collect(),
+            by_scope: one
+                .by_scope
+                .iter()
+                .map(|by| {
+                    (by.scope.name().to_owned(), ScopeRow { value: by.value, instant: by.instant, sustained: by.sustained })
+                })
+                .collect(),
             note: one.evidence.note.clone(),
         },
     }

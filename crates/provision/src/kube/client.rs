@@ -5,11 +5,16 @@ use std::time::Duration;
 
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
-use kube::client::Body;
+use hyper_rustls::HttpsConnectorBuilder;
+use hyper_util::rt::TokioExecutor;
+use kube::client::{Body, ConfigExt};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use rustls::pki_types::CertificateDer;
 use serde::Deserialize;
+use tower::{BoxError, ServiceBuilder};
 
 use super::wire::{List, Listed};
+use crate::observe::causes;
 
 /// Objects a page: the size at which the API server, the network and our parser are all content.
 const PAGE: usize = 500;
@@ -17,6 +22,8 @@ const PAGE: usize = 500;
 const RESTARTS: usize = 3;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pauses before the second and third attempt of a read that the server was too busy for.
+const PAUSES: [Duration; 2] = [Duration::from_millis(300), Duration::from_secs(1)];
 
 /// How to reach the cluster.
 #[derive(Clone, Debug, Default)]
@@ -113,7 +120,7 @@ struct Status {
 }
 
 impl Reader {
-    /// Finds the configuration and builds a client; nothing is sent yet.
+    /// Finds the configuration and builds a client; at most the server's version is asked for.
     ///
     /// # Errors
     /// [`KubeError::Config`] if no configuration is found or it cannot be used.
@@ -132,9 +139,18 @@ impl Reader {
         };
         config.connect_timeout = Some(CONNECT_TIMEOUT);
         config.read_timeout = Some(READ_TIMEOUT);
+        // Its 15 silent attempts can take minutes; reads are tried again here, visibly and briefly.
+        config.default_retry = false;
         let server = config.cluster_url.to_string();
-        let client = kube::Client::try_from(config).map_err(config_error)?;
-        Ok(Self { client, server })
+        let client = kube::Client::try_from(config.clone()).map_err(config_error)?;
+        let reader = Self { client, server };
+        if let Err(KubeError::Connect { source, .. }) = reader.attempt("/version").await
+            && causes(&*source).contains("CaUsedAsEndEntity")
+        {
+            let client = with_own_certificate(&config).map_err(KubeError::Config)?;
+            return Ok(Self { client, ..reader });
+        }
+        Ok(reader)
     }
 
     /// Address of the API server.
@@ -142,8 +158,18 @@ impl Reader {
         &self.server
     }
 
-    /// Sends a GET and returns the body of a good answer.
+    /// Sends a GET, up to three times, and returns the body of a good answer.
     pub(crate) async fn get(&self, path: &str) -> Result<Vec<u8>, KubeError> {
+        for pause in PAUSES {
+            match self.attempt(path).await {
+                Err(KubeError::Api { status: 429 | 502..=504, .. }) => tokio::time::sleep(pause).await,
+                answer => return answer,
+            }
+        }
+        self.attempt(path).await
+    }
+
+    async fn attempt(&self, path: &str) -> Result<Vec<u8>, KubeError> {
         let request = Request::get(path).header("Accept", "application/json").body(Body::empty());
         self.send(path, request).await
     }
@@ -152,7 +178,9 @@ impl Reader {
         let connect =
             |source: Box<dyn std::error::Error + Send + Sync>| KubeError::Connect { server: self.server.clone(), source };
         let request = request.map_err(|error| connect(Box::new(error)))?;
-        let response = self.client.send(request).await.map_err(|error| match error {
+        let answer = tokio::time::timeout(READ_TIMEOUT, self.client.send(request)).await;
+        let answer = answer.map_err(|_| connect(format!("no answer within {} s", READ_TIMEOUT.as_secs()).into()))?;
+        let response = answer.map_err(|error| match error {
             kube::Error::Auth(error) => KubeError::Config(Box::new(error)),
             error => connect(Box::new(error)),
         })?;
@@ -289,6 +317,20 @@ impl Reader {
             serde_json::from_slice(&body).map_err(|source| KubeError::Decode { path: "/version".to_owned(), source })?;
         Ok(version.git_version)
     }
+}
+
+/// A client for a server whose own certificate is the "authority" of the kubeconfig.
+fn with_own_certificate(config: &kube::Config) -> Result<kube::Client, Box<dyn std::error::Error + Send + Sync>> {
+    let mut tls = config.rustls_client_config()?;
+    let certificates = config.root_cert.iter().flatten().map(|der| CertificateDer::from(der.clone())).collect();
+    tls.dangerous().set_certificate_verifier(crate::tls::verifier(certificates)?);
+    let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .map_err(BoxError::from)
+        .service(hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(https));
+    Ok(kube::Client::new(service, config.default_namespace.clone()))
 }
 
 fn percent_encoded(text: &str) -> String {

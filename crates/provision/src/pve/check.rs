@@ -16,7 +16,8 @@ use crate::observe::causes;
 ///
 /// # Source
 /// The API's own permission rules, measured by dropping one at a time (PVE 9.2).
-const NEEDED: [(&str, &str); 4] = [("/", "Sys.Audit"), ("/nodes", "Sys.Audit"), ("/vms", "VM.Audit"), ("/storage", "Datastore.Audit")];
+const NEEDED: [(&str, &str); 4] =
+    [("/", "Sys.Audit"), ("/nodes", "Sys.Audit"), ("/vms", "VM.Audit"), ("/storage", "Datastore.Audit")];
 
 impl PveError {
     /// Whether the user has to mend something before this endpoint can be trusted at all.
@@ -40,7 +41,10 @@ pub async fn check(reader: &Reader) -> Result<(), PveError> {
 pub async fn missing_privileges(reader: &Reader) -> Result<Vec<(&'static str, &'static str)>, PveError> {
     let permissions: Permissions = reader.get("/access/permissions", &[]).await?;
     let holds = |path: &str, privilege: &str| permissions.0.get(path).is_some_and(|held| held.contains_key(privilege));
-    Ok(NEEDED.into_iter().filter(|(path, privilege)| !holds(path, privilege) && (*path == "/" || !holds("/", privilege))).collect())
+    Ok(NEEDED
+        .into_iter()
+        .filter(|(path, privilege)| !holds(path, privilege) && (*path == "/" || !holds("/", privilege)))
+        .collect())
 }
 
 /// The clocks of the hosts that tell theirs.
@@ -75,11 +79,19 @@ pub async fn samples(reader: &Reader, now: Timestamp, days: u32) -> (Vec<Sample>
     for host in hosts.items() {
         let name: &HostName = &host.name;
         match rrd(reader, name, timeframe, Consolidation::Maximum).await {
-            Ok(points) => samples.extend(points.into_iter().filter(|point| point.at > start && point.at <= now).filter_map(|point| {
-                let total = point.memory_total?;
-                let used = point.memory_available.map(|available| total - available).or(point.memory_used)?;
-                Some(Sample { at: point.at, dimension: Dimension::HostMemoryUsed, subject: name.to_string(), used, limit: Some(total) })
-            })),
+            Ok(points) => {
+                samples.extend(points.into_iter().filter(|point| point.at > start && point.at <= now).filter_map(|point| {
+                    let total = point.memory_total?;
+                    let used = point.memory_available.map(|available| total - available).or(point.memory_used)?;
+                    Some(Sample {
+                        at: point.at,
+                        dimension: Dimension::HostMemoryUsed,
+                        subject: name.to_string(),
+                        used,
+                        limit: Some(total),
+                    })
+                }))
+            }
             Err(error) => failed.push((format!("memory of {name}"), causes(&error))),
         }
         for storage in host.storages.items().iter().filter(|storage| storage.kind == "lvmthin") {
@@ -87,10 +99,18 @@ pub async fn samples(reader: &Reader, now: Timestamp, days: u32) -> (Vec<Sample>
             let mut pools = host.pools.items().iter().filter(|pool| pool.size == storage.total);
             let (Some(pool), None) = (pools.next(), pools.next()) else { continue };
             match rrd_storage(reader, name, &storage.name, timeframe, Consolidation::Maximum).await {
-                Ok(points) => samples.extend(points.into_iter().filter(|point| point.at > start && point.at <= now).filter_map(|point| {
-                    let subject = format!("{name}/{}", pool.name);
-                    Some(Sample { at: point.at, dimension: Dimension::PoolData, subject, used: point.used?, limit: point.total })
-                })),
+                Ok(points) => {
+                    samples.extend(points.into_iter().filter(|point| point.at > start && point.at <= now).filter_map(|point| {
+                        let subject = format!("{name}/{}", pool.name);
+                        Some(Sample {
+                            at: point.at,
+                            dimension: Dimension::PoolData,
+                            subject,
+                            used: point.used?,
+                            limit: point.total,
+                        })
+                    }))
+                }
                 Err(error) => failed.push((format!("storage {} of {name}", storage.name), causes(&error))),
             }
         }

@@ -94,7 +94,7 @@ impl Reader {
                 drop(rustls::crypto::ring::default_provider().install_default());
                 builder
             }
-            Trust::CaFile(path) => builder.tls_backend_preconfigured(tls::with_roots(&url, &path)?),
+            Trust::CaFile(path) => builder.tls_backend_preconfigured(tls::with_roots(&path)?),
             Trust::Fingerprint(text) => {
                 let (config, pinned) = tls::pinned(&url, &text)?;
                 pin = Some(pinned);

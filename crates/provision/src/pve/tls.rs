@@ -6,12 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use sha2::{Digest, Sha256};
 
-use super::error::{Cause, EndpointError};
+use super::error::EndpointError;
 
 /// SHA-256 of a certificate in DER form, as PVE shows it: `AA:BB:…`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -135,21 +134,8 @@ pub(super) fn pinned(url: &str, fingerprint: &str) -> Result<(ClientConfig, Arc<
 }
 
 /// A configuration that trusts the certificates of a PEM file and no others.
-pub(super) fn with_roots(url: &str, path: &Path) -> Result<ClientConfig, EndpointError> {
-    let refused = |source: Cause| EndpointError::CaFile { path: path.to_owned(), source };
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| refused(error.into()))? {
-        let certificate = certificate.map_err(|error| refused(error.into()))?;
-        roots.add(certificate).map_err(|error| refused(error.into()))?;
-    }
-    if roots.is_empty() {
-        return Err(refused("it holds no certificate in PEM form".into()));
-    }
-    Ok(ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|source| EndpointError::Client { url: url.to_owned(), source: source.into() })?
-        .with_root_certificates(roots)
-        .with_no_client_auth())
+pub(super) fn with_roots(path: &Path) -> Result<ClientConfig, EndpointError> {
+    crate::tls::with_file(path).map_err(|source| EndpointError::CaFile { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -143,7 +143,8 @@ impl Archive {
             let path = path.clone();
             move |source| ArchiveError::Io { act, path, source }
         };
-        let parquet = |error: polars::prelude::PolarsError| ArchiveError::Parquet { path: path.clone(), message: error.to_string() };
+        let parquet =
+            |error: polars::prelude::PolarsError| ArchiveError::Parquet { path: path.clone(), message: error.to_string() };
         let file = File::create(&temporary).map_err(io("create"))?;
         let format = KeyValueMetadata::from_static(vec![(FORMAT_KEY.to_owned(), FORMAT.to_owned())]);
         let mut frame = frame(history).map_err(parquet)?;
@@ -247,11 +248,15 @@ fn take(frame: &DataFrame, history: &mut History) -> Result<(), String> {
             done.entry((dimension, subject.to_owned())).or_default().extend(points);
         }
     };
-    for ((((at, name), subject), used), limit) in at.iter().zip(dimension.iter()).zip(subject.iter()).zip(used.iter()).zip(limit.iter()) {
+    for ((((at, name), subject), used), limit) in
+        at.iter().zip(dimension.iter()).zip(subject.iter()).zip(used.iter()).zip(limit.iter())
+    {
         let (Some(at), Some(name), Some(subject), Some(used)) = (at, name, subject, used) else { continue };
         let at = Timestamp::from_millisecond(at).map_err(|error| format!("a time stamp is out of range: {error}"))?;
         match &mut run {
-            Some((run_name, run_subject, points)) if *run_name == name && *run_subject == subject => points.push((at, Point { used, limit })),
+            Some((run_name, run_subject, points)) if *run_name == name && *run_subject == subject => {
+                points.push((at, Point { used, limit }))
+            }
             _ => finish(run.replace((name, subject, vec![(at, Point { used, limit })]))),
         }
     }
