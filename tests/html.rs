@@ -271,7 +271,8 @@ fn chromium_shows_the_page_at_both_widths_and_prints_it() {
         return;
     };
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let page = rendered();
+    // No hyphen to break at: the longest name Kubernetes allows in one label.
+    let page = rendered().replace(IDLE, &"k".repeat(63));
     let file = directory.path().join("report.html");
     std::fs::write(&file, &page).expect("written");
 
@@ -307,10 +308,10 @@ fn chromium_shows_the_page_at_both_widths_and_prints_it() {
     run(&chromium, directory.path(), &arguments, &file);
     let paper = std::fs::read(&paper).expect("printed");
     assert!(paper.starts_with(b"%PDF-"));
-    assert!(paper.windows(11).any(|bytes| bytes == b"/Type /Page"), "no page was printed");
+    assert!(paper.windows(12).any(|bytes| bytes.starts_with(b"/Type /Page") && !bytes.ends_with(b"s")), "no page was printed");
 
     if let Some(keep) = std::env::var_os("CAPPLAN_KEEP_HTML") {
-        std::fs::write(keep, page).expect("kept");
+        std::fs::write(keep, rendered()).expect("kept");
     }
 }
 
