@@ -314,7 +314,7 @@ fn mismatches(slots: &VolumeSlots) -> Vec<String> {
 }
 
 fn rule_row(one: &Judgement<'_>, now: Timestamp) -> RuleRow {
-    let share = matches!(one.rule.measure, Measure::MemoryRequests | Measure::MemoryLimits);
+    let share = one.rule.measure.is_memory_share();
     let days = |duration: SignedDuration| duration.as_secs() as f64 / 86_400.0;
     RuleRow {
         id: one.rule.id.clone(),
