@@ -1,5 +1,7 @@
 //! The report for a terminal: 80 columns, readable without colour.
 
+use std::collections::BTreeMap;
+
 use capplan_planner::report::{Forecast, Report, Severity, Verdict};
 
 use super::{action, date, instant, or_unknown, percent, severity, verdict};
@@ -233,14 +235,16 @@ fn capacity(page: &mut Page, report: &Report) {
         vec![short_name(&row.name), used, limit, filled(row.ratio), short(holder, 17), full]
     });
     page.table(&["dimension", "used", "limit", "%", "holder", "full"], &[1, 2, 3], &rows.collect::<Vec<_>>());
-    let mut sources: Vec<String> = Vec::new();
+    let mut sources: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for row in report.dimensions.iter().filter(|row| !row.source.is_empty()) {
-        let source = format!("{}: {}", row.name, row.source);
-        if !sources.contains(&source) {
-            sources.push(source);
+        let names = sources.entry(&row.source).or_default();
+        let name = short_name(&row.name);
+        if !names.contains(&name) {
+            names.push(name);
         }
     }
-    page.paragraph("", 2, &format!("read at {} from: {}", instant(report.at), sources.join("; ")));
+    let sources: Vec<String> = sources.into_iter().map(|(source, names)| format!("{source} ({})", names.join(", "))).collect();
+    page.paragraph("", 2, &format!("read at {} from {}", instant(report.at), sources.join("; ")));
     for row in report.dimensions.iter().filter(|row| row.note.is_some()) {
         page.paragraph("", 2, &format!("{}: {}", row.name, row.note.as_deref().unwrap_or_default()));
     }

@@ -1,6 +1,6 @@
 //! Puts the report together from the facts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use capplan_model::capacity::{Dimension, Usage};
 use capplan_model::history::{History, Series};
@@ -25,6 +25,8 @@ use crate::rules::{Facts, Judgement, judge_all};
 
 /// A date further away than this does not make a limit the one that bites first.
 const NEAR_DAYS: i64 = 90;
+/// Holders whose trend is drawn, fullest first: on a large cluster the emptier ones are not next.
+const MOST_FORECASTS: usize = 500;
 /// Days of history that are drawn.
 const CHART_DAYS: i64 = 30;
 /// Most lines in one chart: more cannot be told apart.
@@ -111,7 +113,7 @@ fn forecast_series(series: &Series, now: Timestamp, used: f64, limit: f64) -> Op
 /// The limit that bites first: one that is reached already, else one that the trend reaches within
 /// 90 days, else the fullest.
 fn binding(facts: &Facts<'_>, found: &[Usage]) -> Option<Binding> {
-    let workers: Vec<&str> =
+    let workers: BTreeSet<&str> =
         facts.snapshot.workers().known().map(|nodes| nodes.iter().map(|node| node.name.as_str()).collect()).unwrap_or_default();
     // What binds on the control plane's node or on a device that is handed out whole stops no pod
     // that could go elsewhere: these are findings, not the cluster's limit.
@@ -119,7 +121,7 @@ fn binding(facts: &Facts<'_>, found: &[Usage]) -> Option<Binding> {
         let per_node = matches!(usage.dimension, Dimension::MemoryRequests | Dimension::Cpu | Dimension::Pods);
         usage.dimension.binds()
             && usage.dimension != Dimension::ExtendedResource
-            && (!per_node || workers.contains(&usage.subject.as_str()))
+            && (!per_node || workers.contains(usage.subject.as_str()))
     };
     let mut candidates: Vec<(&Usage, f64, f64)> =
         found.iter().filter(counts).filter_map(|usage| Some((usage, usage.ratio()?, usage.limit?))).collect();
@@ -141,6 +143,7 @@ fn binding(facts: &Facts<'_>, found: &[Usage]) -> Option<Binding> {
     let horizon = facts.snapshot.taken + SignedDuration::from_hours(24 * NEAR_DAYS);
     let soonest = candidates
         .iter()
+        .take(MOST_FORECASTS)
         .filter_map(|one| Some((one, forecast(facts, one.0)?.expected.filter(|when| *when <= horizon)?)))
         .min_by_key(|(_, when)| *when);
     Some(match soonest {
