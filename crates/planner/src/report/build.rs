@@ -27,6 +27,8 @@ use crate::rules::{Facts, Judgement, judge_all};
 const NEAR_DAYS: i64 = 90;
 /// Holders whose trend is drawn, fullest first: on a large cluster the emptier ones are not next.
 const MOST_FORECASTS: usize = 500;
+/// Age up to which a sample of a file system stands for now.
+const FILESYSTEM_HOURS: i64 = 2;
 /// Days of history that are drawn.
 const CHART_DAYS: i64 = 30;
 /// Most lines in one chart: more cannot be told apart.
@@ -41,7 +43,12 @@ pub fn build(snapshot: &Snapshot, id: SnapshotId, history: &History, policy: &Po
     let slots = VolumeSlots::of_workers(snapshot, &policy.attacher);
     let facts = Facts { snapshot, history, policy, uses: &uses, slots: &slots };
     let joins = join(snapshot);
-    let (found, unknown) = usages(snapshot, policy, &uses, &slots);
+    let (mut found, mut unknown) = usages(snapshot, policy, &uses, &slots);
+    let filesystems = filesystems(history, snapshot.taken);
+    if !filesystems.is_empty() {
+        unknown.retain(|(dimension, _)| *dimension != Dimension::NodeFilesystem);
+        found.extend(filesystems);
+    }
     let judgements = judge_all(&facts);
     let findings = findings::find(&facts, &joins, &found, &judgements);
     let dimensions = dimension_rows(&facts, &found, &unknown);
@@ -85,6 +92,25 @@ pub fn build(snapshot: &Snapshot, id: SnapshotId, history: &History, policy: &Po
         history: HistoryRow { samples: history.len(), first: span.map(|(first, _)| first), last: span.map(|(_, last)| last) },
         unknown: unknowns,
     }
+}
+
+/// File systems of the nodes as Prometheus last saw them: neither API tells.
+fn filesystems(history: &History, now: Timestamp) -> Vec<Usage> {
+    let recent = now - SignedDuration::from_hours(FILESYSTEM_HOURS);
+    let last = |series: &Series| series.range(recent..=now).next_back().map(|(_, point)| *point);
+    history
+        .subjects(Dimension::NodeFilesystem)
+        .filter_map(|(subject, series)| {
+            let point = last(series)?;
+            Some(Usage {
+                dimension: Dimension::NodeFilesystem,
+                subject: subject.to_owned(),
+                used: point.used,
+                limit: point.limit,
+                source: "Prometheus, node_exporter",
+            })
+        })
+        .collect()
 }
 
 fn versions(snapshot: &Snapshot) -> BTreeMap<String, String> {
