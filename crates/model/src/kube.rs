@@ -382,9 +382,13 @@ pub struct Scheduling {
     /// Node and pod affinity.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
-    /// Tolerations.
+    /// Tolerations, but for the two of `default_tolerations`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tolerations: Vec<Toleration>,
+    /// Whether the pod tolerates a node that is not ready or unreachable for 300 s each, as the
+    /// DefaultTolerationSeconds admission plugin makes nearly every pod do.
+    #[serde(skip_serializing_if = "is_default")]
+    pub default_tolerations: bool,
     /// Topology spread constraints.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub topology_spread: Vec<TopologySpread>,

@@ -1,42 +1,38 @@
 //! Builds the Kubernetes plane from saved lists (`kubectl get … -A -o json`).
 
-use std::fs;
+use std::fs::File;
+use std::io::BufReader;
 use std::path::Path;
 
 use capplan_model::Reading;
 use capplan_model::kube::{Kube, Workload};
 use serde::Deserialize;
 
-use super::wire::{self, List, Listed, NodeLease};
+use super::stream;
+use super::wire::{self, Listed, NodeLease};
+use crate::observe::causes;
 
-fn text(folder: &Path, name: &str) -> Reading<Vec<u8>> {
-    // `kubectl get -o json` lists lie in the folder itself, raw answers of the API in `api`.
-    let path = [folder.join(name), folder.join("api").join(name)].into_iter().find(|path| path.exists());
-    match fs::read(path.unwrap_or_else(|| folder.join(name))) {
-        Ok(text) => Reading::Known(text),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Reading::unknown(format!("{name} is not in the folder of saved lists"))
-        }
-        Err(error) => Reading::unknown(format!("cannot read {name}: {error}")),
+/// The file of that name: `kubectl get -o json` lists lie in the folder itself, raw answers of the
+/// API in `api`.
+fn open(folder: &Path, name: &str) -> Reading<File> {
+    let places = [folder.join(name), folder.join("api").join(name)];
+    match places.iter().find(|path| path.exists()).map(File::open) {
+        Some(Ok(file)) => Reading::Known(file),
+        Some(Err(error)) => Reading::unknown(format!("cannot open {name}: {error}")),
+        None => Reading::unknown(format!("{name} is not in the folder of saved lists")),
     }
 }
 
-fn list<T: Listed + Send>(folder: &Path) -> Reading<Vec<T>>
-where
-    T::Wire: Send,
-{
+fn list<T: Listed>(folder: &Path) -> Reading<Vec<T>> {
     let name = format!("{}.json", T::PLURAL);
-    text(folder, &name).and_then(|text| match List::<T>::decode(&text) {
+    open(folder, &name).and_then(|file| match stream::read::<T>(file) {
         Ok(list) if list.next.is_some() => Reading::unknown(format!("{name} is one page of several: save the whole list")),
         Ok(list) => Reading::Known(list.items),
-        Err(error) => Reading::unknown(format!("{name}: {error}")),
+        Err(error) => Reading::unknown(format!("{name} {}", causes(&error))),
     })
 }
 
-fn workloads<T: Listed + Send>(folder: &Path, inner: fn(T) -> Workload) -> Reading<Vec<Workload>>
-where
-    T::Wire: Send,
-{
+fn workloads<T: Listed>(folder: &Path, inner: fn(T) -> Workload) -> Reading<Vec<Workload>> {
     list::<T>(folder).map(|items| items.into_iter().map(inner).collect())
 }
 
@@ -45,7 +41,7 @@ where
 /// A file that is missing or not a list becomes an unknown. No list of Secrets or ConfigMaps is
 /// looked for.
 pub fn read(folder: &Path) -> Kube {
-    let version = text(folder, "version.json").and_then(|text| {
+    let version = open(folder, "version.json").and_then(|file| {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Version {
@@ -53,7 +49,7 @@ pub fn read(folder: &Path) -> Kube {
             server_version: Option<Box<Version>>,
         }
         // `kubectl version -o json` nests the server's answer.
-        let parsed: Option<Version> = serde_json::from_slice(&text).ok();
+        let parsed: Option<Version> = serde_json::from_reader(BufReader::new(file)).ok();
         let told = parsed.and_then(|one| one.git_version.or_else(|| one.server_version.and_then(|inner| inner.git_version)));
         told.map_or_else(|| Reading::unknown("version.json names no gitVersion"), Reading::Known)
     });

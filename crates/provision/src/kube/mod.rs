@@ -3,6 +3,7 @@
 pub mod client;
 pub mod lists;
 pub mod observe;
+mod stream;
 mod wire;
 
 pub use client::{Connection, KubeError, Reader};

@@ -4,6 +4,8 @@
 //! costs its text and its rows and nothing else. Fields that are not named here are skipped by the
 //! parser, environment variables and annotations among them.
 
+mod sieve;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,6 +18,8 @@ use capplan_model::units::{Bytes, MilliCpu, quantity};
 use jiff::Timestamp;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+
+use self::sieve::{HostPorts, PodConditions, RestartPolicy, Tolerations};
 
 /// A kind of object we list: where it is listed, how it is spelled, what it becomes.
 pub(crate) trait Listed: Sized {
@@ -309,7 +313,7 @@ wire!(PodSpec {
     resources: Requirements,
     node_selector: Labels,
     affinity: Option<model::Affinity>,
-    tolerations: Vec<model::Toleration>,
+    tolerations: Tolerations,
     topology_spread_constraints: Vec<model::TopologySpread>,
     priority: i32,
     preemption_policy: String,
@@ -318,14 +322,8 @@ wire!(PodSpec {
     resource_claims: Vec<IgnoredAny>,
     scheduling_gates: Vec<IgnoredAny>,
 });
-wire!(Container { image: String, resources: Requirements, restart_policy: String, ports: Vec<Port> });
+wire!(Container { image: String, resources: Requirements, restart_policy: RestartPolicy, ports: HostPorts });
 wire!(Requirements { requests: Amounts, limits: Amounts });
-wire!(Port {
-    host_port: u16,
-    protocol: String,
-    #[serde(rename = "hostIP")]
-    host_ip: String,
-});
 wire!(Volume {
     name: String,
     persistent_volume_claim: Option<ClaimSource>,
@@ -337,7 +335,7 @@ wire!(ClaimSource { claim_name: String });
 wire!(PodStatus {
     phase: String,
     reason: String,
-    conditions: Vec<ConditionWire>,
+    conditions: PodConditions,
     container_statuses: Vec<ContainerStatus>,
     init_container_statuses: Vec<ContainerStatus>,
 });
@@ -362,7 +360,7 @@ fn effective(spec: &PodSpec, side: impl Fn(&Requirements) -> &Amounts, overhead:
         let own = &side(&container.resources).0;
         let mut now = sidecars.clone();
         now.add(own);
-        if container.restart_policy == "Always" {
+        if container.restart_policy == RestartPolicy::Always {
             together.add(own);
             sidecars.add(own);
         }
@@ -408,10 +406,9 @@ impl Listed for model::Pod {
             .then(|| {
                 let finished = statuses().filter_map(|one| one.state.terminated.as_ref()?.finished_at).max();
                 let disrupted =
-                    status.conditions.iter().find(|one| one.kind == "DisruptionTarget").and_then(|one| one.last_transition_time);
-                let changed = || status.conditions.iter().filter_map(|one| one.last_transition_time).max();
+                    status.conditions.kept.iter().find(|one| one.kind == "DisruptionTarget").and_then(|one| one.since);
                 // A pod evicted by its kubelet may keep no time at all but that of its creation.
-                disrupted.or(finished).or_else(changed).or(metadata.creation_timestamp)
+                disrupted.or(finished).or(status.conditions.changed).or(metadata.creation_timestamp)
             })
             .flatten();
         let waiting = statuses().find_map(|one| one.state.waiting.as_ref()).map(|one| one.reason.clone()).unwrap_or_default();
@@ -432,14 +429,7 @@ impl Listed for model::Pod {
         let mut images: Vec<String> = containers().map(|one| one.image.clone()).filter(|image| !image.is_empty()).collect();
         images.sort_unstable();
         images.dedup();
-        let host_ports = containers()
-            .flat_map(|one| &one.ports)
-            .filter(|port| port.host_port > 0)
-            .map(|port| {
-                let protocol = if port.protocol.is_empty() { "TCP" } else { &port.protocol };
-                (protocol.to_owned(), port.host_ip.clone(), port.host_port)
-            })
-            .collect();
+        let host_ports = containers().flat_map(|one| one.ports.0.iter().cloned()).collect();
         let mut unmodelled = Vec::new();
         if !spec.resource_claims.is_empty() {
             unmodelled.push("resourceClaims".to_owned());
@@ -447,11 +437,7 @@ impl Listed for model::Pod {
         if !spec.scheduling_gates.is_empty() {
             unmodelled.push("schedulingGates".to_owned());
         }
-        let keep = |one: &ConditionWire| {
-            one.status != "True"
-                || one.kind == "DisruptionTarget"
-                || (!terminal && one.kind == "PodScheduled" && phase == Phase::Pending)
-        };
+        let (tolerations, default_tolerations) = spec.tolerations.split();
         Some(Self {
             namespace: metadata.namespace,
             name: metadata.name,
@@ -470,12 +456,13 @@ impl Listed for model::Pod {
             local,
             waiting,
             restarts,
-            conditions: status.conditions.into_iter().filter(keep).map(Into::into).collect(),
+            conditions: status.conditions.kept,
             images,
             scheduling: model::Scheduling {
                 node_selector: spec.node_selector,
                 affinity: spec.affinity,
-                tolerations: spec.tolerations,
+                tolerations,
+                default_tolerations,
                 topology_spread: spec.topology_spread_constraints,
                 host_ports,
                 priority: spec.priority,
