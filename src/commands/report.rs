@@ -101,7 +101,7 @@ fn check(report: &Report) -> Exit {
     let critical = report.findings.iter().any(|finding| finding.severity == Severity::Critical);
     match report.recommendation.action {
         Action::ScaleUp | Action::ScaleDown | Action::Reclaim => Exit::ActionNeeded,
-        _ if critical => Exit::ActionNeeded,
+        _ if critical || report.recommendation.blocked => Exit::ActionNeeded,
         Action::InsufficientData => Exit::InsufficientData,
         Action::None => Exit::Done,
     }

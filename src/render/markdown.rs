@@ -38,7 +38,7 @@ fn write(out: &mut String, report: &Report) -> std::fmt::Result {
         None => writeln!(out, "**Bites first:** unknown\n")?,
     }
     let next = &report.recommendation;
-    writeln!(out, "**Next step:** {}\n", action(next.action, next.target.as_deref()))?;
+    writeln!(out, "**Next step:** {}\n", action(next))?;
     for because in &next.because {
         writeln!(out, "- because {}", cell(because))?;
     }

@@ -8,7 +8,7 @@ pub mod json;
 pub mod markdown;
 pub mod text;
 
-use capplan_planner::report::{Action, Severity, Verdict};
+use capplan_planner::report::{Action, Recommendation, Severity, Verdict};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -50,13 +50,14 @@ pub fn severity(severity: Severity) -> &'static str {
     }
 }
 
-/// An action as a sentence, with its target.
-pub fn action(action: Action, target: Option<&str>) -> String {
-    let on = |word: &str| target.map_or_else(String::new, |target| format!(" {word} {target}"));
-    match action {
-        Action::ScaleUp => format!("add a worker{}", on("on")),
-        Action::ScaleDown => format!("remove a worker{}", on(":")).replace(" :", ":"),
-        Action::Reclaim => format!("reclaim what is lost{}", on("on")),
+/// The recommended action as a sentence, with its target.
+pub fn action(next: &Recommendation) -> String {
+    let with = |words: &str| next.target.as_ref().map_or_else(String::new, |target| format!("{words}{target}"));
+    match next.action {
+        Action::ScaleUp => format!("add a worker{}", with(" on ")),
+        Action::ScaleDown => format!("remove a worker{}", with(": ")),
+        Action::Reclaim => format!("reclaim what is lost{}", with(" on ")),
+        Action::None if next.blocked => "another worker is due, but cannot be added".to_owned(),
         Action::None => "nothing to do".to_owned(),
         Action::InsufficientData => "insufficient data to recommend anything".to_owned(),
     }

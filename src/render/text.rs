@@ -1,5 +1,7 @@
 //! The report for a terminal: 80 columns, readable without colour.
 
+use std::collections::BTreeMap;
+
 use capplan_planner::report::{Forecast, Report, Severity, Verdict};
 
 use super::{action, date, instant, or_unknown, percent, severity, verdict};
@@ -156,7 +158,7 @@ fn headline(page: &mut Page, report: &Report) {
         None => page.paragraph("bites first", 13, "unknown: no limit could be read"),
     }
     let next = &report.recommendation;
-    page.paragraph("next step", 13, &action(next.action, next.target.as_deref()));
+    page.paragraph("next step", 13, &action(next));
     for because in &next.because {
         page.paragraph("  because", 13, because);
     }
@@ -207,6 +209,17 @@ fn filled(ratio: Option<f64>) -> String {
     if colour.is_empty() { text } else { format!("{colour}{text}{RESET}") }
 }
 
+/// A dimension's name in at most 18 columns.
+fn short_name(name: &str) -> String {
+    short(
+        &name
+            .replace("host-memory-if-all-started", "host-mem-all-on")
+            .replace("host-memory", "host-mem")
+            .replace("objects", "objs"),
+        18,
+    )
+}
+
 fn capacity(page: &mut Page, report: &Report) {
     page.section("Capacity");
     let rows = report.dimensions.iter().map(|row| {
@@ -217,18 +230,21 @@ fn capacity(page: &mut Page, report: &Report) {
             (None, None) => "unknown".to_owned(),
         };
         let full = row.forecast.as_ref().and_then(|forecast| forecast.expected).map(date).unwrap_or_default();
-        let name = row.name.replace("host-memory-if-all-started", "host-memory-all-on");
-        vec![name, row.scope.clone(), used, limit, filled(row.ratio), short(&row.holder, 15), full]
+        // Sums over nodes are named by the nodes, everything else by who uses most of it.
+        let holder = if ["all-nodes", "workers", "general"].contains(&row.scope.as_str()) { &row.scope } else { &row.holder };
+        vec![short_name(&row.name), used, limit, filled(row.ratio), short(holder, 17), full]
     });
-    page.table(&["dimension", "scope", "used", "limit", "%", "holder", "full"], &[2, 3, 4], &rows.collect::<Vec<_>>());
-    let mut sources: Vec<String> = Vec::new();
+    page.table(&["dimension", "used", "limit", "%", "holder", "full"], &[1, 2, 3], &rows.collect::<Vec<_>>());
+    let mut sources: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for row in report.dimensions.iter().filter(|row| !row.source.is_empty()) {
-        let source = format!("{}: {}", row.name, row.source);
-        if !sources.contains(&source) {
-            sources.push(source);
+        let names = sources.entry(&row.source).or_default();
+        let name = short_name(&row.name);
+        if !names.contains(&name) {
+            names.push(name);
         }
     }
-    page.paragraph("", 2, &format!("read at {} from: {}", instant(report.at), sources.join("; ")));
+    let sources: Vec<String> = sources.into_iter().map(|(source, names)| format!("{source} ({})", names.join(", "))).collect();
+    page.paragraph("", 2, &format!("read at {} from {}", instant(report.at), sources.join("; ")));
     for row in report.dimensions.iter().filter(|row| row.note.is_some()) {
         page.paragraph("", 2, &format!("{}: {}", row.name, row.note.as_deref().unwrap_or_default()));
     }

@@ -145,6 +145,13 @@ pub enum Measure {
     NoGrowthConfirmed,
 }
 
+impl Measure {
+    /// Whether it is a share of the memory of a scope.
+    pub fn is_memory_share(self) -> bool {
+        matches!(self, Self::MemoryRequests | Self::MemoryLimits)
+    }
+}
+
 /// Whose capacity a share is taken of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "kebab-case")]

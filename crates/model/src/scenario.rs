@@ -305,7 +305,7 @@ impl Scenario {
         let mut history = History::default();
         for shape in &self.history {
             let hours = shape.days * 24;
-            let hole = if shape.missing > 0 { hours / shape.missing } else { u32::MAX };
+            let hole = hours.checked_div(shape.missing).unwrap_or(u32::MAX);
             let points = (1..=hours).filter(|ago| ago % hole != hole / 2 || ago / hole >= shape.missing).map(|ago| {
                 let share = if hours > 1 { f64::from(hours - ago) / f64::from(hours - 1) } else { 1.0 };
                 let wave = (f64::from(ago % 24) / 24.0 * std::f64::consts::TAU).sin() * shape.wave;

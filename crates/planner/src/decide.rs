@@ -36,6 +36,8 @@ pub struct Recommendation {
     /// On what: the host for a new worker, the worker to remove, the nodes to clean.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
+    /// Whether another worker is due and no host can take one.
+    pub blocked: bool,
     /// Why, most important first.
     pub because: Vec<String>,
     /// What was considered and why it was not chosen.
@@ -103,7 +105,7 @@ pub fn decide(facts: &Facts<'_>, judgements: &[Judgement<'_>]) -> Recommendation
             let mut because: Vec<String> =
                 up.iter().filter(|one| one.sustained == Verdict::InsufficientData).map(|one| open(one)).collect();
             because.extend(reclaimable(facts).map(|(_, why)| format!("in any case: {why}")));
-            Recommendation { action: Action::InsufficientData, target: None, because, rejected: Vec::new() }
+            Recommendation { action: Action::InsufficientData, target: None, blocked: false, because, rejected: Vec::new() }
         }
         Verdict::NotMet => {
             let mut because = vec!["no rule for another worker holds".to_owned()];
@@ -111,7 +113,7 @@ pub fn decide(facts: &Facts<'_>, judgements: &[Judgement<'_>]) -> Recommendation
                 because.insert(0, lost.1);
                 let rejected =
                     vec!["scale-up: no rule for it holds".to_owned(), "scale-down: not while slots are lost".to_owned()];
-                return Recommendation { action: Action::Reclaim, target: Some(lost.0), because, rejected };
+                return Recommendation { action: Action::Reclaim, target: Some(lost.0), blocked: false, because, rejected };
             }
             scale_down(facts, &down, because)
         }
@@ -170,7 +172,7 @@ fn scale_up(facts: &Facts<'_>, up: &[&Judgement<'_>]) -> Recommendation {
         if about_slots && frees_enough(facts) {
             because.push(why.clone());
             rejected.push("scale-up: cleaning up alone brings the fullest worker below the threshold".to_owned());
-            return Recommendation { action: Action::Reclaim, target: Some(target.clone()), because, rejected };
+            return Recommendation { action: Action::Reclaim, target: Some(target.clone()), blocked: false, because, rejected };
         }
         rejected.push(format!("reclaim alone: {why}; worth doing, but the rules above still hold afterwards"));
     }
@@ -179,7 +181,13 @@ fn scale_up(facts: &Facts<'_>, up: &[&Judgement<'_>]) -> Recommendation {
         if room.committed_after.is_some_and(|share| share > 1.0) {
             because.push(format!("caution: with it the running guests of {} may use more memory than it has", room.host));
         }
-        return Recommendation { action: Action::ScaleUp, target: Some(room.host.to_string()), because, rejected };
+        return Recommendation {
+            action: Action::ScaleUp,
+            target: Some(room.host.to_string()),
+            blocked: false,
+            because,
+            rejected,
+        };
     }
     let all_known = !rooms.is_empty()
         && rooms.iter().all(|room| room.available.known().is_some())
@@ -191,16 +199,16 @@ fn scale_up(facts: &Facts<'_>, up: &[&Judgement<'_>]) -> Recommendation {
     };
     if !all_known {
         because.push(format!("another worker is due, but whether a host can take it is not known: {why}"));
-        return Recommendation { action: Action::InsufficientData, target: None, because, rejected };
+        return Recommendation { action: Action::InsufficientData, target: None, blocked: false, because, rejected };
     }
     because.insert(0, format!("another worker is due, but no host can take one: {why}"));
     rejected.insert(0, format!("scale-up: {why}"));
     match lost {
         Some((target, why)) => {
             because.insert(1, why);
-            Recommendation { action: Action::Reclaim, target: Some(target), because, rejected }
+            Recommendation { action: Action::Reclaim, target: Some(target), blocked: true, because, rejected }
         }
-        None => Recommendation { action: Action::None, target: None, because, rejected },
+        None => Recommendation { action: Action::None, target: None, blocked: true, because, rejected },
     }
 }
 
@@ -215,7 +223,7 @@ fn no_scale_up(facts: &Facts<'_>) -> String {
 
 fn scale_down(facts: &Facts<'_>, down: &[&Judgement<'_>], mut because: Vec<String>) -> Recommendation {
     let mut rejected = vec![no_scale_up(facts)];
-    let none = |because, rejected| Recommendation { action: Action::None, target: None, because, rejected };
+    let none = |because, rejected| Recommendation { action: Action::None, target: None, blocked: false, because, rejected };
     match combine(&facts.policy.scale_down, down) {
         Verdict::NotMet => {
             let contrary = down.iter().filter(|one| one.sustained == Verdict::NotMet).map(|one| {
@@ -259,7 +267,13 @@ fn scale_down(facts: &Facts<'_>, down: &[&Judgement<'_>], mut because: Vec<Strin
                     best.most_attachments,
                     best.requested * 100.0
                 ));
-                Recommendation { action: Action::ScaleDown, target: Some(best.node.to_string()), because, rejected }
+                Recommendation {
+                    action: Action::ScaleDown,
+                    target: Some(best.node.to_string()),
+                    blocked: false,
+                    because,
+                    rejected,
+                }
             }
         },
     }

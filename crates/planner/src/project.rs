@@ -31,6 +31,9 @@ pub struct Removal {
     pub limited: f64,
 }
 
+/// Workers whose removal is played: one that can go is enough.
+const MOST_CANDIDATES: usize = 20;
+
 struct Receiver<'a> {
     node: &'a Node,
     requests: Resources,
@@ -39,7 +42,8 @@ struct Receiver<'a> {
     attachments: u64,
 }
 
-/// Plays the removal of each worker; unknown if anything it rests on is.
+/// Plays the removal of each worker, the one with the least to move first (of a large cluster, the
+/// first twenty of them); unknown if anything it rests on is.
 pub fn removals(facts: &Facts<'_>) -> Reading<Vec<Removal>> {
     let kube = &facts.snapshot.kube;
     let (uses, slots) = match (facts.uses, facts.slots) {
@@ -61,17 +65,28 @@ pub fn removals(facts: &Facts<'_>) -> Reading<Vec<Removal>> {
         .iter()
         .filter_map(|claim| Some(((claim.namespace.as_str(), claim.name.as_str()), claim.volume.as_ref()?)))
         .collect();
-    let context = Context { facts, uses, slots, volumes, claims };
-    let workers = uses.iter().filter(|one| one.is_in(Scope::Workers));
-    Reading::Known(workers.map(|one| context.without(one)).collect())
+    let mut pods: BTreeMap<&NodeName, Vec<&Pod>> = BTreeMap::new();
+    for pod in kube.pods.items().iter().filter(|pod| !pod.is_terminal() && !pod.is_daemon() && !pod.is_mirror()) {
+        if let Some(node) = &pod.node {
+            pods.entry(node).or_default().push(pod);
+        }
+    }
+    let slots = slots.iter().map(|one| (&one.node, one)).collect();
+    let context = Context { facts, uses, slots, volumes, claims, pods };
+    let mut workers: Vec<&NodeUse<'_>> = uses.iter().filter(|one| one.is_in(Scope::Workers)).collect();
+    workers.sort_by(|a, b| a.movable_memory().cmp(&b.movable_memory()).then(a.node.name.cmp(&b.node.name)));
+    workers.truncate(MOST_CANDIDATES);
+    Reading::Known(workers.into_iter().map(|one| context.without(one)).collect())
 }
 
 struct Context<'a> {
     facts: &'a Facts<'a>,
     uses: &'a [NodeUse<'a>],
-    slots: &'a [VolumeSlots],
+    slots: BTreeMap<&'a NodeName, &'a VolumeSlots>,
     volumes: BTreeMap<&'a PvName, &'a PersistentVolume>,
     claims: BTreeMap<(&'a str, &'a str), &'a PvName>,
+    /// Pods that move when their node goes.
+    pods: BTreeMap<&'a NodeName, Vec<&'a Pod>>,
 }
 
 impl Context<'_> {
@@ -82,7 +97,7 @@ impl Context<'_> {
             .iter()
             .filter(|one| one.is_in(Scope::Workers) && one.node.name != gone.node.name)
             .filter_map(|one| {
-                let slots = self.slots.iter().find(|slots| slots.node == one.node.name)?;
+                let slots = self.slots.get(&one.node.name)?;
                 Some(Receiver {
                     node: one.node,
                     requests: one.requests.clone(),
@@ -101,17 +116,8 @@ impl Context<'_> {
         if receivers.is_empty() {
             blockers.push("it is the only worker".into());
         }
-        let mut moving: Vec<&Pod> = self
-            .facts
-            .snapshot
-            .kube
-            .pods
-            .items()
-            .iter()
-            .filter(|pod| {
-                pod.node.as_ref() == Some(&gone.node.name) && !pod.is_terminal() && !pod.is_daemon() && !pod.is_mirror()
-            })
-            .collect();
+        blockers.extend(self.tied_to(gone.node, &receivers));
+        let mut moving: Vec<&Pod> = self.pods.get(&gone.node.name).cloned().unwrap_or_default();
         moving.sort_by_key(|pod| (std::cmp::Reverse(pod.requests.memory), pod.object_name()));
         for pod in moving {
             if let Some(rule) = unmodelled(pod) {
@@ -134,6 +140,23 @@ impl Context<'_> {
             blockers,
         };
         self.against_up_rules(removal)
+    }
+
+    /// What only this node has: devices, and volumes that cannot be used from another one.
+    fn tied_to(&self, gone: &Node, receivers: &[Receiver<'_>]) -> Vec<String> {
+        let devices = gone.allocatable.extended.iter().filter(|(name, amount)| name.contains('/') && **amount > 0);
+        let only_here = devices.filter(|(name, _)| {
+            receivers.iter().all(|one| one.node.allocatable.extended.get(*name).is_none_or(|amount| *amount == 0))
+        });
+        let mut tied: Vec<String> = only_here.map(|(name, _)| format!("it is the only worker with {name}")).collect();
+        for volume in self.volumes.values().filter(|volume| volume.phase == "Bound") {
+            let Some(affinity) = &volume.node_affinity else { continue };
+            if affinity.matches(gone) && !receivers.iter().any(|one| affinity.matches(one.node)) {
+                let claim = volume.claim.as_ref().map_or_else(String::new, |claim| format!(" of claim {claim}"));
+                tied.push(format!("volume {}{claim} can be used from this node only", volume.name));
+            }
+        }
+        tied
     }
 
     /// Adds every scale-up rule that the state after the removal would meet.

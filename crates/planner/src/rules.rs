@@ -167,11 +167,10 @@ pub fn judge<'a>(facts: &Facts<'a>, direction: Direction, rule: &'a Rule) -> Jud
     } else {
         sustained(facts, rule, &now, &mut evidence)
     };
-    let by_scope = match rule.measure {
-        Measure::MemoryRequests | Measure::MemoryLimits => {
-            Scope::ALL.into_iter().filter_map(|scope| by_denominator(facts, rule, scope)).collect()
-        }
-        _ => Vec::new(),
+    let by_scope = if rule.measure.is_memory_share() {
+        Scope::ALL.into_iter().filter_map(|scope| by_denominator(facts, rule, scope)).collect()
+    } else {
+        Vec::new()
     };
     Judgement { rule, direction, instant, sustained, evidence, by_scope }
 }
@@ -347,13 +346,10 @@ fn observations(facts: &Facts<'_>, rule: &Rule, start: Timestamp, end: Timestamp
             return Vec::new();
         }
     };
-    let scope = match rule.measure {
-        Measure::VolumeAttachments | Measure::MemoryLimitsPerNode => Scope::Workers,
-        _ => rule.scope,
-    };
+    let is_share = rule.measure.is_memory_share();
+    let scope = if is_share { rule.scope } else { Scope::Workers };
     let Some(nodes) = facts.snapshot.kube.nodes.known() else { return Vec::new() };
     let members = members(facts.history, dimension, nodes, scope);
-    let is_share = matches!(rule.measure, Measure::MemoryRequests | Measure::MemoryLimits);
     let mut seen = Vec::new();
     for at in facts.history.instants(dimension, start, end) {
         let (mut used, mut limit, mut most, mut complete, mut any) = (0.0, 0.0, 0.0_f64, true, false);
@@ -364,12 +360,11 @@ fn observations(facts: &Facts<'_>, rule: &Rule, start: Timestamp, end: Timestamp
                     any = true;
                     used += point.used;
                     limit += share.unwrap_or_default();
-                    match rule.measure {
-                        Measure::VolumeAttachments => most = most.max(point.used),
-                        _ => {
-                            most = most.max(share.map_or(0.0, |limit| point.used / limit));
-                            complete &= share.is_some();
-                        }
+                    if rule.measure == Measure::VolumeAttachments {
+                        most = most.max(point.used);
+                    } else {
+                        most = most.max(share.map_or(0.0, |limit| point.used / limit));
+                        complete &= share.is_some();
                     }
                 }
                 // A node that did not exist yet is not missing; one that is gone leaves no gap.

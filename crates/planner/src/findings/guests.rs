@@ -83,7 +83,7 @@ fn zombies(facts: &Facts<'_>, joins: &BTreeMap<&NodeName, Join<'_>>, findings: &
                 },
             )),
             Power::Running if looks_like_node || has_volumes => findings.push(Finding::new(
-                "zombie-guest",
+                "guest-without-node",
                 Severity::Critical,
                 subject,
                 format!(
@@ -94,7 +94,7 @@ fn zombies(facts: &Facts<'_>, joins: &BTreeMap<&NodeName, Join<'_>>, findings: &
                 "it holds memory and perhaps volumes without serving a pod: let it join, or shut it down",
             )),
             Power::Stopped if has_volumes => findings.push(Finding::new(
-                "zombie-guest",
+                "guest-without-node",
                 Severity::Critical,
                 subject,
                 format!("stopped on {}, no Node, and CSI volumes are in its config", guest.host),

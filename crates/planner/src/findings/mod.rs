@@ -57,7 +57,7 @@ impl Finding {
 }
 
 /// Every code and what it says. Codes are API: they are added, never changed.
-pub const CODES: [(&str, &str); 32] = [
+pub const CODES: [(&str, &str); 33] = [
     ("ambiguous-guest", "several VMs could be one node: nothing is concluded about it"),
     ("attach-failing", "a volume cannot be attached"),
     ("attachment-on-missing-node", "a VolumeAttachment names a node that does not exist"),
@@ -72,6 +72,7 @@ pub const CODES: [(&str, &str); 32] = [
     ("ghost-volume", "a VM has a CSI volume plugged that no VolumeAttachment knows"),
     ("gpu-single-node", "one node holds every device of an extended resource in use"),
     ("guest-io-error", "a VM is paused by an IO error"),
+    ("guest-without-node", "a VM that looks like a node, or holds CSI volumes, is no node"),
     ("host-cannot-take-worker", "no host has memory for another worker"),
     ("host-swapping", "a host uses most of its swap"),
     ("limit-full", "a limit is reached"),
@@ -89,7 +90,7 @@ pub const CODES: [(&str, &str); 32] = [
     ("terminal-pods", "finished pods are listed with requests that do not count"),
     ("unused-disks", "detached volumes still belong to a VM"),
     ("volume-on-two-guests", "one volume is in the config of two VMs"),
-    ("zombie-guest", "a VM looks like a node but is none"),
+    ("zombie-guest", "a stopped VM starts with its host and is no node"),
 ];
 
 /// Finds everything, worst first, then by code and subject.

@@ -1,6 +1,6 @@
 //! Puts the report together from the facts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use capplan_model::capacity::{Dimension, Usage};
 use capplan_model::history::{History, Series};
@@ -25,6 +25,10 @@ use crate::rules::{Facts, Judgement, judge_all};
 
 /// A date further away than this does not make a limit the one that bites first.
 const NEAR_DAYS: i64 = 90;
+/// Holders whose trend is drawn, fullest first: on a large cluster the emptier ones are not next.
+const MOST_FORECASTS: usize = 500;
+/// Age up to which a sample of a file system stands for now.
+const FILESYSTEM_HOURS: i64 = 2;
 /// Days of history that are drawn.
 const CHART_DAYS: i64 = 30;
 /// Most lines in one chart: more cannot be told apart.
@@ -39,7 +43,12 @@ pub fn build(snapshot: &Snapshot, id: SnapshotId, history: &History, policy: &Po
     let slots = VolumeSlots::of_workers(snapshot, &policy.attacher);
     let facts = Facts { snapshot, history, policy, uses: &uses, slots: &slots };
     let joins = join(snapshot);
-    let (found, unknown) = usages(snapshot, policy, &uses, &slots);
+    let (mut found, mut unknown) = usages(snapshot, policy, &uses, &slots);
+    let filesystems = filesystems(history, snapshot.taken);
+    if !filesystems.is_empty() {
+        unknown.retain(|(dimension, _)| *dimension != Dimension::NodeFilesystem);
+        found.extend(filesystems);
+    }
     let judgements = judge_all(&facts);
     let findings = findings::find(&facts, &joins, &found, &judgements);
     let dimensions = dimension_rows(&facts, &found, &unknown);
@@ -85,6 +94,25 @@ pub fn build(snapshot: &Snapshot, id: SnapshotId, history: &History, policy: &Po
     }
 }
 
+/// File systems of the nodes as Prometheus last saw them: neither API tells.
+fn filesystems(history: &History, now: Timestamp) -> Vec<Usage> {
+    let recent = now - SignedDuration::from_hours(FILESYSTEM_HOURS);
+    let last = |series: &Series| series.range(recent..=now).next_back().map(|(_, point)| *point);
+    history
+        .subjects(Dimension::NodeFilesystem)
+        .filter_map(|(subject, series)| {
+            let point = last(series)?;
+            Some(Usage {
+                dimension: Dimension::NodeFilesystem,
+                subject: subject.to_owned(),
+                used: point.used,
+                limit: point.limit,
+                source: "Prometheus, node_exporter",
+            })
+        })
+        .collect()
+}
+
 fn versions(snapshot: &Snapshot) -> BTreeMap<String, String> {
     let kubernetes = snapshot.kube.version.known().map(|version| ("kubernetes".to_owned(), version.clone()));
     let pve = snapshot.pve.iter().filter_map(|pve| Some((format!("proxmox {}", pve.name), pve.version.known()?.clone())));
@@ -111,7 +139,7 @@ fn forecast_series(series: &Series, now: Timestamp, used: f64, limit: f64) -> Op
 /// The limit that bites first: one that is reached already, else one that the trend reaches within
 /// 90 days, else the fullest.
 fn binding(facts: &Facts<'_>, found: &[Usage]) -> Option<Binding> {
-    let workers: Vec<&str> =
+    let workers: BTreeSet<&str> =
         facts.snapshot.workers().known().map(|nodes| nodes.iter().map(|node| node.name.as_str()).collect()).unwrap_or_default();
     // What binds on the control plane's node or on a device that is handed out whole stops no pod
     // that could go elsewhere: these are findings, not the cluster's limit.
@@ -119,7 +147,7 @@ fn binding(facts: &Facts<'_>, found: &[Usage]) -> Option<Binding> {
         let per_node = matches!(usage.dimension, Dimension::MemoryRequests | Dimension::Cpu | Dimension::Pods);
         usage.dimension.binds()
             && usage.dimension != Dimension::ExtendedResource
-            && (!per_node || workers.contains(&usage.subject.as_str()))
+            && (!per_node || workers.contains(usage.subject.as_str()))
     };
     let mut candidates: Vec<(&Usage, f64, f64)> =
         found.iter().filter(counts).filter_map(|usage| Some((usage, usage.ratio()?, usage.limit?))).collect();
@@ -141,6 +169,7 @@ fn binding(facts: &Facts<'_>, found: &[Usage]) -> Option<Binding> {
     let horizon = facts.snapshot.taken + SignedDuration::from_hours(24 * NEAR_DAYS);
     let soonest = candidates
         .iter()
+        .take(MOST_FORECASTS)
         .filter_map(|one| Some((one, forecast(facts, one.0)?.expected.filter(|when| *when <= horizon)?)))
         .min_by_key(|(_, when)| *when);
     Some(match soonest {
@@ -314,7 +343,7 @@ fn mismatches(slots: &VolumeSlots) -> Vec<String> {
 }
 
 fn rule_row(one: &Judgement<'_>, now: Timestamp) -> RuleRow {
-    let share = matches!(one.rule.measure, Measure::MemoryRequests | Measure::MemoryLimits);
+    let share = one.rule.measure.is_memory_share();
     let days = |duration: SignedDuration| duration.as_secs() as f64 / 86_400.0;
     RuleRow {
         id: one.rule.id.clone(),

@@ -180,9 +180,8 @@ impl Reader {
         let request = request.map_err(|error| connect(Box::new(error)))?;
         let answer = tokio::time::timeout(READ_TIMEOUT, self.client.send(request)).await;
         let answer = answer.map_err(|_| connect(format!("no answer within {} s", READ_TIMEOUT.as_secs()).into()))?;
-        let response = answer.map_err(|error| match error {
-            kube::Error::Auth(error) => KubeError::Config(Box::new(error)),
-            error => connect(Box::new(error)),
+        let response = answer.map_err(|error| {
+            if let kube::Error::Auth(error) = error { KubeError::Config(Box::new(error)) } else { connect(Box::new(error)) }
         })?;
         let status = response.status();
         let body = response.into_body().collect().await.map_err(|error| connect(Box::new(error)))?.to_bytes();

@@ -52,6 +52,8 @@ pub struct Loaded {
     pub history: History,
     /// Files that could not be read, and why.
     pub unreadable: Vec<(PathBuf, String)>,
+    /// Files with rows of dimensions that this capplan does not know: never merged away.
+    newer: Vec<PathBuf>,
 }
 
 /// A folder of history files.
@@ -89,7 +91,8 @@ impl Archive {
         for path in files(folder)? {
             match read(&path) {
                 Ok(frame) => match take(&frame, &mut loaded.history) {
-                    Ok(()) => {}
+                    Ok(Rows::AllKnown) => {}
+                    Ok(Rows::SomeNewer) => loaded.newer.push(path),
                     Err(why) => loaded.unreadable.push((path, why)),
                 },
                 // Merged away by another run since the folder was listed: its rows are elsewhere.
@@ -120,15 +123,24 @@ impl Archive {
         if before.len() <= MOST_FILES {
             return Ok(());
         }
+        self.remove_leftovers();
         let loaded = Self::load(&self.folder)?;
         let Some((_, last)) = loaded.history.span() else { return Ok(()) };
         let merged = self.write(&loaded.history, &format!("{}-merged", stamp(last)))?;
-        let unreadable: Vec<&PathBuf> = loaded.unreadable.iter().map(|(path, _)| path).collect();
-        for path in before.iter().filter(|path| **path != merged && !unreadable.contains(path)) {
+        let kept: Vec<&PathBuf> = loaded.unreadable.iter().map(|(path, _)| path).chain(&loaded.newer).collect();
+        for path in before.iter().filter(|path| **path != merged && !kept.contains(path)) {
             // What cannot be removed now is read twice and counted once.
             drop(fs::remove_file(path));
         }
         Ok(())
+    }
+
+    /// Removes temporary files of a crash; the lock says that no other writer is at work.
+    fn remove_leftovers(&self) {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        for path in entries.filter(|path| path.extension().is_some_and(|extension| extension == "tmp")) {
+            drop(fs::remove_file(path));
+        }
     }
 
     /// Writes a file: temporary name, to the disk, then its name.
@@ -230,41 +242,62 @@ fn read(path: &Path) -> Result<DataFrame, String> {
     reader.finish().map_err(damaged)
 }
 
+/// Whether every row of a file could be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rows {
+    AllKnown,
+    SomeNewer,
+}
+
+/// Rows that follow each other and belong to one series.
+struct Run<'a> {
+    dimension: &'a str,
+    subject: &'a str,
+    points: Vec<(Timestamp, Point)>,
+}
+
+impl Run<'_> {
+    /// Adds the rows to their series; those of a newer capplan's dimension are passed over.
+    fn end(self, series: &mut BTreeMap<(Dimension, String), Vec<(Timestamp, Point)>>) -> Rows {
+        let Some(dimension) = Dimension::from_name(self.dimension) else {
+            return if self.points.is_empty() { Rows::AllKnown } else { Rows::SomeNewer };
+        };
+        series.entry((dimension, self.subject.to_owned())).or_default().extend(self.points);
+        Rows::AllKnown
+    }
+}
+
 /// Adds the rows of a file. Runs of one dimension and subject become a series at once.
-fn take(frame: &DataFrame, history: &mut History) -> Result<(), String> {
+fn take(frame: &DataFrame, history: &mut History) -> Result<Rows, String> {
+    let mut rows = Rows::AllKnown;
     let wrong = |error: polars::prelude::PolarsError| format!("columns are not those of the format: {error}");
     let at = frame.column("at_ms").and_then(|column| column.i64().cloned()).map_err(wrong)?;
     let dimension = frame.column("dimension").and_then(|column| column.str().cloned()).map_err(wrong)?;
     let subject = frame.column("subject").and_then(|column| column.str().cloned()).map_err(wrong)?;
     let used = frame.column("used").and_then(|column| column.f64().cloned()).map_err(wrong)?;
     let limit = frame.column("limit").and_then(|column| column.f64().cloned()).map_err(wrong)?;
-    let mut run: Option<(&str, &str, Vec<(Timestamp, Point)>)> = None;
-    let mut done: BTreeMap<(Dimension, String), Vec<(Timestamp, Point)>> = BTreeMap::new();
-    let mut finish = |run: Option<(&str, &str, Vec<(Timestamp, Point)>)>| {
-        // A dimension of a newer capplan is passed over: its rows are in the file still.
-        if let Some((name, subject, points)) = run
-            && let Some(dimension) = Dimension::from_name(name)
-        {
-            done.entry((dimension, subject.to_owned())).or_default().extend(points);
-        }
-    };
+    let mut run = Run { dimension: "", subject: "", points: Vec::new() };
+    let mut series: BTreeMap<(Dimension, String), Vec<(Timestamp, Point)>> = BTreeMap::new();
     for ((((at, name), subject), used), limit) in
         at.iter().zip(dimension.iter()).zip(subject.iter()).zip(used.iter()).zip(limit.iter())
     {
         let (Some(at), Some(name), Some(subject), Some(used)) = (at, name, subject, used) else { continue };
         let at = Timestamp::from_millisecond(at).map_err(|error| format!("a time stamp is out of range: {error}"))?;
-        match &mut run {
-            Some((run_name, run_subject, points)) if *run_name == name && *run_subject == subject => {
-                points.push((at, Point { used, limit }))
+        if run.dimension != name || run.subject != subject {
+            let done = std::mem::replace(&mut run, Run { dimension: name, subject, points: Vec::new() });
+            if done.end(&mut series) == Rows::SomeNewer {
+                rows = Rows::SomeNewer;
             }
-            _ => finish(run.replace((name, subject, vec![(at, Point { used, limit })]))),
         }
+        run.points.push((at, Point { used, limit }));
     }
-    finish(run);
-    for ((dimension, subject), points) in done {
+    if run.end(&mut series) == Rows::SomeNewer {
+        rows = Rows::SomeNewer;
+    }
+    for ((dimension, subject), points) in series {
         history.extend_series(dimension, subject, points);
     }
-    Ok(())
+    Ok(rows)
 }
 
 #[cfg(test)]
@@ -318,10 +351,12 @@ mod tests {
         let count = MOST_FILES as i64 + 5;
         (0..count).for_each(|second| add(folder.path(), &[sample(second, "a", second as f64)]));
         fs::write(folder.path().join("0-cut.parquet"), b"PAR1").expect("writable");
-        fs::write(folder.path().join("9-crash.parquet.tmp"), b"half").expect("writable");
+        let leftover = folder.path().join("9-crash.parquet.tmp");
+        fs::write(&leftover, b"half").expect("writable");
         let before = Archive::load(folder.path()).expect("readable").history;
         Archive::open(folder.path()).and_then(|archive| archive.compact()).expect("writable");
         assert_eq!(files(folder.path()).expect("listed").len(), 2, "the merged file and the cut one");
+        assert!(!leftover.exists());
         let after = Archive::load(folder.path()).expect("readable");
         assert_eq!(after.history, before);
         assert_eq!(after.unreadable.len(), 1);
@@ -335,6 +370,25 @@ mod tests {
         let before = Archive::load(folder.path()).expect("readable").history;
         Archive::open(folder.path()).and_then(|archive| archive.write(&before, "merged")).expect("writable");
         assert_eq!(Archive::load(folder.path()).expect("readable").history, before);
+    }
+
+    #[test]
+    fn rows_of_a_newer_capplans_dimension_survive_a_merge() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut history = History::default();
+        history.insert(sample(1, "a", 1.0));
+        let mut rows = frame(&history).expect("five columns");
+        let name = Column::from(Series::new("dimension".into(), ["moon-phase"]));
+        rows.replace("dimension", name).expect("the column exists");
+        let newer = folder.path().join("0-newer.parquet");
+        let format = KeyValueMetadata::from_static(vec![(FORMAT_KEY.to_owned(), FORMAT.to_owned())]);
+        ParquetWriter::new(File::create(&newer).expect("writable"))
+            .with_key_value_metadata(Some(format))
+            .finish(&mut rows)
+            .expect("writable");
+        (0..=MOST_FILES as i64).for_each(|second| add(folder.path(), &[sample(second, "a", 2.0)]));
+        Archive::open(folder.path()).and_then(|archive| archive.compact()).expect("writable");
+        assert!(newer.exists());
     }
 
     #[test]

@@ -1,0 +1,58 @@
+//! Every scenario prints what `reports/` holds. `UPDATE_REPORTS=1` writes it anew: review the diff.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use capplan::render::text;
+use capplan_model::policy::Policy;
+use capplan_model::scenario::Scenario;
+use capplan_planner::report::{Report, build};
+
+fn scenarios() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    let entries = fs::read_dir(folder).expect("the folder of scenarios").map(|entry| entry.expect("readable").path());
+    let mut paths: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|extension| extension == "toml")).collect();
+    paths.sort();
+    paths
+}
+
+fn report(path: &Path) -> Report {
+    let source = fs::read_to_string(path).expect("readable");
+    let scenario = Scenario::parse(&source).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let snapshot = scenario.snapshot();
+    build(&snapshot, snapshot.id(), &scenario.history(), &Policy::built_in(), Vec::new())
+}
+
+/// The text without colours.
+fn plain(report: &Report) -> String {
+    let mut out = Vec::new();
+    let mut strip = anstream::StripStream::new(&mut out);
+    std::io::Write::write_all(&mut strip, text::report(report).as_bytes()).expect("a Vec takes every write");
+    String::from_utf8(out).expect("text")
+}
+
+#[test]
+fn every_scenario_prints_its_committed_report() {
+    let update = std::env::var_os("UPDATE_REPORTS").is_some();
+    let mut differing = Vec::new();
+    for path in scenarios() {
+        let name = path.file_stem().expect("has a name").to_string_lossy().into_owned();
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("reports").join(format!("{name}.txt"));
+        let printed = plain(&report(&path));
+        if update {
+            fs::write(&golden, &printed).expect("writable");
+        } else if fs::read_to_string(&golden).unwrap_or_default() != printed {
+            differing.push(name);
+        }
+    }
+    assert!(differing.is_empty(), "these differ, run UPDATE_REPORTS=1 cargo test --test reports and review: {differing:?}");
+}
+
+#[test]
+fn every_report_fits_eighty_columns() {
+    for path in scenarios() {
+        let printed = plain(&report(&path));
+        let long: Vec<&str> = printed.lines().filter(|line| line.chars().count() > 80).collect();
+        assert!(long.is_empty(), "{}: {long:#?}", path.display());
+    }
+}
