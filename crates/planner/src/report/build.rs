@@ -322,8 +322,13 @@ fn mismatches(slots: &VolumeSlots) -> Vec<String> {
     }
     if let (Some(config), Some(attached)) = (slots.config.known(), slots.attached.known()) {
         for one in attached {
-            let plugged = one.volid.as_ref().is_some_and(|volid| config.plugged.values().any(|volume| volume == volid));
-            if plugged {
+            let plugged = match &one.volid {
+                Some(volid) => config.plugged.values().any(|volume| volume == volid),
+                // The PersistentVolume is gone: the plugin names volumes after it.
+                None => config.plugged.values().any(|volume| volume.contains(one.volume.as_str())),
+            };
+            // Ghosts are known where PersistentVolumes are; without these nobody knows the disk's name.
+            if plugged || (slots.ghosts.known().is_none() && one.error.is_none()) {
                 continue;
             }
             list.push(match (&one.error, one.attached) {
