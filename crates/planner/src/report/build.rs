@@ -7,7 +7,7 @@ use capplan_model::history::{History, Series};
 use capplan_model::ids::{NodeName, SnapshotId};
 use capplan_model::join::{Join, join};
 use capplan_model::policy::{Direction, Measure, Policy, Scope};
-use capplan_model::pve::Power;
+use capplan_model::pve::{Power, ThinPool};
 use capplan_model::slots::{ConfigSlots, VolumeSlots};
 use capplan_model::{Reading, Snapshot};
 use jiff::{SignedDuration, Timestamp};
@@ -291,7 +291,7 @@ fn slot_row(slots: &VolumeSlots) -> SlotRow {
     let named =
         |slots: &BTreeMap<u8, String>| slots.iter().map(|(slot, volume)| format!("scsi{slot}={volume}")).collect::<Vec<_>>();
     let volumes = |test: &dyn Fn(&capplan_model::slots::Attachment) -> bool| {
-        attached.into_iter().flatten().filter(|one| test(one)).map(|one| one.volume.to_string()).collect::<Vec<_>>()
+        attached.map(|attached| attached.iter().filter(|one| test(one)).map(|one| one.volume.to_string()).collect::<Vec<_>>())
     };
     SlotRow {
         node: slots.node.clone(),
@@ -302,12 +302,12 @@ fn slot_row(slots: &VolumeSlots) -> SlotRow {
         counted: slots.counted.known().map(|counted| counted.len() as u64),
         plugged: config.map(|config| config.plugged.len() as u64),
         occupied: config.map(ConfigSlots::occupied),
-        foreign: config.map(|config| named(&config.foreign)).unwrap_or_default(),
-        ghosts: slots.ghosts.known().into_iter().flatten().map(|(slot, volume)| format!("scsi{slot}={volume}")).collect(),
+        foreign: config.map(|config| named(&config.foreign)),
+        ghosts: slots.ghosts.known().map(|ghosts| ghosts.iter().map(|(slot, volume)| format!("scsi{slot}={volume}")).collect()),
         phantom: slots.phantom(),
         pending_detach: volumes(&|one| one.detaching),
         failing: volumes(&|one| one.error.is_some()),
-        unused: config.map(|config| config.unused.clone()).unwrap_or_default(),
+        unused: config.map(|config| config.unused.clone()),
         free: slots.free(),
         mismatches: mismatches(slots),
         why: slots.unknown().map(str::to_owned),
@@ -443,16 +443,14 @@ fn host_rows(facts: &Facts<'_>) -> Vec<HostRow> {
                 cpus: host.cpus.known().copied(),
                 vcpus: committed.map(|sum| sum.cpus),
                 guests_running: guests.map(|guests| guests.iter().filter(|guest| guest.power == Power::Running).count() as u64),
-                pools: host
-                    .pools
-                    .items()
-                    .iter()
-                    .map(|pool| PoolRow {
+                pools: host.pools.known().map(|pools| {
+                    let row = |pool: &ThinPool| PoolRow {
                         name: pool.name.clone(),
                         data: Fill { used: pool.used, size: pool.size },
                         metadata: Fill { used: pool.metadata_used, size: pool.metadata_size },
-                    })
-                    .collect(),
+                    };
+                    pools.iter().map(row).collect()
+                }),
                 takes_worker: rooms
                     .iter()
                     .find(|room| room.host == host.name && room.available.known().is_some())
