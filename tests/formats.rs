@@ -47,6 +47,8 @@ fn write_the_samples() {
     let scenario = demo();
     snapshot::save(&scenario.snapshot(), &file("tests/fixtures/capplan.snapshot.1")).expect("writable");
     let samples: Vec<_> = scenario.history().samples().collect();
-    Archive::open(&file("tests/fixtures/capplan.history.1")).and_then(|archive| archive.append(&samples, "sample")).expect("writable");
+    Archive::open(&file("tests/fixtures/capplan.history.1"))
+        .and_then(|archive| archive.append(&samples, "sample"))
+        .expect("writable");
     std::fs::remove_file(file("tests/fixtures/capplan.history.1/.lock")).expect("made by open");
 }
