@@ -616,9 +616,9 @@ pub fn unknowns(report: &Value) -> Vec<&str> {
 /// The rows of a list whose `key` is `value`.
 #[track_caller]
 pub fn row<'a>(list: &'a Value, key: &str, value: &str) -> &'a Value {
-    list.as_array()
-        .and_then(|rows| rows.iter().find(|row| row[key] == value))
-        .unwrap_or_else(|| panic!("no row with {key} = {value} in {list}"))
+    let found = list.as_array().and_then(|rows| rows.iter().find(|row| row[key] == value));
+    assert!(found.is_some(), "no row with {key} = {value} in {list}");
+    found.expect("just asserted")
 }
 
 /// Codes and subjects of the findings of a report.
