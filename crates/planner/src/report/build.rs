@@ -68,7 +68,7 @@ pub fn build(snapshot: &Snapshot, id: SnapshotId, history: &History, policy: &Po
         cluster: snapshot.cluster.clone(),
         versions: versions(snapshot),
         recommendation: decide(&facts, &judgements),
-        binding: binding(&facts, &found),
+        binding: binding(&facts, &found, &unknown),
         dimensions,
         memory: memory(&uses, &judgements),
         node_loss: uses
@@ -138,7 +138,7 @@ fn forecast_series(series: &Series, now: Timestamp, used: f64, limit: f64) -> Op
 
 /// The limit that bites first: one that is reached already, else one that the trend reaches within
 /// 90 days, else the fullest.
-fn binding(facts: &Facts<'_>, found: &[Usage]) -> Option<Binding> {
+fn binding(facts: &Facts<'_>, found: &[Usage], unknown: &[(Dimension, String)]) -> Option<Binding> {
     let workers: BTreeSet<&str> =
         facts.snapshot.workers().known().map(|nodes| nodes.iter().map(|node| node.name.as_str()).collect()).unwrap_or_default();
     // What binds on the control plane's node or on a device that is handed out whole stops no pod
@@ -172,9 +172,17 @@ fn binding(facts: &Facts<'_>, found: &[Usage]) -> Option<Binding> {
         .take(MOST_FORECASTS)
         .filter_map(|one| Some((one, forecast(facts, one.0)?.expected.filter(|when| *when <= horizon)?)))
         .min_by_key(|(_, when)| *when);
+    // The file systems of nodes are beyond the two APIs: that is said where unknowns are listed.
+    let unread: BTreeSet<&str> = unknown
+        .iter()
+        .filter(|(dimension, _)| dimension.binds() && *dimension != Dimension::NodeFilesystem)
+        .map(|(dimension, _)| dimension.name())
+        .collect();
+    let unread: Vec<&str> = unread.into_iter().collect();
+    let among = if unread.is_empty() { String::new() } else { format!("; not all could be read of {}", unread.join(", ")) };
     Some(match soonest {
-        Some((one, _)) => make(one, format!("at the present trend it is reached first, within {NEAR_DAYS} days")),
-        None => make(first, "it is the fullest; no trend reaches a limit within 90 days".into()),
+        Some((one, _)) => make(one, format!("at the present trend it is reached first, within {NEAR_DAYS} days{among}")),
+        None => make(first, format!("it is the fullest; no trend reaches a limit within {NEAR_DAYS} days{among}")),
     })
 }
 
