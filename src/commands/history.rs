@@ -65,16 +65,16 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
     let config = Config::load(options)?;
     match &args.command {
         HistoryCommand::Import { days, snapshot } => {
-            let archive = Archive::of(&config, &cluster(&config, snapshot.as_ref()).await?);
+            let archive = archive(&config, snapshot.as_ref()).await?;
             import_all(&config, &archive, *days).await
         }
         HistoryCommand::Export { format: ExportFormat::Csv, snapshot } => {
-            let (history, unread) = Archive::of(&config, &cluster(&config, snapshot.as_ref()).await?).read();
+            let (history, unread) = archive(&config, snapshot.as_ref()).await?.read();
             super::print(&csv(&history).map_err(|error| CliError::from_error(Exit::Unexpected, &error))?)?;
             Ok(report_unread(&unread))
         }
         HistoryCommand::Show { snapshot } => {
-            let archive = Archive::of(&config, &cluster(&config, snapshot.as_ref()).await?);
+            let archive = archive(&config, snapshot.as_ref()).await?;
             let (history, unread) = archive.read();
             super::print(&summary(&archive, &history))?;
             Ok(report_unread(&unread))
@@ -87,6 +87,18 @@ fn report_unread(unread: &[(String, String)]) -> Exit {
         note(format!("unknown: {what}: {why}"));
     }
     if unread.is_empty() { Exit::Done } else { Exit::Unexpected }
+}
+
+/// Why there is no history of a cluster without identity.
+pub(crate) const NO_IDENTITY: &str =
+    "which cluster it is was not read (the namespace kube-system), and another one's history must not pass for its own";
+
+async fn archive(config: &Config, snapshot: Option<&PathBuf>) -> Result<Archive, CliError> {
+    let cluster = cluster(config, snapshot).await?;
+    Archive::of(config, &cluster).ok_or_else(|| CliError {
+        causes: vec![NO_IDENTITY.to_owned()],
+        ..CliError::new(Exit::Unexpected, "cannot tell whose history to use")
+    })
 }
 
 /// The UID of the `kube-system` namespace: which cluster's history it is.
@@ -114,11 +126,12 @@ pub(crate) struct Archive {
 }
 
 impl Archive {
-    /// The history of the cluster of this identity.
-    pub(crate) fn of(config: &Config, cluster: &str) -> Self {
+    /// The history of the cluster of this identity; `None` if that is not known, because then it
+    /// could be any cluster's.
+    pub(crate) fn of(config: &Config, cluster: &str) -> Option<Self> {
         let safe = |c: char| c.is_ascii_alphanumeric() || c == '-';
-        let name = if cluster.is_empty() || !cluster.chars().all(safe) { "unknown" } else { cluster };
-        Self { folder: config.state_dir.join("history").join(name) }
+        let known = !cluster.is_empty() && cluster.chars().all(safe);
+        known.then(|| Self { folder: config.state_dir.join("history").join(cluster) })
     }
 
     /// What is there, and what is there but cannot be read.

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
+use capplan_model::history::History;
 use capplan_planner::report::{Action, Report, Severity, build};
 use clap::ValueEnum;
 
-use super::history::Archive;
+use super::history::{Archive, NO_IDENTITY};
 use super::observed::{From, Observed};
 use crate::config::{Config, Options};
 use crate::render;
@@ -82,7 +83,10 @@ async fn report(config: &Config, observed: Observed, no_history: bool) -> Report
     let (history, unread) = match history {
         Some(history) => (history, Vec::new()),
         None if no_history => Default::default(),
-        None => Archive::of(config, &snapshot.cluster).for_report(config, &snapshot, live).await,
+        None => match Archive::of(config, &snapshot.cluster) {
+            Some(archive) => archive.for_report(config, &snapshot, live).await,
+            None => (History::default(), vec![("history".to_owned(), NO_IDENTITY.to_owned())]),
+        },
     };
     build(&snapshot, id, &history, &config.policy, unread)
 }

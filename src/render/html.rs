@@ -191,7 +191,9 @@ fn figure(chart: &Chart) -> Result<Figure<'_>, HtmlError> {
 }
 
 fn strip(row: &SlotRow) -> Strip {
-    let (ghosts, foreign) = (row.ghosts.len() as u64, row.foreign.len() as u64);
+    let count = |list: &Option<Vec<String>>| list.as_ref().map_or(0, |list| list.len() as u64);
+    // Unknown ghosts are among the CSI volumes: the strip says what is in a slot, not whose it is.
+    let (ghosts, foreign) = (count(&row.ghosts), count(&row.foreign));
     let Some(occupied) = row.occupied else {
         let runs = vec![Run { class: "x", letter: "?", count: PLUGIN_SLOTS }];
         return Strip { label: format!("what is in the {PLUGIN_SLOTS} slots is unknown"), runs };

@@ -153,6 +153,7 @@ fn slots(out: &mut String, report: &Report) -> std::fmt::Result {
         "\n## Volume slots\n\n| worker | advertised | real | attached | counted | plugged | ghosts | phantom | unused | free |"
     )?;
     writeln!(out, "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")?;
+    let count = |list: &Option<Vec<String>>| or_unknown(list.as_ref().map(Vec::len));
     for row in &report.slots {
         writeln!(
             out,
@@ -163,9 +164,9 @@ fn slots(out: &mut String, report: &Report) -> std::fmt::Result {
             or_unknown(row.attached),
             or_unknown(row.counted),
             or_unknown(row.plugged),
-            row.ghosts.len(),
+            count(&row.ghosts),
             or_unknown(row.phantom),
-            row.unused.len(),
+            count(&row.unused),
             or_unknown(row.free),
         )?;
     }

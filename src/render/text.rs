@@ -257,8 +257,7 @@ fn slots(page: &mut Page, report: &Report) {
     page.section("Volume slots (scheduler's ledger | plugin's ledger)");
     let rows = report.slots.iter().map(|row| {
         let number = |value: Option<u64>| value.map_or_else(|| "?".to_owned(), |value| value.to_string());
-        let known =
-            |count: usize| if row.plugged.is_some() && row.attached.is_some() { count.to_string() } else { "?".to_owned() };
+        let count = |list: &Option<Vec<String>>| number(list.as_ref().map(|list| list.len() as u64));
         vec![
             short(row.node.as_str(), 18),
             number(row.advertised),
@@ -267,9 +266,9 @@ fn slots(page: &mut Page, report: &Report) {
             "|".to_owned(),
             number(row.real),
             number(row.plugged),
-            known(row.ghosts.len()),
+            count(&row.ghosts),
             number(row.phantom),
-            row.unused.len().to_string(),
+            count(&row.unused),
             number(row.free),
         ]
     });
@@ -279,8 +278,8 @@ fn slots(page: &mut Page, report: &Report) {
         for mismatch in &row.mismatches {
             page.paragraph("", 2, &format!("{}: {mismatch}", row.node));
         }
-        if !row.pending_detach.is_empty() {
-            page.paragraph("", 2, &format!("{}: detach pending: {}", row.node, row.pending_detach.join(", ")));
+        if let Some(pending) = row.pending_detach.as_ref().filter(|pending| !pending.is_empty()) {
+            page.paragraph("", 2, &format!("{}: detach pending: {}", row.node, pending.join(", ")));
         }
         if let Some(why) = &row.why {
             page.paragraph("", 2, &format!("{}: unknown: {why}", row.node));
@@ -445,7 +444,7 @@ fn hosts(page: &mut Page, report: &Report) {
         &rows.collect::<Vec<_>>(),
     );
     for host in &report.hosts {
-        for pool in &host.pools {
+        for pool in host.pools.iter().flatten() {
             let share = |fill: &capplan_planner::report::Fill| {
                 percent((fill.size.0 > 0).then(|| fill.used.0 as f64 / fill.size.0 as f64))
             };

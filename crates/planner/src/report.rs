@@ -184,17 +184,17 @@ pub struct SlotRow {
     /// Slots in use by whatever.
     pub occupied: Option<u64>,
     /// Other disks on the plugin's slots: `scsiN=volume`.
-    pub foreign: Vec<String>,
+    pub foreign: Option<Vec<String>>,
     /// CSI disks without a VolumeAttachment: `scsiN=volume`.
-    pub ghosts: Vec<String>,
+    pub ghosts: Option<Vec<String>>,
     /// Advertised slots that do not exist.
     pub phantom: Option<u64>,
     /// Volumes whose VolumeAttachment waits for its removal.
-    pub pending_detach: Vec<String>,
+    pub pending_detach: Option<Vec<String>>,
     /// Volumes that cannot be attached.
-    pub failing: Vec<String>,
+    pub failing: Option<Vec<String>>,
     /// Detached volumes of the VM.
-    pub unused: Vec<String>,
+    pub unused: Option<Vec<String>>,
     /// Room that both ledgers still have.
     pub free: Option<u64>,
     /// Every difference between the ledgers, with its reason.
@@ -317,8 +317,8 @@ pub struct HostRow {
     pub vcpus: Option<u64>,
     /// Running guests.
     pub guests_running: Option<u64>,
-    /// Thin pools.
-    pub pools: Vec<PoolRow>,
+    /// Thin pools; `null` is unknown.
+    pub pools: Option<Vec<PoolRow>>,
     /// Whether a new worker of the policy's size fits now, and why not.
     pub takes_worker: Option<bool>,
 }

@@ -124,7 +124,12 @@ pub async fn observe(
     let pve = join_all(readers.iter().zip(&pve_silent).map(|((endpoint, reader), silent)| async move {
         match silent {
             Some(why) => silent_pve(endpoint, why),
-            None => pve::observe(reader, progress).await,
+            None => {
+                let pve = pve::observe(reader, progress).await;
+                // Neither configured nor told: the address names it.
+                let name = if pve.name.is_empty() { endpoint.url.clone() } else { pve.name };
+                Pve { name, ..pve }
+            }
         }
     }));
     let (mut kube, pve) = futures::join!(kube, pve);

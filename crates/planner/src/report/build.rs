@@ -7,7 +7,7 @@ use capplan_model::history::{History, Series};
 use capplan_model::ids::{NodeName, SnapshotId};
 use capplan_model::join::{Join, join};
 use capplan_model::policy::{Direction, Measure, Policy, Scope};
-use capplan_model::pve::Power;
+use capplan_model::pve::{Power, ThinPool};
 use capplan_model::slots::{ConfigSlots, VolumeSlots};
 use capplan_model::{Reading, Snapshot};
 use jiff::{SignedDuration, Timestamp};
@@ -68,7 +68,7 @@ pub fn build(snapshot: &Snapshot, id: SnapshotId, history: &History, policy: &Po
         cluster: snapshot.cluster.clone(),
         versions: versions(snapshot),
         recommendation: decide(&facts, &judgements),
-        binding: binding(&facts, &found),
+        binding: binding(&facts, &found, &unknown),
         dimensions,
         memory: memory(&uses, &judgements),
         node_loss: uses
@@ -138,7 +138,7 @@ fn forecast_series(series: &Series, now: Timestamp, used: f64, limit: f64) -> Op
 
 /// The limit that bites first: one that is reached already, else one that the trend reaches within
 /// 90 days, else the fullest.
-fn binding(facts: &Facts<'_>, found: &[Usage]) -> Option<Binding> {
+fn binding(facts: &Facts<'_>, found: &[Usage], unknown: &[(Dimension, String)]) -> Option<Binding> {
     let workers: BTreeSet<&str> =
         facts.snapshot.workers().known().map(|nodes| nodes.iter().map(|node| node.name.as_str()).collect()).unwrap_or_default();
     // What binds on the control plane's node or on a device that is handed out whole stops no pod
@@ -172,9 +172,17 @@ fn binding(facts: &Facts<'_>, found: &[Usage]) -> Option<Binding> {
         .take(MOST_FORECASTS)
         .filter_map(|one| Some((one, forecast(facts, one.0)?.expected.filter(|when| *when <= horizon)?)))
         .min_by_key(|(_, when)| *when);
+    // The file systems of nodes are beyond the two APIs: that is said where unknowns are listed.
+    let unread: BTreeSet<&str> = unknown
+        .iter()
+        .filter(|(dimension, _)| dimension.binds() && *dimension != Dimension::NodeFilesystem)
+        .map(|(dimension, _)| dimension.name())
+        .collect();
+    let unread: Vec<&str> = unread.into_iter().collect();
+    let among = if unread.is_empty() { String::new() } else { format!("; not all could be read of {}", unread.join(", ")) };
     Some(match soonest {
-        Some((one, _)) => make(one, format!("at the present trend it is reached first, within {NEAR_DAYS} days")),
-        None => make(first, "it is the fullest; no trend reaches a limit within 90 days".into()),
+        Some((one, _)) => make(one, format!("at the present trend it is reached first, within {NEAR_DAYS} days{among}")),
+        None => make(first, format!("it is the fullest; no trend reaches a limit within {NEAR_DAYS} days{among}")),
     })
 }
 
@@ -291,7 +299,7 @@ fn slot_row(slots: &VolumeSlots) -> SlotRow {
     let named =
         |slots: &BTreeMap<u8, String>| slots.iter().map(|(slot, volume)| format!("scsi{slot}={volume}")).collect::<Vec<_>>();
     let volumes = |test: &dyn Fn(&capplan_model::slots::Attachment) -> bool| {
-        attached.into_iter().flatten().filter(|one| test(one)).map(|one| one.volume.to_string()).collect::<Vec<_>>()
+        attached.map(|attached| attached.iter().filter(|one| test(one)).map(|one| one.volume.to_string()).collect::<Vec<_>>())
     };
     SlotRow {
         node: slots.node.clone(),
@@ -302,12 +310,12 @@ fn slot_row(slots: &VolumeSlots) -> SlotRow {
         counted: slots.counted.known().map(|counted| counted.len() as u64),
         plugged: config.map(|config| config.plugged.len() as u64),
         occupied: config.map(ConfigSlots::occupied),
-        foreign: config.map(|config| named(&config.foreign)).unwrap_or_default(),
-        ghosts: slots.ghosts.known().into_iter().flatten().map(|(slot, volume)| format!("scsi{slot}={volume}")).collect(),
+        foreign: config.map(|config| named(&config.foreign)),
+        ghosts: slots.ghosts.known().map(|ghosts| ghosts.iter().map(|(slot, volume)| format!("scsi{slot}={volume}")).collect()),
         phantom: slots.phantom(),
         pending_detach: volumes(&|one| one.detaching),
         failing: volumes(&|one| one.error.is_some()),
-        unused: config.map(|config| config.unused.clone()).unwrap_or_default(),
+        unused: config.map(|config| config.unused.clone()),
         free: slots.free(),
         mismatches: mismatches(slots),
         why: slots.unknown().map(str::to_owned),
@@ -322,8 +330,13 @@ fn mismatches(slots: &VolumeSlots) -> Vec<String> {
     }
     if let (Some(config), Some(attached)) = (slots.config.known(), slots.attached.known()) {
         for one in attached {
-            let plugged = one.volid.as_ref().is_some_and(|volid| config.plugged.values().any(|volume| volume == volid));
-            if plugged {
+            let plugged = match &one.volid {
+                Some(volid) => config.plugged.values().any(|volume| volume == volid),
+                // The PersistentVolume is gone: the plugin names volumes after it.
+                None => config.plugged.values().any(|volume| volume.contains(one.volume.as_str())),
+            };
+            // Ghosts are known where PersistentVolumes are; without these nobody knows the disk's name.
+            if plugged || (slots.ghosts.known().is_none() && one.error.is_none()) {
                 continue;
             }
             list.push(match (&one.error, one.attached) {
@@ -438,16 +451,14 @@ fn host_rows(facts: &Facts<'_>) -> Vec<HostRow> {
                 cpus: host.cpus.known().copied(),
                 vcpus: committed.map(|sum| sum.cpus),
                 guests_running: guests.map(|guests| guests.iter().filter(|guest| guest.power == Power::Running).count() as u64),
-                pools: host
-                    .pools
-                    .items()
-                    .iter()
-                    .map(|pool| PoolRow {
+                pools: host.pools.known().map(|pools| {
+                    let row = |pool: &ThinPool| PoolRow {
                         name: pool.name.clone(),
                         data: Fill { used: pool.used, size: pool.size },
                         metadata: Fill { used: pool.metadata_used, size: pool.metadata_size },
-                    })
-                    .collect(),
+                    };
+                    pools.iter().map(row).collect()
+                }),
                 takes_worker: rooms
                     .iter()
                     .find(|room| room.host == host.name && room.available.known().is_some())

@@ -1,0 +1,808 @@
+//! The whole program against recorded clusters: every number, every failing list, every request.
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use support::{
+    Certificates, Cluster, KUBE_LISTS, KUBE_TOKEN, PROMETHEUS_TOKEN, PVE_KEY, PVE_TOKEN, STATE, World, data, findings, row,
+    unknowns,
+};
+
+const CLUSTERS: [&str; 2] = ["today", "lun-incident"];
+const GIB: f64 = (1_u64 << 30) as f64;
+const JSON: [&str; 3] = ["report", "--format", "json"];
+
+#[track_caller]
+fn number(value: &Value) -> f64 {
+    value.as_f64().expect("a number")
+}
+
+/// Two figures agree to the last digit the truth shows.
+#[track_caller]
+fn agrees(what: &str, shown: f64, truth: f64, tolerance: f64) {
+    assert!((shown - truth).abs() <= tolerance, "{what}: the report says {shown}, the truth is {truth}");
+}
+
+/// The share of the report as the truth's percentage.
+#[track_caller]
+fn percent(what: &str, shown: &Value, truth: &Value) {
+    agrees(what, number(shown) * 100.0, number(truth), 0.05 + 1e-9);
+}
+
+#[track_caller]
+fn gib(what: &str, shown: f64, truth: &Value, decimals: i32) {
+    agrees(what, shown / GIB, number(truth), 0.5 * 10_f64.powi(-decimals) + 1e-9);
+}
+
+#[track_caller]
+fn count(what: &str, shown: &Value, truth: &Value) {
+    assert!(shown.is_u64() && shown == truth, "{what}: the report says {shown}, the truth is {truth}");
+}
+
+/// The short names of volumes, as the truth has them: the name of the PersistentVolume.
+fn short(volume: &str) -> String {
+    match volume.rsplit_once("pvc-") {
+        Some((before, id)) => {
+            let slot = before.split_once('=').map(|(slot, _)| format!("{slot}=")).unwrap_or_default();
+            format!("{slot}pvc-{id}")
+        }
+        None => volume.to_owned(),
+    }
+}
+
+fn names(list: &Value) -> Vec<String> {
+    let mut names: Vec<String> =
+        list.as_array().expect("a list").iter().map(|one| short(one.as_str().expect("a name"))).collect();
+    names.sort();
+    names
+}
+
+/// A world with 30 days of history from Prometheus.
+fn with_history(cluster: &Cluster) -> World {
+    let world = cluster.world_with_prometheus();
+    let import = world.run(&["history", "import"]).done();
+    assert!(import.err.contains("added 1"), "{}", import.err);
+    world
+}
+
+#[test]
+fn the_report_shows_every_number_of_the_truth() {
+    let Some(data) = data() else { return };
+    for name in CLUSTERS {
+        let cluster = Cluster::start(&data, name, &[]);
+        let world = with_history(&cluster);
+        let report = world.run(&JSON).done().json();
+        let truth = cluster.read("truth.json");
+        slots_agree(&report, &truth["storage"]);
+        memory_agrees(&report, &truth["memory"]);
+        host_agrees(&report, &truth["host"]);
+        triggers_agree(&report, &truth["triggers"]);
+        let losses = if name == "today" { "without_gpu_node" } else { "as_alert_with_gpu_node" };
+        let loss = &truth["n_minus_1"][losses];
+        let shown = row(&report["node_loss"], "node", loss["worst"].as_str().expect("a node"));
+        gib("pods to move", number(&shown["to_move"]), &loss["reschedulable_gib"], 2);
+        gib("free on the others", number(&shown["free"]), &loss["free_gib_excluding_lost_node"], 2);
+        assert_eq!(shown["fits_by_sum"], loss["really_fits_by_sum"]);
+        assert_eq!(truth["va_on_missing_nodes"].as_array().map(Vec::len), Some(0));
+        assert!(findings(&report).iter().all(|(code, _)| *code != "attachment-on-missing-node"));
+        assert_eq!(report["nodes"].as_array().map(Vec::len), truth["counts"]["nodes"].as_u64().map(|nodes| nodes as usize));
+    }
+}
+
+fn slots_agree(report: &Value, truth: &Value) {
+    let truth = truth.as_object().expect("by node");
+    assert_eq!(report["slots"].as_array().map(Vec::len), Some(truth.len()));
+    for (node, truth) in truth {
+        let shown = row(&report["slots"], "node", node);
+        for (ours, theirs) in [
+            ("attached", "va_objects"),
+            ("counted", "scheduler_volumes"),
+            ("advertised", "csinode_count"),
+            ("occupied", "plugin_slots_used"),
+            ("plugged", "csi_disks_in_config"),
+            ("free", "free_effective"),
+        ] {
+            count(&format!("{node} {ours}"), &shown[ours], &truth[theirs]);
+        }
+        let occupied = shown["occupied"].as_u64().expect("known");
+        assert_eq!(truth["free_slots"], 29 - occupied, "{node}");
+        assert_eq!(truth["os_disk_in_plugin_range"], !shown["foreign"].as_array().expect("a list").is_empty(), "{node}");
+        for (ours, theirs) in [("ghosts", "ghosts"), ("failing", "va_failing"), ("unused", "unused_disks")] {
+            assert_eq!(names(&shown[ours]), names(&truth[theirs]), "{node} {ours}");
+        }
+        let (objects, attached) = (number(&truth["va_objects"]), number(&truth["va_attached"]));
+        assert_eq!(shown["failing"].as_array().map(Vec::len), Some((objects - attached) as usize), "{node}");
+    }
+}
+
+fn memory_agrees(report: &Value, truth: &Value) {
+    for (node, truth) in truth["per_node"].as_object().expect("by node") {
+        let shown = row(&report["nodes"], "name", node);
+        percent(&format!("{node} requests"), &shown["requested"], &truth["requests_pct"]);
+        percent(&format!("{node} limits"), &shown["limited"], &truth["limits_pct"]);
+        percent(&format!("{node} CPU requests"), &shown["cpu_requested"], &truth["cpu_requests_pct"]);
+        gib(&format!("{node} requests"), number(&shown["requests"]), &truth["requests_gib"], 2);
+        gib(&format!("{node} allocatable"), number(&shown["allocatable"]), &truth["allocatable_gib"], 2);
+        count(&format!("{node} pods"), &shown["pods"], &truth["pods"]);
+    }
+    let memory = &report["memory"];
+    percent("requests of all nodes", &memory["requests"]["all_nodes"], &truth["requests_pct_all_nodes"]);
+    percent("requests of workers", &memory["requests"]["workers"], &truth["requests_pct_workers"]);
+    percent("requests of general workers", &memory["requests"]["general"], &truth["requests_pct_untainted_workers"]);
+    percent("limits of all nodes", &memory["limits"]["all_nodes"], &truth["limits_pct_all_nodes"]);
+    percent("limits of workers", &memory["limits"]["workers"], &truth["limits_pct_workers"]);
+    count("terminal pods", &memory["terminal_pods"], &truth["terminal_pods"]);
+    gib("phantom requests", number(&memory["phantom"]), &truth["phantom_requests_gib_if_terminal_pods_counted"], 2);
+    let general: BTreeSet<&str> = report["nodes"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(|node| node["general"] == true)
+        .filter_map(|node| node["name"].as_str())
+        .collect();
+    let untainted = truth["untainted_workers"].as_array().expect("a list");
+    assert_eq!(general, untainted.iter().filter_map(Value::as_str).collect());
+}
+
+fn host_agrees(report: &Value, truth: &Value) {
+    let host = row(&report["hosts"], "name", "pve");
+    let memory = &host["memory"];
+    gib("host memory", number(&memory["total"]), &truth["mem_total_gib"], 1);
+    gib("available on the host", number(&memory["available"]), &truth["mem_free_gib"], 1);
+    gib("memory of running guests", number(&memory["committed"]), &truth["running_vm_configured_gib"], 1);
+    let (total, committed) = (number(&memory["total"]), number(&memory["committed"]));
+    agrees("commitment", committed / total, number(&truth["commit_ratio"]), 0.0005);
+    agrees("commitment with a worker more", (committed + 32.0 * GIB) / total, number(&truth["commit_ratio_plus_32gib"]), 0.0005);
+    assert_eq!(host["takes_worker"], truth["free_ge_34gib"]);
+    let pool = row(&host["pools"], "name", "pve/data");
+    let full = |fill: &Value| number(&fill["used"]) / number(&fill["size"]) * 100.0;
+    agrees("thin pool data", full(&pool["data"]), number(&truth["thin_used_pct"]), 0.05);
+    agrees("thin pool metadata", full(&pool["metadata"]), number(&truth["thin_meta_pct"]), 0.05);
+    let free = number(&pool["data"]["size"]) - number(&pool["data"]["used"]);
+    gib("thin pool free", free, &truth["thin_free_gib"], 0);
+}
+
+fn triggers_agree(report: &Value, truth: &Value) {
+    let rule = |id: &str| row(&report["rules"], "id", id);
+    let verdict = |holds: &Value| if holds == true { "met" } else { "not-met" };
+    let (up, down) = (&truth["up"], &truth["down"]);
+    count_as_float("most volume attachments", &rule("slots-high")["evidence"]["value"], &truth["max_va_objects"]);
+    for (id, when, holds) in [
+        ("slots-high", "instant", &up["va_ge_25_now"]),
+        ("slots-high", "sustained", &up["va_ge_25_sustained_7d"]),
+        ("slots-low", "instant", &down["max_va_le_20_now"]),
+        ("slots-low", "sustained", &down["max_va_le_20_30d"]),
+        ("slot-cap-incident", "instant", &up["lun_exhausted_event"]),
+        ("evictions-high", "sustained", &up["evictions_gt_20_per_day_3_days"]),
+        ("memory-requests-high", "instant", &up["mem_requests_gt_90_now_workers_only"]),
+        ("memory-requests-high", "sustained", &up["mem_requests_gt_90_sustained_7d_workers_only"]),
+        ("memory-requests-low", "sustained", &down["mem_requests_lt_70_30d_workers_only"]),
+        ("memory-limits-low", "sustained", &down["mem_limits_lt_95_30d_workers_only"]),
+    ] {
+        assert_eq!(rule(id)[when], verdict(holds), "{id} {when}");
+    }
+    for (id, scope, when, holds) in [
+        ("memory-requests-high", "all-nodes", "instant", &up["mem_requests_gt_90_now"]),
+        ("memory-requests-high", "all-nodes", "sustained", &up["mem_requests_gt_90_sustained_7d"]),
+        ("memory-requests-high", "workers", "instant", &up["mem_requests_gt_90_now_workers_only"]),
+        ("memory-requests-high", "workers", "sustained", &up["mem_requests_gt_90_sustained_7d_workers_only"]),
+        ("memory-requests-high", "general", "instant", &up["mem_requests_gt_90_now_untainted_workers"]),
+        ("memory-requests-low", "all-nodes", "instant", &down["mem_requests_lt_70_now"]),
+        ("memory-requests-low", "all-nodes", "sustained", &down["mem_requests_lt_70_30d"]),
+        ("memory-requests-low", "workers", "sustained", &down["mem_requests_lt_70_30d_workers_only"]),
+        ("memory-limits-low", "all-nodes", "instant", &down["mem_limits_lt_95_now"]),
+        ("memory-limits-low", "all-nodes", "sustained", &down["mem_limits_lt_95_30d"]),
+        ("memory-limits-low", "workers", "sustained", &down["mem_limits_lt_95_30d_workers_only"]),
+    ] {
+        assert_eq!(rule(id)["evidence"]["by_scope"][scope][when], verdict(holds), "{id} {scope} {when}");
+    }
+    let days: Vec<String> =
+        up["evicted_pods_by_day_ago_0_to_3"].as_array().expect("a list").iter().take(3).map(|day| day.to_string()).collect();
+    let note = rule("evictions-high")["evidence"]["note"].as_str().expect("by day").to_owned();
+    assert!(note.contains(&format!("latest first: {} ", days.join(", "))), "{note}");
+    for one in ["slots-high", "memory-requests-high", "slots-low", "memory-requests-low", "memory-limits-low"] {
+        assert_eq!(rule(one)["evidence"]["coverage"], 1.0, "the recording has no gap: {one}");
+    }
+}
+
+#[track_caller]
+fn count_as_float(what: &str, shown: &Value, truth: &Value) {
+    agrees(what, number(shown), number(truth), 0.0);
+}
+
+#[test]
+fn a_worker_is_recommended_where_one_is_due_and_fits_and_not_where_none_fits() {
+    let Some(data) = data() else { return };
+    let cluster = Cluster::start(&data, "lun-incident", &[]);
+    let mut world = with_history(&cluster);
+    // The same host, trusted by its authority instead of by its fingerprint.
+    world.unset("CAPPLAN_PVE_FINGERPRINT").set("CAPPLAN_PVE_CA_FILE", cluster.certificates.authority().display().to_string());
+    let report = world.run(&JSON).done().json();
+    assert_eq!(report["recommendation"]["action"], "scale-up");
+    assert_eq!(report["recommendation"]["target"], "pve");
+    assert_eq!(report["binding"]["dimension"], "volume-slots");
+    assert_eq!(report["binding"]["holder"], "k8s-node1");
+    let found = findings(&report);
+    assert!(found.contains(&("ghost-volume", "k8s-node1")), "{found:?}");
+    assert!(found.contains(&("attach-failing", "k8s-node1")), "{found:?}");
+    assert!(found.iter().any(|(code, volume)| *code == "volume-on-two-guests" && volume.contains("92a83e0e")), "{found:?}");
+    assert_eq!(world.run(&["report", "--check"]).code, 3);
+
+    let cluster = Cluster::start(&data, "today", &[]);
+    let world = with_history(&cluster);
+    let report = world.run(&JSON).done().json();
+    assert_eq!(report["recommendation"]["action"], "none");
+    let rejected = report["recommendation"]["rejected"].to_string();
+    assert!(rejected.contains("none could be added either"), "{rejected}");
+    assert!(rejected.contains("25.4 GiB available, a new worker needs 34.0 GiB"), "{rejected}");
+    assert!(rejected.contains("scale-down: "), "{rejected}");
+    // Warnings only: nothing to do, nothing critical.
+    assert_eq!(world.run(&["report", "--check"]).code, 0);
+}
+
+#[test]
+fn what_only_looks_sends_nothing_but_gets_and_doctor_asks_for_its_rights() {
+    let Some(data) = data() else { return };
+    for name in CLUSTERS {
+        let cluster = Cluster::start(&data, name, &[]);
+        let world = cluster.world_with_prometheus();
+        for arguments in [
+            &["history", "import"][..],
+            &["report", "--no-history"],
+            &["report"],
+            &["report", "--out", "out"],
+            &["snapshot", "-o", "one.snapshot"],
+            &["history", "show"],
+            &["history", "export"],
+        ] {
+            world.run(arguments).done();
+        }
+        let requests = cluster.requests();
+        assert!(requests.len() > 100, "{}", requests.len());
+        let other: Vec<&Value> = requests.iter().filter(|request| request["method"] != "GET").collect();
+        assert!(other.is_empty(), "{other:?}");
+        for secret in ["/secrets", "/configmaps", "/log", "/exec"] {
+            assert!(requests.iter().all(|request| !request["path"].as_str().expect("a path").contains(secret)), "{secret}");
+        }
+
+        let doctor = world.run(&["doctor"]).done();
+        assert!(doctor.out.contains("all that a report needs is there"), "{}", doctor.out);
+        let requests = &cluster.requests()[requests.len()..];
+        let reviews = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+        assert!(requests.iter().all(|request| request["method"] == "GET" || request["path"] == reviews), "{requests:?}");
+        assert!(requests.iter().any(|request| request["method"] == "POST"));
+    }
+}
+
+#[test]
+fn a_snapshot_tells_what_the_live_report_tells() {
+    let Some(data) = data() else { return };
+    for name in CLUSTERS {
+        let cluster = Cluster::start(&data, name, &[]);
+        let world = cluster.world();
+        let live = world.run(&["report", "--format", "json", "--no-history"]).done();
+        world.run(&["snapshot", "-o", "one.snapshot"]).done();
+        world.run(&["snapshot", "-o", "two.snapshot"]).done();
+        let read = |name: &str| std::fs::read(world.path(&format!("work/{name}"))).expect("written");
+        assert!(read("one.snapshot") == read("two.snapshot"), "two snapshots of one state differ");
+        let saved = world.run(&["report", "--snapshot", "one.snapshot", "--format", "json", "--no-history"]).done();
+        assert_eq!(saved.out, live.out);
+
+        // No connection is needed for a file, and none is made.
+        let seen = cluster.requests().len();
+        let mut offline = World::new();
+        offline.write("work/one.snapshot", read("one.snapshot"));
+        offline.set("CAPPLAN_NOW", "2030-01-01T00:00:00Z");
+        let later = offline.run(&["report", "--snapshot", "one.snapshot", "--format", "json", "--no-history"]).done();
+        assert_eq!(later.out, live.out, "a report of a snapshot speaks of its instant");
+        assert_eq!(cluster.requests().len(), seen);
+
+        let folder = cluster.folder().display().to_string();
+        world.run(&["snapshot", "--from-lists", &folder, "-o", "lists.snapshot"]).done();
+        let lists = world.run(&["report", "--snapshot", "lists.snapshot", "--format", "json", "--no-history"]).done().json();
+        let live = live.json();
+        for part in ["at", "cluster", "nodes", "memory", "node_loss", "slots", "rules", "recommendation"] {
+            assert_eq!(lists[part], live[part], "{name} {part}");
+        }
+    }
+}
+
+#[test]
+fn a_report_reads_and_keeps_the_history_of_its_cluster() {
+    let Some(data) = data() else { return };
+    let cluster = Cluster::start(&data, "today", &[]);
+    // Prometheus is asked by the report itself where the history has gaps.
+    let world = cluster.world_with_prometheus();
+    let report = world.run(&JSON).done().json();
+    assert!(number(&report["history"]["samples"]) > 10_000.0);
+    assert_eq!(row(&report["rules"], "id", "slots-low")["sustained"], "met");
+    let files = world.files();
+    let kept: Vec<&String> = files.iter().filter(|file| file.ends_with(".parquet")).collect();
+    let folder = format!("{STATE}/history/{}/", report["cluster"].as_str().expect("an identity"));
+    assert!(!kept.is_empty() && kept.iter().all(|file| file.starts_with(&folder)), "{kept:?}");
+    // No gap is filled twice, and the verdicts stay the same.
+    let asked = |requests: &[Value]| {
+        requests.iter().filter(|request| request["path"].as_str().is_some_and(|path| path.starts_with("/prom"))).count()
+    };
+    let before = asked(&cluster.requests());
+    let again = world.run(&JSON).done().json();
+    for part in ["rules", "recommendation", "findings", "charts", "binding"] {
+        assert_eq!(again[part], report[part], "{part}");
+    }
+    assert_eq!(asked(&cluster.requests()), before);
+
+    // A snapshot of the cluster finds the same history.
+    world.run(&["snapshot", "-o", "one.snapshot"]).done();
+    let saved = world.run(&["report", "--snapshot", "one.snapshot", "--format", "json"]).done().json();
+    assert_eq!(saved["rules"], report["rules"]);
+    assert_eq!(world.files().iter().filter(|file| file.ends_with(".parquet")).count(), kept.len(), "a snapshot adds nothing");
+}
+
+#[test]
+fn a_prometheus_that_fails_is_named_and_stops_no_report() {
+    let Some(data) = data() else { return };
+    let cluster = Cluster::start(&data, "today", &["--fail", "/prom/api/v1/query_range:500:1000"]);
+    let world = cluster.world_with_prometheus();
+    let report = world.run(&JSON).done().json();
+    assert!(unknowns(&report).iter().any(|what| what.starts_with("history from Prometheus")), "{:?}", unknowns(&report));
+    assert_eq!(row(&report["rules"], "id", "slots-low")["sustained"], "insufficient-data");
+    let import = world.run(&["history", "import"]);
+    assert!(import.err.contains("not imported: history from Prometheus"), "{}", import.err);
+}
+
+#[test]
+fn no_token_appears_in_any_output_or_file() {
+    let Some(data) = data() else { return };
+    let cluster =
+        Cluster::start(&data, "today", &["--fail", "/api2/json/nodes/pve/tasks:403:1000", "--fail", "/api/v1/events:403:1000"]);
+    let mut world = cluster.world_with_prometheus();
+    world.set("CAPPLAN_LOG", "trace");
+    let mut said = String::new();
+    for arguments in [
+        &["report"][..],
+        &JSON,
+        &["report", "--format", "markdown"],
+        &["report", "--format", "csv"],
+        &["report", "--out", "out"],
+        &["snapshot", "-o", "one.snapshot"],
+        &["report", "--snapshot", "one.snapshot"],
+        &["history", "import"],
+        &["history", "export"],
+        &["doctor"],
+    ] {
+        let outcome = world.run(arguments);
+        said.push_str(&outcome.out);
+        said.push_str(&outcome.err);
+    }
+    assert!(said.contains("TRACE"), "the log is as chatty as it can be");
+    // Neither are wrong ones repeated, on either plane.
+    let wrong = "capplan@pve!ci=some-wrong-pve-key";
+    for (name, value) in [("CAPPLAN_PVE_TOKEN", wrong), ("CAPPLAN_PVE_TOKEN", "no-token-at-all-but-secret")] {
+        world.set(name, value);
+        let outcome = world.run(&["report"]);
+        assert_ne!(outcome.code, 0);
+        said.push_str(&outcome.err);
+    }
+    world.kubeconfig(&cluster.url, Some(&cluster.certificates.authority()), "wrong-kube-bearer");
+    said.push_str(&world.run(&["report"]).ends(1).err);
+
+    let tokens = [
+        KUBE_TOKEN,
+        PVE_TOKEN,
+        PVE_KEY,
+        PROMETHEUS_TOKEN,
+        "some-wrong-pve-key",
+        "no-token-at-all-but-secret",
+        "wrong-kube-bearer",
+    ];
+    for token in tokens {
+        assert!(!said.contains(token), "{token} was printed");
+    }
+    let files = world.files();
+    assert!(files.len() > 6, "{files:?}");
+    for file in files.iter().filter(|file| *file != "kubeconfig") {
+        let mut bytes = std::fs::read(world.path(file)).expect("readable");
+        if file.ends_with(".snapshot") {
+            bytes = zstd::decode_all(&bytes[..]).expect("compressed by us");
+        }
+        for token in tokens {
+            assert!(!bytes.windows(token.len()).any(|window| window == token.as_bytes()), "{token} is in {file}");
+        }
+    }
+}
+
+/// One list that cannot be read, and what must not be known then.
+struct Fault {
+    path: &'static str,
+    /// What the report names as unknown; `None` if nothing is lost with it.
+    unknown: Option<&'static str>,
+    /// Fields of the report that must be `null`.
+    null: &'static [&'static str],
+    /// Fields that must be `null` in every row: list and field.
+    null_rows: &'static [(&'static str, &'static str)],
+    /// Lists that must be empty.
+    empty: &'static [&'static str],
+    /// Rules that cannot be judged now.
+    open: &'static [&'static str],
+    /// Findings that would rest on it.
+    silent: &'static [&'static str],
+    /// Recommendation for `today` and `lun-incident`.
+    action: [&'static str; 2],
+}
+
+impl Default for Fault {
+    fn default() -> Self {
+        Self {
+            path: "",
+            unknown: None,
+            null: &[],
+            null_rows: &[],
+            empty: &[],
+            open: &[],
+            silent: &[],
+            action: ["none", "scale-up"],
+        }
+    }
+}
+
+const MEMORY: [&str; 8] = [
+    "/memory/requests/all_nodes",
+    "/memory/requests/workers",
+    "/memory/requests/general",
+    "/memory/limits/all_nodes",
+    "/memory/limits/workers",
+    "/memory/limits/general",
+    "/memory/terminal_pods",
+    "/memory/phantom",
+];
+const CONFIG_ROWS: [(&str, &str); 5] =
+    [("slots", "real"), ("slots", "plugged"), ("slots", "occupied"), ("slots", "phantom"), ("slots", "free")];
+const SLOT_FINDINGS: [&str; 3] = ["ghost-volume", "slot-arithmetic", "phantom-slots"];
+const GUEST_FINDINGS: [&str; 5] =
+    ["ghost-volume", "slot-arithmetic", "phantom-slots", "volume-on-two-guests", "control-plane-oversized"];
+
+/// A list that no verdict rests on.
+fn minor(path: &'static str, unknown: &'static str) -> Fault {
+    Fault { path, unknown: Some(unknown), ..Fault::default() }
+}
+
+fn faults() -> Vec<Fault> {
+    let nothing_of_kube = ["insufficient-data", "insufficient-data"];
+    let no_host = ["none", "insufficient-data"];
+    vec![
+        Fault {
+            null: &MEMORY,
+            empty: &["/nodes", "/slots", "/node_loss"],
+            open: &[
+                "slots-high",
+                "slots-low",
+                "memory-requests-high",
+                "memory-requests-low",
+                "memory-limits-low",
+                "no-node-overcommitted",
+            ],
+            silent: &["ghost-volume", "limit-full", "n-minus-one-short", "denominators-disagree", "node-not-ready"],
+            action: ["insufficient-data", "scale-up"],
+            ..minor("/api/v1/nodes", "nodes")
+        },
+        Fault {
+            null: &MEMORY,
+            null_rows: &[
+                ("slots", "counted"),
+                ("slots", "free"),
+                ("nodes", "requests"),
+                ("nodes", "requested"),
+                ("nodes", "limited"),
+                ("nodes", "cpu_requested"),
+                ("nodes", "pods"),
+            ],
+            empty: &["/node_loss"],
+            open: &[
+                "memory-requests-high",
+                "memory-requests-low",
+                "memory-limits-low",
+                "no-node-overcommitted",
+                "evictions-high",
+            ],
+            silent: &["evicted-pods", "n-minus-one-short", "denominators-disagree", "control-plane-oversized", "terminal-pods"],
+            action: ["insufficient-data", "scale-up"],
+            ..minor("/api/v1/pods", "pods")
+        },
+        Fault {
+            null_rows: &[("slots", "attached"), ("slots", "counted"), ("slots", "free")],
+            open: &["slots-high", "slots-low"],
+            silent: &["ghost-volume", "attach-failing"],
+            action: ["insufficient-data", "scale-up"],
+            ..minor("/apis/storage.k8s.io/v1/volumeattachments", "volumeattachments")
+        },
+        Fault {
+            null_rows: &[("slots", "counted"), ("slots", "free")],
+            silent: &["ghost-volume", "released-volumes"],
+            ..minor("/api/v1/persistentvolumes", "persistentvolumes")
+        },
+        Fault {
+            null_rows: &[("slots", "counted"), ("slots", "free")],
+            ..minor("/api/v1/persistentvolumeclaims", "persistentvolumeclaims")
+        },
+        Fault {
+            null_rows: &[("slots", "advertised"), ("slots", "phantom"), ("slots", "free")],
+            silent: &["slot-arithmetic", "phantom-slots", "csi-driver-missing", "csinode-count-differs"],
+            ..minor("/apis/storage.k8s.io/v1/csinodes", "csinodes")
+        },
+        Fault { null_rows: &[("nodes", "used")], ..minor("/apis/metrics.k8s.io/v1beta1/nodes", "node metrics") },
+        minor("/api/v1/events", "events"),
+        minor("/api/v1/namespaces", "namespaces"),
+        minor("/api/v1/resourcequotas", "resourcequotas"),
+        minor("/apis/apps/v1/daemonsets", "daemonsets"),
+        minor("/apis/apps/v1/deployments", "deployments"),
+        minor("/apis/apps/v1/replicasets", "replicasets"),
+        minor("/apis/apps/v1/statefulsets", "statefulsets"),
+        minor("/apis/batch/v1/cronjobs", "cronjobs"),
+        minor("/apis/batch/v1/jobs", "jobs"),
+        Fault { silent: &["node-heartbeat-stale"], ..minor("/apis/coordination.k8s.io/v1/leases", "leases") },
+        minor("/apis/crd.projectcalico.org/v1/ipamhandles", "ipamhandles"),
+        minor("/apis/policy/v1/poddisruptionbudgets", "poddisruptionbudgets"),
+        minor("/apis/scheduling.k8s.io/v1/priorityclasses", "priorityclasses"),
+        Fault { silent: &["csi-driver-missing"], ..minor("/apis/storage.k8s.io/v1/csidrivers", "csidrivers") },
+        minor("/apis/storage.k8s.io/v1/csistoragecapacities", "csistoragecapacities"),
+        minor("/apis/storage.k8s.io/v1/storageclasses", "storageclasses"),
+        Fault {
+            null: &MEMORY,
+            empty: &["/nodes", "/slots", "/node_loss"],
+            open: &[
+                "slots-high",
+                "slots-low",
+                "slot-cap-incident",
+                "evictions-high",
+                "memory-requests-high",
+                "memory-requests-low",
+                "memory-limits-low",
+                "no-node-overcommitted",
+            ],
+            action: nothing_of_kube,
+            ..minor("/version", "nodes")
+        },
+        minor("/api2/json/access/permissions", "PCI mappings"),
+        minor("/api2/json/cluster/mapping/pci", "PCI mappings"),
+        minor("/api2/json/cluster/status", "quorum"),
+        Fault { path: "/api2/json/cluster/resources", ..Fault::default() },
+        Fault { path: "/api2/json/nodes/pve/qemu/201/status/current", ..Fault::default() },
+        Fault {
+            null_rows: &CONFIG_ROWS,
+            empty: &["/hosts"],
+            silent: &["ghost-volume", "slot-arithmetic", "volume-on-two-guests", "host-cannot-take-worker"],
+            action: no_host,
+            ..minor("/api2/json/nodes", "hosts")
+        },
+        Fault {
+            null_rows: &CONFIG_ROWS,
+            empty: &["/hosts"],
+            silent: &["ghost-volume", "slot-arithmetic", "volume-on-two-guests", "host-cannot-take-worker"],
+            action: no_host,
+            ..minor("/api2/json/version", "hosts")
+        },
+        Fault {
+            null: &["/hosts/0/memory/total", "/hosts/0/memory/available", "/hosts/0/cpus", "/hosts/0/takes_worker"],
+            silent: &["host-cannot-take-worker", "host-swapping"],
+            action: no_host,
+            ..minor("/api2/json/nodes/pve/status", "host pve: memory")
+        },
+        Fault {
+            null: &[
+                "/hosts/0/memory/committed",
+                "/hosts/0/memory/committed_if_all_started",
+                "/hosts/0/vcpus",
+                "/hosts/0/guests_running",
+            ],
+            null_rows: &CONFIG_ROWS,
+            silent: &GUEST_FINDINGS,
+            ..minor("/api2/json/nodes/pve/qemu", "proxmox pve: guests")
+        },
+        Fault {
+            null: &["/hosts/0/memory/committed", "/hosts/0/guests_running"],
+            null_rows: &CONFIG_ROWS,
+            silent: &GUEST_FINDINGS,
+            ..minor("/api2/json/nodes/pve/lxc", "proxmox pve: guests")
+        },
+        Fault {
+            null: &["/slots/0/real", "/slots/0/plugged", "/slots/0/occupied", "/slots/0/phantom", "/slots/0/free"],
+            silent: &SLOT_FINDINGS,
+            ..minor("/api2/json/nodes/pve/qemu/201/config", "guest 201 (k8s-node1): config")
+        },
+        minor("/api2/json/nodes/pve/storage", "host pve: storages"),
+        minor("/api2/json/nodes/pve/tasks", "proxmox pve: failed tasks"),
+        minor("/api2/json/nodes/pve/disks/lvmthin", "host pve: thin pools"),
+    ]
+}
+
+#[test]
+fn a_list_that_fails_is_named_and_nothing_rests_on_it() {
+    let Some(data) = data() else { return };
+    let faults = faults();
+    let tested: BTreeSet<&str> = faults.iter().map(|fault| fault.path).collect();
+    assert!(KUBE_LISTS.iter().all(|path| tested.contains(path)));
+    for (place, name) in CLUSTERS.into_iter().enumerate() {
+        let healthy = Cluster::start(&data, name, &[]);
+        let history = with_history(&healthy);
+        let before = history.run(&JSON).done().json();
+        // A list that is read and not in the table would go untested.
+        for request in healthy.requests() {
+            let path = request["path"].as_str().expect("a path");
+            let one_of_many = path.contains("/qemu/") || path.contains("rrddata") || path.starts_with("/prom");
+            assert!(one_of_many || path == "/api/v1/namespaces/kube-system" || tested.contains(path), "{path} is not tested");
+        }
+        for fault in &faults {
+            let said = format!("{name}, {} failing", fault.path);
+            let cluster = Cluster::start(&data, name, &["--fail", &format!("{}:500:1000", fault.path)]);
+            let world = cluster.world();
+            world.take_history(&history);
+            let report = world.run(&JSON).done().json();
+            check(&said, fault, &report, &before, fault.action[place]);
+        }
+    }
+}
+
+fn check(said: &str, fault: &Fault, report: &Value, before: &Value, action: &str) {
+    match fault.unknown {
+        Some(what) => {
+            let unknown: Vec<&Value> = report["unknown"]
+                .as_array()
+                .expect("a list")
+                .iter()
+                .filter(|one| one["what"].as_str().is_some_and(|text| text.contains(what)))
+                .collect();
+            let path = fault.path.trim_start_matches("/api2/json");
+            let named = unknown.iter().any(|one| one["why"].as_str().is_some_and(|why| why.contains(path)));
+            assert!(named, "{said}: {}", report["unknown"]);
+            let nameless = unknowns(report).iter().any(|what| what.contains("proxmox :"));
+            assert!(!nameless, "{said}: {}", report["unknown"]);
+        }
+        // Then nothing is lost: it is the same snapshot, to the byte.
+        None => assert_eq!(report["snapshot"], before["snapshot"], "{said}"),
+    }
+    for pointer in fault.null {
+        assert_eq!(report.pointer(pointer), Some(&Value::Null), "{said}: {pointer}");
+    }
+    for (list, field) in fault.null_rows {
+        for one in report[*list].as_array().expect("a list") {
+            assert_eq!(one.get(*field), Some(&Value::Null), "{said}: {field} of {one}");
+        }
+    }
+    for pointer in fault.empty {
+        assert_eq!(report.pointer(pointer).and_then(Value::as_array).map(Vec::len), Some(0), "{said}: {pointer}");
+    }
+    for rule in report["rules"].as_array().expect("a list") {
+        let id = rule["id"].as_str().expect("an id");
+        let was = row(&before["rules"], "id", id);
+        if fault.open.contains(&id) {
+            assert_eq!(rule["instant"], "insufficient-data", "{said}: {id}");
+            assert_eq!(rule["evidence"]["value"], Value::Null, "{said}: {id}");
+            assert_ne!(rule["sustained"], "met", "{said}: {id}");
+        } else {
+            let open = rule["instant"] == "insufficient-data";
+            assert!(open || rule["instant"] == was["instant"], "{said}: {id}");
+        }
+        // What was not met may only become unknown, and the other way round.
+        let sustained = &rule["sustained"];
+        assert!(*sustained == was["sustained"] || sustained == "insufficient-data", "{said}: {id} is {sustained}");
+    }
+    let (found, were) = (findings(report), findings(before));
+    let new: Vec<_> = found.difference(&were).collect();
+    assert!(new.is_empty(), "{said}: {new:?}");
+    for code in fault.silent {
+        assert!(found.iter().all(|(one, _)| one != code), "{said}: {code}");
+    }
+    for slots in report["slots"].as_array().expect("a list") {
+        let were = row(&before["slots"], "node", slots["node"].as_str().expect("a name"));
+        let were: Vec<String> = were["mismatches"].as_array().expect("a list").iter().map(Value::to_string).collect();
+        for one in slots["mismatches"].as_array().expect("a list") {
+            assert!(were.contains(&one.to_string()), "{said}: the ledgers do not differ by {one}");
+        }
+        if slots["free"].is_null() {
+            assert!(slots["why"].is_string(), "{said}: {slots}");
+        }
+    }
+    for (now, was) in dimension_pairs(report, before) {
+        assert!(now["used"].is_null() || now["used"] == was["used"], "{said}: {now} was {was}");
+        assert!(now["used"].is_number() || now["note"].is_string(), "{said}: {now} does not say why");
+    }
+    let because = report["binding"]["because"].as_str().expect("some limit is known");
+    for row in report["dimensions"].as_array().expect("a list").iter().filter(|row| row["used"].is_null()) {
+        let name = row["name"].as_str().expect("a name");
+        // Counts and sums that stop no pod, and what the two APIs never tell: said among the unknowns.
+        let elsewhere = ["node-filesystem", "volume-attachments", "memory-limits", "host-memory-if-all-started", "evicted-pods"];
+        let settled = because == "it is reached now" || elsewhere.contains(&name);
+        assert!(settled || because.contains(name), "{said}: {name} may be fuller: {because}");
+    }
+    assert_eq!(report["recommendation"]["action"], action, "{said}: {}", report["recommendation"]);
+}
+
+/// Rows of the capacity table that are in both reports with the same holder or without one.
+fn dimension_pairs<'a>(report: &'a Value, before: &'a Value) -> Vec<(&'a Value, &'a Value)> {
+    let rows = |report: &'a Value| report["dimensions"].as_array().expect("a list");
+    let same = |a: &Value, b: &Value| {
+        a["name"] == b["name"] && a["scope"] == b["scope"] && (a["holder"] == b["holder"] || a["holder"] == "")
+    };
+    rows(report).iter().filter_map(|now| Some((now, rows(before).iter().find(|was| same(now, was))?))).collect()
+}
+
+#[test]
+fn unknown_slots_are_not_shown_as_zero() {
+    let Some(data) = data() else { return };
+    for (path, fields) in [
+        ("/api/v1/persistentvolumes", &["ghosts"][..]),
+        ("/apis/storage.k8s.io/v1/volumeattachments", &["ghosts", "failing", "pending_detach"]),
+        ("/api2/json/nodes/pve/qemu", &["ghosts", "foreign", "unused"]),
+    ] {
+        let cluster = Cluster::start(&data, "lun-incident", &["--fail", &format!("{path}:500:1000")]);
+        let report = cluster.world().run(&["report", "--no-history", "--format", "json"]).done().json();
+        for slots in report["slots"].as_array().expect("a list") {
+            for field in fields {
+                assert_eq!(slots[field], Value::Null, "{path}: {field} of {} is not known", slots["node"]);
+            }
+        }
+    }
+    let cluster = Cluster::start(&data, "lun-incident", &["--fail", "/api2/json/nodes/pve/disks/lvmthin:500:1000"]);
+    let report = cluster.world().run(&["report", "--no-history", "--format", "json"]).done().json();
+    assert_eq!(report["hosts"][0]["pools"], Value::Null, "whether there is a pool is not known");
+}
+
+#[test]
+fn history_is_neither_read_nor_kept_for_a_cluster_of_unknown_identity() {
+    let Some(data) = data() else { return };
+    let cluster = Cluster::start(&data, "lun-incident", &["--fail", "/api/v1/namespaces:403:1000"]);
+    let world = cluster.world();
+    let report = world.run(&JSON).done().json();
+    assert_eq!(report["cluster"], "");
+    assert!(unknowns(&report).contains(&"history"), "{:?}", unknowns(&report));
+    let kept: Vec<String> = world.files().into_iter().filter(|file| file.ends_with(".parquet")).collect();
+    assert!(kept.is_empty(), "another cluster of unknown identity would take these for its own: {kept:?}");
+}
+
+#[test]
+fn a_fault_that_passes_leaves_no_trace() {
+    let Some(data) = data() else { return };
+    let calm = Cluster::start(&data, "today", &[]).world_report();
+    let faults = ["--fail", "/api/v1/pods:503:2", "--fail", "/api2/json/nodes/pve/qemu:596:2"];
+    let cluster = Cluster::start(&data, "today", &faults);
+    assert_eq!(cluster.world_report(), calm);
+    let asked = cluster.requests().iter().filter(|request| request["path"] == "/api/v1/pods").count();
+    assert_eq!(asked, 3, "twice in vain");
+}
+
+#[test]
+fn a_slow_cluster_is_read_all_the_same() {
+    let Some(data) = data() else { return };
+    let calm = Cluster::start(&data, "today", &[]).world_report();
+    assert_eq!(Cluster::start(&data, "today", &["--latency-ms", "50"]).world_report(), calm);
+}
+
+#[test]
+fn a_single_certificate_that_calls_itself_an_authority_is_accepted_as_one() {
+    let Some(data) = data() else { return };
+    let cluster = Cluster::start_with(Certificates::own(), &data, "today", &[]);
+    let mut world = cluster.world();
+    world.unset("CAPPLAN_PVE_FINGERPRINT").set("CAPPLAN_PVE_CA_FILE", cluster.certificates.authority().display().to_string());
+    let report = world.run(&["report", "--format", "json", "--no-history"]).done().json();
+    assert_eq!(report["nodes"].as_array().map(Vec::len), Some(6));
+    assert_eq!(report["hosts"].as_array().map(Vec::len), Some(1));
+
+    // Another certificate of the same kind and name is not.
+    let other = Certificates::own();
+    world.kubeconfig(&cluster.url, Some(&other.authority()), KUBE_TOKEN);
+    let report = world.run(&["report", "--format", "json", "--no-history"]).done().json();
+    assert!(unknowns(&report).contains(&"nodes"), "{:?}", unknowns(&report));
+    assert_eq!(report["recommendation"]["action"], "insufficient-data");
+}
+
+trait WorldReport {
+    fn world_report(&self) -> Value;
+}
+
+impl WorldReport for Cluster {
+    fn world_report(&self) -> Value {
+        self.world().run(&["report", "--format", "json", "--no-history"]).done().json()
+    }
+}
