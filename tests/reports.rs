@@ -18,7 +18,7 @@ fn scenarios() -> Vec<PathBuf> {
 
 fn report(path: &Path) -> Report {
     let source = fs::read_to_string(path).expect("readable");
-    let scenario = Scenario::parse(&source).expect(&path.display().to_string());
+    let scenario = Scenario::parse(&source).expect("a valid scenario");
     let snapshot = scenario.snapshot();
     build(&snapshot, snapshot.id(), &scenario.history(), &Policy::built_in(), Vec::new())
 }
