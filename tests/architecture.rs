@@ -7,12 +7,20 @@ use std::process::Command;
 
 use serde_json::Value;
 
+/// The resolved dependencies of every platform or, where `cargo fetch` has not brought those of the
+/// others (a fresh clone that was only built), of this one.
 fn metadata() -> Value {
-    let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .expect("cargo runs");
+    let cargo = |arguments: &[&str]| {
+        Command::new(env!("CARGO")).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("cargo runs")
+    };
+    let asked = ["metadata", "--format-version", "1", "--locked", "--offline"];
+    let mut output = cargo(&asked);
+    if !output.status.success() {
+        let version = cargo(&["-vV"]).stdout;
+        let version = String::from_utf8_lossy(&version);
+        let host = version.lines().find_map(|line| line.strip_prefix("host: ")).expect("cargo names its host");
+        output = cargo(&[&asked[..], &["--filter-platform", host]].concat());
+    }
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).expect("cargo prints JSON")
 }
@@ -68,8 +76,9 @@ fn the_pure_crates_depend_on_nothing_that_talks_to_the_world() {
 
 #[test]
 fn every_dependency_may_be_used_under_our_licences() {
-    const ALLOWED: [&str; 13] = [
+    const ALLOWED: [&str; 14] = [
         "MIT",
+        "MIT-0",
         "Apache-2.0",
         "Apache-2.0 WITH LLVM-exception",
         "BSD-2-Clause",
