@@ -236,8 +236,9 @@ async fn import_all(config: &Config, archive: &Archive, days: u32) -> Result<Exi
     }
     let progress = Progress::start("importing");
     let (history, mut failed) = archive.read();
-    let mut added = 0;
+    let (mut read, mut added) = (0, 0);
     let mut keep = |samples: Vec<Sample>, source: &str| -> Result<(), CliError> {
+        read += samples.len();
         added += archive
             .add(&history, samples, source)
             .map_err(|why| CliError::new(Exit::Unexpected, format!("cannot keep the samples: {why}")))?;
@@ -269,8 +270,8 @@ async fn import_all(config: &Config, archive: &Archive, days: u32) -> Result<Exi
         note(format!("not imported: {what}: {why}"));
     }
     note(format!("added {added} samples to {}", archive.folder.display()));
-    // Something new is worth a success even if one source failed; nothing at all is not.
-    Ok(if added == 0 && !failed.is_empty() { Exit::Unexpected } else { Exit::Done })
+    // One source that answers is worth a success, also when it tells nothing new.
+    Ok(if read == 0 && !failed.is_empty() { Exit::Unexpected } else { Exit::Done })
 }
 
 fn csv(history: &History) -> Result<String, csv::Error> {

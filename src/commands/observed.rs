@@ -85,7 +85,8 @@ pub async fn live(config: &Config) -> Result<Snapshot, CliError> {
     let reading = |what: &str| progress.reading(what);
     observe::observe(&config.kubernetes, &config.proxmox, taken, &reading).await.map_err(|error| {
         let hint = error.hint();
-        let error = CliError::from_error(Exit::Unexpected, &error);
+        let exit = if matches!(error, observe::ObserveError::Endpoint(_)) { Exit::Usage } else { Exit::Unexpected };
+        let error = CliError::from_error(exit, &error);
         match hint {
             Some(hint) => error.hint(hint),
             None => error,

@@ -35,11 +35,12 @@ async fn workloads<T: Listed>(reader: &Reader, progress: Progress<'_>, inner: fn
 /// [`KubeError`] that the user has to mend: no answer, or the credential is refused. That a list
 /// is forbidden is no error here: it becomes an unknown.
 pub async fn check(reader: &Reader) -> Result<(), KubeError> {
-    reader.version().await?;
-    match reader.get("/api/v1/nodes?limit=1").await {
-        Err(error @ (KubeError::Unauthorized { .. } | KubeError::Connect { .. } | KubeError::Config(_))) => Err(error),
-        _ => Ok(()),
+    for answer in [reader.version().await.map(drop), reader.get("/api/v1/nodes?limit=1").await.map(drop)] {
+        if let Err(error @ (KubeError::Unauthorized { .. } | KubeError::Connect { .. } | KubeError::Config(_))) = answer {
+            return Err(error);
+        }
     }
+    Ok(())
 }
 
 /// The VolumeAttachments now.

@@ -29,9 +29,13 @@ impl PveError {
 /// Checks that the endpoint answers and accepts the token.
 ///
 /// # Errors
-/// [`PveError`] as it comes.
+/// [`PveError`] if there is no answer or the token or certificate is refused. A version that cannot
+/// be told is no error here: it becomes an unknown.
 pub async fn check(reader: &Reader) -> Result<(), PveError> {
-    reader.get::<Version>("/version", &[]).await.map(drop)
+    match reader.get::<Version>("/version", &[]).await {
+        Ok(_) | Err(PveError::Forbidden { .. } | PveError::Api { .. } | PveError::Decode { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Privileges that a report needs and the token lacks: `(path, privilege)`.
