@@ -1,7 +1,7 @@
 //! Both planes at one instant, and the text form every command accepts.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{BufWriter, Write};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,9 @@ use crate::reading::Reading;
 
 /// Format of the file; a newer major is refused.
 pub const FORMAT: &str = "capplan.snapshot/1";
+
+/// Bytes that are hashed and handed on at once.
+const BUFFER: usize = 1 << 16;
 
 /// Where a snapshot came from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +51,10 @@ pub struct Snapshot {
 #[derive(Serialize, Deserialize)]
 struct Header {
     format: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Trailer {
     id: SnapshotId,
 }
 
@@ -122,16 +129,18 @@ impl Snapshot {
         }
     }
 
-    /// Writes the snapshot: one header line with format and hash, then the content.
+    /// Writes the snapshot: a line with the format, a line with the content, a line with its hash.
     ///
     /// # Errors
     /// What `out` answers.
     pub fn write(&self, out: &mut impl Write) -> std::io::Result<SnapshotId> {
-        let content = serde_json::to_vec(self)?;
-        let id = hash(&content);
-        serde_json::to_writer(&mut *out, &Header { format: FORMAT.to_owned(), id: id.clone() })?;
+        serde_json::to_writer(&mut *out, &Header { format: FORMAT.to_owned() })?;
         out.write_all(b"\n")?;
-        out.write_all(&content)?;
+        let mut hashed = BufWriter::with_capacity(BUFFER, Hashed { digest: Sha256::new(), out: &mut *out });
+        serde_json::to_writer(&mut hashed, self)?;
+        let id = hashed.into_inner().map_err(std::io::IntoInnerError::into_error)?.id();
+        out.write_all(b"\n")?;
+        serde_json::to_writer(&mut *out, &Trailer { id: id.clone() })?;
         out.write_all(b"\n")?;
         Ok(id)
     }
@@ -141,22 +150,25 @@ impl Snapshot {
     /// # Errors
     /// [`SnapshotError`] if the header, the hash or the content is not right.
     pub fn read(text: &[u8]) -> Result<(Self, SnapshotId), SnapshotError> {
-        let split = text.iter().position(|byte| *byte == b'\n').ok_or(SnapshotError::NotASnapshot)?;
-        let header: Header = serde_json::from_slice(&text[..split]).map_err(|_| SnapshotError::NotASnapshot)?;
+        let (header, rest) = line(text).ok_or(SnapshotError::NotASnapshot)?;
+        let header: Header = serde_json::from_slice(header).map_err(|_| SnapshotError::NotASnapshot)?;
         if header.format != FORMAT {
             return Err(SnapshotError::Format { found: header.format });
         }
-        let content = text[split + 1..].strip_suffix(b"\n").ok_or(SnapshotError::Hash)?;
-        if hash(content) != header.id {
+        let (content, rest) = line(rest).ok_or(SnapshotError::Hash)?;
+        let (trailer, rest) = line(rest).ok_or(SnapshotError::Hash)?;
+        let Trailer { id } = serde_json::from_slice(trailer).map_err(|_| SnapshotError::Hash)?;
+        let mut hashed = Hashed { digest: Sha256::new(), out: std::io::sink() };
+        if !rest.is_empty() || hashed.write_all(content).is_err() || hashed.id() != id {
             return Err(SnapshotError::Hash);
         }
         let snapshot = serde_json::from_slice(content).map_err(SnapshotError::Content)?;
-        Ok((snapshot, header.id))
+        Ok((snapshot, id))
     }
 
     /// Hash of the content.
     pub fn id(&self) -> SnapshotId {
-        serde_json::to_vec(self).map_or_else(|_| SnapshotId::default(), |content| hash(&content))
+        self.write(&mut std::io::sink()).expect("a sink takes every write, and every value can be written")
     }
 
     /// Everything that could not be read: `(what, why)`.
@@ -267,13 +279,35 @@ impl Snapshot {
     }
 }
 
-fn hash(content: &[u8]) -> SnapshotId {
-    let digest = Sha256::digest(content);
-    let mut text = String::from("sha256:");
-    for byte in digest {
-        text.push_str(&format!("{byte:02x}"));
+/// The text up to the next line break, and what follows it.
+fn line(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = text.iter().position(|byte| *byte == b'\n')?;
+    Some((&text[..end], &text[end + 1..]))
+}
+
+/// Hashes what passes through.
+struct Hashed<W> {
+    digest: Sha256,
+    out: W,
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let count = self.out.write(bytes)?;
+        self.digest.update(&bytes[..count]);
+        Ok(count)
     }
-    SnapshotId(text)
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
+    }
+}
+
+impl<W> Hashed<W> {
+    fn id(self) -> SnapshotId {
+        let digits: Vec<String> = self.digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        SnapshotId(format!("sha256:{}", digits.concat()))
+    }
 }
 
 #[cfg(test)]
@@ -303,7 +337,7 @@ mod tests {
             assert!(Snapshot::read(&text[..end]).is_err(), "cut at {end}");
         }
         let header = text.iter().position(|byte| *byte == b'\n').expect("has a header");
-        for place in header + 1..text.len() - 1 {
+        for place in header..text.len() {
             let mut changed = text.clone();
             changed[place] ^= 1;
             assert!(Snapshot::read(&changed).is_err(), "changed at {place}");
@@ -312,7 +346,7 @@ mod tests {
 
     #[test]
     fn a_newer_format_is_refused_by_name() {
-        let text = b"{\"format\":\"capplan.snapshot/2\",\"id\":\"x\"}\n{}\n";
+        let text = b"{\"format\":\"capplan.snapshot/2\"}\n{}\n{}\n";
         let error = Snapshot::read(text).expect_err("newer");
         assert!(error.to_string().contains("capplan.snapshot/2"), "{error}");
     }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Instant;
 
 use capplan_model::Reading;
 use capplan_model::kube::Kube;
@@ -143,7 +144,10 @@ pub async fn observe(
 
 /// Builds a snapshot from saved lists: Kubernetes lists in `folder`, PVE answers in `folder/pve`.
 pub fn from_lists(folder: &Path, taken: Timestamp) -> Snapshot {
-    assemble(kube::lists::read(folder), vec![pve::from_files(&folder.join("pve"))], taken, Source::Lists)
+    let start = Instant::now();
+    let kube = kube::lists::read(folder);
+    tracing::info!(seconds = start.elapsed().as_secs_f64(), "lists read");
+    assemble(kube, vec![pve::from_files(&folder.join("pve"))], taken, Source::Lists)
 }
 
 fn assemble(kube: Kube, mut pve: Vec<Pve>, taken: Timestamp, source: Source) -> Snapshot {

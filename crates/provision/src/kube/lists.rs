@@ -25,7 +25,7 @@ fn open(folder: &Path, name: &str) -> Reading<File> {
 
 fn list<T: Listed>(folder: &Path) -> Reading<Vec<T>> {
     let name = format!("{}.json", T::PLURAL);
-    open(folder, &name).and_then(|file| match stream::read::<T>(file) {
+    open(folder, &name).and_then(|file| match stream::read::<T>(&file, file.metadata().ok().map(|file| file.len())) {
         Ok(list) if list.next.is_some() => Reading::unknown(format!("{name} is one page of several: save the whole list")),
         Ok(list) => Reading::Known(list.items),
         Err(error) => Reading::unknown(format!("{name} {}", causes(&error))),

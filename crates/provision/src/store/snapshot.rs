@@ -9,6 +9,8 @@ use capplan_model::snapshot::{Snapshot, SnapshotError};
 
 /// Compression level: 3 is zstd's default, and a cluster of 5,000 nodes takes a second.
 const LEVEL: i32 = 3;
+/// How much larger the content usually is: memory is asked for once.
+const USUAL_RATIO: usize = 16;
 /// Largest content that is read, so that a crafted file cannot fill the memory.
 const LARGEST: u64 = 16 << 30;
 
@@ -47,6 +49,8 @@ pub fn save(snapshot: &Snapshot, path: &Path) -> Result<SnapshotId, FileError> {
     let written = (|| {
         let mut encoder = zstd::Encoder::new(BufWriter::new(File::create(&temporary)?), LEVEL)?;
         encoder.include_checksum(true)?;
+        // Beside the writing of the text; the bytes are the same for any number of workers.
+        encoder.multithread(1)?;
         let id = snapshot.write(&mut encoder)?;
         let mut out = encoder.finish()?;
         out.flush()?;
@@ -80,7 +84,7 @@ pub fn read(bytes: &[u8]) -> Result<(Snapshot, SnapshotId), SnapshotError> {
     if !bytes.starts_with(&MAGIC) {
         return Snapshot::read(bytes);
     }
-    let mut content = Vec::new();
+    let mut content = Vec::with_capacity(bytes.len().saturating_mul(USUAL_RATIO));
     let decoder = zstd::Decoder::new(bytes).map_err(|_| SnapshotError::NotASnapshot)?;
     std::io::copy(&mut std::io::Read::take(decoder, LARGEST), &mut content).map_err(|_| SnapshotError::Hash)?;
     Snapshot::read(&content)
