@@ -5,7 +5,7 @@ use capplan_provision::pve;
 use jiff::Timestamp;
 
 use crate::config::{Config, Options};
-use crate::ui::{CliError, Exit};
+use crate::ui::{CliError, Exit, causes};
 
 /// ClusterRole of a reader.
 const CLUSTER_ROLE: &str = include_str!("../../deploy/clusterrole.yaml");
@@ -97,16 +97,6 @@ impl Page {
             );
         }
     }
-}
-
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 async fn kubernetes(config: &Config, page: &mut Page) {

@@ -13,7 +13,7 @@ use clap::{Subcommand, ValueEnum};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::config::{Config, Options, now};
-use crate::ui::{CliError, Exit, Progress, note};
+use crate::ui::{CliError, Exit, Progress, causes, note};
 
 /// Days that the longest window of the built-in policy needs.
 const DAYS: u32 = 30;
@@ -192,16 +192,6 @@ impl Archive {
         unread.extend(own.err().map(|why| ("history".to_owned(), format!("this run's sample is not kept: {why}"))));
         (history, unread)
     }
-}
-
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// Whether the longest window is not covered yet.

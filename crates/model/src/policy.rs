@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer, de::Error};
 
-use crate::units::Bytes;
+use crate::units::{Bytes, written as bytes};
 
 /// Format of the file; a newer major is refused.
 pub const FORMAT: &str = "capplan.policy/1";
@@ -319,11 +319,6 @@ pub enum Direction {
 fn format<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let found = String::deserialize(deserializer)?;
     if found == FORMAT { Ok(found) } else { Err(D::Error::custom(format!("format is `{found}`, this capplan reads `{FORMAT}`"))) }
-}
-
-fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    Bytes::parse(&text).map_err(|_| D::Error::custom(format!("`{text}` is not a size such as `32GiB`")))
 }
 
 fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {

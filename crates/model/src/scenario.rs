@@ -18,7 +18,7 @@ use crate::kube::{
 };
 use crate::pve::{Disk, Guest, GuestConfig, GuestKind, Host, HostMemory, Power, Pve, ThinPool};
 use crate::snapshot::{Snapshot, Source};
-use crate::units::{Bytes, MilliCpu};
+use crate::units::{Bytes, MilliCpu, written as bytes};
 
 /// Format of the file; a newer major is refused.
 pub const FORMAT: &str = "capplan.scenario/1";
@@ -647,11 +647,6 @@ fn usual_count() -> u64 {
 fn format<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let found = String::deserialize(deserializer)?;
     if found == FORMAT { Ok(found) } else { Err(D::Error::custom(format!("format is `{found}`, this capplan reads `{FORMAT}`"))) }
-}
-
-fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    Bytes::parse(&text).map_err(|_| D::Error::custom(format!("`{text}` is not a size such as `32GiB`")))
 }
 
 fn some_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Bytes>, D::Error> {

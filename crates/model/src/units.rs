@@ -5,7 +5,8 @@ use std::iter::Sum;
 use std::ops::{Add, AddAssign};
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// One gibibyte in bytes.
 pub const GIB: u64 = 1 << 30;
@@ -100,6 +101,12 @@ impl fmt::Display for MilliCpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.1} cores", self.as_cores())
     }
+}
+
+/// Reads a size as people write it in a file: `32GiB`.
+pub(crate) fn written<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    Bytes::parse(&text).map_err(|_| D::Error::custom(format!("`{text}` is not a size such as `32GiB`")))
 }
 
 /// The text is not a Kubernetes quantity.

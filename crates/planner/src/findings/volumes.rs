@@ -154,13 +154,16 @@ fn arithmetic(slots: &[VolumeSlots], findings: &mut Vec<Finding>) {
 }
 
 fn two_guests(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
-    let mut holders: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for guest in facts.snapshot.guests().filter(|guest| !guest.is_placeholder()) {
-        for disk in guest.config.known().into_iter().flat_map(|config| config.disks.values()).filter(|disk| disk.is_csi()) {
-            holders.entry(&disk.volume).or_default().push(format!("{} ({})", guest.vmid, guest.name));
+    // Storages of separate endpoints share their names, not their volumes.
+    let mut holders: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
+    for pve in &facts.snapshot.pve {
+        for guest in pve.guests.items().iter().filter(|guest| !guest.is_placeholder()) {
+            for disk in guest.config.known().into_iter().flat_map(|config| config.disks.values()).filter(|disk| disk.is_csi()) {
+                holders.entry((&pve.name, &disk.volume)).or_default().push(format!("{} ({})", guest.vmid, guest.name));
+            }
         }
     }
-    for (volume, guests) in holders.into_iter().filter(|(_, guests)| guests.len() > 1) {
+    for ((_, volume), guests) in holders.into_iter().filter(|(_, guests)| guests.len() > 1) {
         findings.push(Finding::new(
             "volume-on-two-guests",
             Severity::Critical,
