@@ -305,7 +305,12 @@ fn push(samples: &mut Vec<Sample>, dimension: Dimension, used: Vec<RangeSeries>,
         limit_at.extend(series.points.iter().map(|(at, value)| ((node, *at), *value)));
     }
     for series in used {
-        let subject = series.labels.get("node").cloned().unwrap_or_default();
+        // A series without a node is that of pods which are on none yet: it is nobody's use.
+        let subject = match series.labels.get("node") {
+            Some(node) => node.clone(),
+            None if dimension == Dimension::EvictedPods => String::new(),
+            None => continue,
+        };
         samples.extend(series.points.into_iter().map(|(at, used)| Sample {
             at,
             dimension,
@@ -333,6 +338,17 @@ mod tests {
         let error = Prometheus::new("http://user:s3cret@127.0.0.1:9090", None, None).expect_err("has a password");
         assert!(!error.to_string().contains("s3cret"), "{error}");
         assert!(Prometheus::new("ftp://127.0.0.1", None, None).is_err());
+    }
+
+    #[test]
+    fn pods_on_no_node_are_no_nodes_use() {
+        let points = vec![(Timestamp::UNIX_EPOCH, 5.0)];
+        let nowhere = || vec![RangeSeries { labels: BTreeMap::new(), points: points.clone() }];
+        let mut samples = Vec::new();
+        push(&mut samples, Dimension::MemoryRequests, nowhere(), &[]);
+        assert_eq!(samples, []);
+        push(&mut samples, Dimension::EvictedPods, nowhere(), &[]);
+        assert_eq!(samples.len(), 1);
     }
 
     #[test]

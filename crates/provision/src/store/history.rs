@@ -6,14 +6,18 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use capplan_model::capacity::Dimension;
 use capplan_model::history::{History, Point, Sample};
 use jiff::Timestamp;
 use polars::prelude::{
-    Column, DataFrame, KeyValueMetadata, NamedFrom, ParquetCompression, ParquetReader, ParquetWriter, SerReader, Series,
+    Column, DataFrame, KeyValueMetadata, NamedFrom, ParquetCompression, ParquetReader, ParquetWriter, PolarsError, SerReader,
+    Series,
 };
+use sha2::{Digest, Sha256};
 
 /// Format of the files, in their metadata; a newer major is refused.
 pub const FORMAT: &str = "capplan.history/1";
@@ -21,6 +25,10 @@ pub const FORMAT: &str = "capplan.history/1";
 const FORMAT_KEY: &str = "format";
 /// Files from which on they are merged: two days of hourly runs.
 const MOST_FILES: usize = 48;
+/// Longest wait for another writer: merging takes seconds, not minutes.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// How often a folder is listed again because files were merged away meanwhile.
+const LISTINGS: usize = 5;
 
 /// Why the history could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +85,13 @@ impl Archive {
         fs::create_dir_all(folder).map_err(io("create", folder))?;
         let path = folder.join(".lock");
         let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(io("open", &path))?;
-        lock.lock().map_err(io("lock", &path))?;
+        let since = Instant::now();
+        while let Err(error) = lock.try_lock() {
+            if since.elapsed() > LONGEST_WAIT {
+                return Err(io("lock", &path)(error.into()));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
         Ok(Self { folder: folder.to_owned(), lock })
     }
 
@@ -87,6 +101,17 @@ impl Archive {
     /// [`ArchiveError::Io`] if the folder cannot be listed. A file that cannot be read is no error:
     /// it is named in [`Loaded::unreadable`], and the others count.
     pub fn load(folder: &Path) -> Result<Loaded, ArchiveError> {
+        for _ in 1..LISTINGS {
+            if let Some(loaded) = Self::load_once(folder)? {
+                return Ok(loaded);
+            }
+        }
+        Ok(Self::load_once(folder)?.unwrap_or_default())
+    }
+
+    /// Reads the files as they are listed now; `None` if one was merged away before it was read: its
+    /// rows are in a file that was not listed.
+    fn load_once(folder: &Path) -> Result<Option<Loaded>, ArchiveError> {
         let mut loaded = Loaded::default();
         for path in files(folder)? {
             match read(&path) {
@@ -95,12 +120,11 @@ impl Archive {
                     Ok(Rows::SomeNewer) => loaded.newer.push(path),
                     Err(why) => loaded.unreadable.push((path, why)),
                 },
-                // Merged away by another run since the folder was listed: its rows are elsewhere.
-                Err(_) if !path.exists() => {}
+                Err(_) if !path.exists() => return Ok(None),
                 Err(why) => loaded.unreadable.push((path, why)),
             }
         }
-        Ok(loaded)
+        Ok(Some(loaded))
     }
 
     /// Adds samples as a new file; it is whole or not there.
@@ -143,28 +167,18 @@ impl Archive {
         }
     }
 
-    /// Writes a file: temporary name, to the disk, then its name.
+    /// Writes a file: temporary name, to the disk, then its name, which ends in its hash.
     fn write(&self, history: &History, name: &str) -> Result<PathBuf, ArchiveError> {
-        let free = |number: u32| {
-            let suffix = if number == 0 { String::new() } else { format!("-{number}") };
-            self.folder.join(format!("{name}{suffix}.parquet"))
-        };
-        let path = (0..).map(free).find(|path| !path.exists()).unwrap_or_else(|| free(0));
+        let bytes = parquet(history)
+            .map_err(|error| ArchiveError::Parquet { path: self.folder.join(name), message: error.to_string() })?;
+        let path = self.folder.join(format!("{name}-{}.parquet", hash(&bytes)));
         let temporary = path.with_extension("parquet.tmp");
         let io = |act| {
             let path = path.clone();
             move |source| ArchiveError::Io { act, path, source }
         };
-        let parquet =
-            |error: polars::prelude::PolarsError| ArchiveError::Parquet { path: path.clone(), message: error.to_string() };
-        let file = File::create(&temporary).map_err(io("create"))?;
-        let format = KeyValueMetadata::from_static(vec![(FORMAT_KEY.to_owned(), FORMAT.to_owned())]);
-        let mut frame = frame(history).map_err(parquet)?;
-        ParquetWriter::new(&file)
-            .with_compression(ParquetCompression::Zstd(None))
-            .with_key_value_metadata(Some(format))
-            .finish(&mut frame)
-            .map_err(parquet)?;
+        let mut file = File::create(&temporary).map_err(io("create"))?;
+        file.write_all(&bytes).map_err(io("write"))?;
         file.sync_all().map_err(io("write"))?;
         fs::rename(&temporary, &path).map_err(io("name"))?;
         File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(io("keep"))?;
@@ -198,7 +212,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, ArchiveError> {
 }
 
 /// Rows of a history: sorted by dimension, subject and time.
-fn frame(history: &History) -> Result<DataFrame, polars::prelude::PolarsError> {
+fn frame(history: &History) -> Result<DataFrame, PolarsError> {
     let rows = history.len();
     let (mut at, mut dimension, mut subject) = (Vec::with_capacity(rows), Vec::with_capacity(rows), Vec::with_capacity(rows));
     let (mut used, mut limit) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
@@ -223,23 +237,42 @@ fn frame(history: &History) -> Result<DataFrame, polars::prelude::PolarsError> {
     ])
 }
 
+/// A file of history: Parquet that names its format.
+fn parquet(history: &History) -> Result<Vec<u8>, PolarsError> {
+    let mut bytes = Vec::new();
+    let format = KeyValueMetadata::from_static(vec![(FORMAT_KEY.to_owned(), FORMAT.to_owned())]);
+    ParquetWriter::new(&mut bytes)
+        .with_compression(ParquetCompression::Zstd(None))
+        .with_key_value_metadata(Some(format))
+        .finish(&mut frame(history)?)?;
+    Ok(bytes)
+}
+
+/// Sixteen hexadecimal digits of the SHA-256 of a file: Parquet has no check of its own, and a
+/// damaged file can make its reader fail in ways that are no error.
+fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn read(path: &Path) -> Result<DataFrame, String> {
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    let length = file.metadata().map_err(|error| error.to_string())?.len();
-    // Shorter than a Parquet file's two marks and its footer's length.
-    if length < 12 {
-        return Err(format!("{length} bytes are no Parquet file: it is cut; move it away"));
+    let bytes = fs::read(path).map_err(|error| error.to_string())?;
+    let named = path.file_stem().and_then(|name| name.to_str()).and_then(|name| name.rsplit('-').next());
+    if named.is_none_or(|digits| digits.len() != 16 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit())) {
+        return Err("not a file of capplan's history: its name does not end in a hash".to_owned());
     }
-    let mut reader = ParquetReader::new(file);
-    let damaged = |error: polars::prelude::PolarsError| format!("damaged or cut: {error}; move it away");
-    let metadata = reader.get_metadata().map_err(damaged)?;
+    if named != Some(hash(&bytes).as_str()) {
+        return Err("damaged or cut: its content does not match the hash in its name; move it away".to_owned());
+    }
+    let unreadable = |error: PolarsError| format!("cannot be read: {error}; move it away");
+    let mut reader = ParquetReader::new(Cursor::new(bytes));
+    let metadata = reader.get_metadata().map_err(unreadable)?;
     let format = metadata.key_value_metadata().as_ref().and_then(|pairs| pairs.iter().find(|pair| pair.key == FORMAT_KEY));
     match format.and_then(|pair| pair.value.as_deref()) {
         Some(FORMAT) => {}
         Some(other) => return Err(format!("format is `{other}`, this capplan reads `{FORMAT}`")),
         None => return Err("not a file of capplan's history".to_owned()),
     }
-    reader.finish().map_err(damaged)
+    reader.finish().map_err(unreadable)
 }
 
 /// Whether every row of a file could be used.
@@ -270,7 +303,7 @@ impl Run<'_> {
 /// Adds the rows of a file. Runs of one dimension and subject become a series at once.
 fn take(frame: &DataFrame, history: &mut History) -> Result<Rows, String> {
     let mut rows = Rows::AllKnown;
-    let wrong = |error: polars::prelude::PolarsError| format!("columns are not those of the format: {error}");
+    let wrong = |error: PolarsError| format!("columns are not those of the format: {error}");
     let at = frame.column("at_ms").and_then(|column| column.i64().cloned()).map_err(wrong)?;
     let dimension = frame.column("dimension").and_then(|column| column.str().cloned()).map_err(wrong)?;
     let subject = frame.column("subject").and_then(|column| column.str().cloned()).map_err(wrong)?;
@@ -372,6 +405,16 @@ mod tests {
         assert_eq!(Archive::load(folder.path()).expect("readable").history, before);
     }
 
+    /// Puts a file of that content into the folder, named by its hash.
+    fn put(folder: &Path, name: &str, mut rows: DataFrame, format: Option<&str>) -> PathBuf {
+        let format = format.map(|format| KeyValueMetadata::from_static(vec![(FORMAT_KEY.to_owned(), format.to_owned())]));
+        let mut bytes = Vec::new();
+        ParquetWriter::new(&mut bytes).with_key_value_metadata(format).finish(&mut rows).expect("a Vec takes every write");
+        let path = folder.join(format!("{name}-{}.parquet", hash(&bytes)));
+        fs::write(&path, bytes).expect("writable");
+        path
+    }
+
     #[test]
     fn rows_of_a_newer_capplans_dimension_survive_a_merge() {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -380,15 +423,24 @@ mod tests {
         let mut rows = frame(&history).expect("five columns");
         let name = Column::from(Series::new("dimension".into(), ["moon-phase"]));
         rows.replace("dimension", name).expect("the column exists");
-        let newer = folder.path().join("0-newer.parquet");
-        let format = KeyValueMetadata::from_static(vec![(FORMAT_KEY.to_owned(), FORMAT.to_owned())]);
-        ParquetWriter::new(File::create(&newer).expect("writable"))
-            .with_key_value_metadata(Some(format))
-            .finish(&mut rows)
-            .expect("writable");
+        let newer = put(folder.path(), "0-newer", rows, Some(FORMAT));
         (0..=MOST_FILES as i64).for_each(|second| add(folder.path(), &[sample(second, "a", 2.0)]));
         Archive::open(folder.path()).and_then(|archive| archive.compact()).expect("writable");
         assert!(newer.exists());
+    }
+
+    #[test]
+    fn every_changed_byte_is_noticed_before_the_file_is_parsed() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        add(folder.path(), &[sample(1, "a", 1.0)]);
+        let path = files(folder.path()).expect("listed").remove(0);
+        let bytes = fs::read(&path).expect("just written");
+        for place in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[place] ^= 0x41;
+            fs::write(&path, changed).expect("writable");
+            assert_eq!(Archive::load(folder.path()).expect("listed").unreadable.len(), 1, "byte {place}");
+        }
     }
 
     #[test]
@@ -406,14 +458,13 @@ mod tests {
     #[test]
     fn a_parquet_file_of_someone_else_or_of_a_newer_capplan_is_refused_by_name() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut frame = frame(&History::default()).expect("five columns");
-        for (name, format) in [("foreign", None), ("newer", Some("capplan.history/2"))] {
-            let file = File::create(folder.path().join(format!("{name}.parquet"))).expect("writable");
-            let format = format.map(|format| KeyValueMetadata::from_static(vec![(FORMAT_KEY.to_owned(), format.to_owned())]));
-            ParquetWriter::new(file).with_key_value_metadata(format).finish(&mut frame).expect("writable");
-        }
+        let empty = || frame(&History::default()).expect("five columns");
+        put(folder.path(), "1-foreign", empty(), None);
+        put(folder.path(), "2-newer", empty(), Some("capplan.history/2"));
+        fs::write(folder.path().join("3-other.parquet"), b"PAR1").expect("writable");
         let unreadable = Archive::load(folder.path()).expect("readable").unreadable;
         assert!(unreadable[0].1.contains("not a file of capplan"), "{unreadable:?}");
         assert!(unreadable[1].1.contains("capplan.history/2"), "{unreadable:?}");
+        assert!(unreadable[2].1.contains("not a file of capplan"), "{unreadable:?}");
     }
 }
