@@ -157,7 +157,7 @@ fn a_malformed_fingerprint_or_file_of_authorities_is_refused_by_name() {
     let empty = world.write("empty.pem", "no certificate here\n");
     for path in [empty.as_str(), "/nowhere/ca.pem"] {
         world.set("CAPPLAN_PVE_CA_FILE", path);
-        world.run(&["report"]).ends(1).says(&[path, "file of trusted certificates", "caused by: ", "hint: "]);
+        world.run(&["report"]).ends(2).says(&[path, "file of trusted certificates", "caused by: ", "hint: "]);
     }
 }
 
