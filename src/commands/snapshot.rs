@@ -16,7 +16,7 @@ use crate::ui::{CliError, Exit, note};
 /// as unknown, with the reason.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// File to write [default: capplan-<date>.snapshot]
+    /// File to write [default: capplan-DATE.snapshot]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Build it from saved lists instead: `kubectl get … -A -o json` in DIR, PVE answers in DIR/pve
