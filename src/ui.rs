@@ -89,17 +89,6 @@ impl CliError {
     }
 }
 
-/// An error with all its causes on one line.
-pub fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
 /// A remark on stderr.
 pub fn note(text: impl Display) {
     anstream::eprintln!("{text}");

@@ -1,11 +1,12 @@
 //! `capplan doctor`.
 
 use capplan_provision::kube;
+use capplan_provision::observe::causes;
 use capplan_provision::pve;
 use jiff::Timestamp;
 
 use crate::config::{Config, Options};
-use crate::ui::{CliError, Exit, causes};
+use crate::ui::{CliError, Exit};
 
 /// ClusterRole of a reader.
 const CLUSTER_ROLE: &str = include_str!("../../deploy/clusterrole.yaml");

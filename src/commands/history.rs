@@ -6,6 +6,7 @@ use capplan_model::Snapshot;
 use capplan_model::capacity::Dimension;
 use capplan_model::history::{History, Sample, coverage};
 use capplan_planner::capacity::samples;
+use capplan_provision::observe::causes;
 use capplan_provision::prometheus::{Prometheus, import};
 use capplan_provision::store::history::Archive as Files;
 use capplan_provision::{kube, pve};
@@ -13,7 +14,7 @@ use clap::{Subcommand, ValueEnum};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::config::{Config, Options, now};
-use crate::ui::{CliError, Exit, Progress, causes, note};
+use crate::ui::{CliError, Exit, Progress, note};
 
 /// Days that the longest window of the built-in policy needs.
 const DAYS: u32 = 30;

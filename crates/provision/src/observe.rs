@@ -58,7 +58,7 @@ impl ObserveError {
 }
 
 /// An error with all its causes on one line.
-pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+pub fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
