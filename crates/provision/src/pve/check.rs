@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::client::{Reader, segment};
 use super::error::PveError;
 use super::history::{Consolidation, Timeframe, rrd, rrd_storage};
+use super::observe::observe_hosts;
 use super::wire::{NodeRow, Permissions, Version};
 use crate::observe::causes;
 
@@ -76,7 +77,7 @@ pub async fn samples(reader: &Reader, now: Timestamp, days: u32) -> (Vec<Sample>
     let start = now - SignedDuration::from_hours(24 * i64::from(days));
     let timeframe = if days <= 31 { Timeframe::Month } else { Timeframe::Year };
     let (mut samples, mut failed) = (Vec::new(), Vec::new());
-    let hosts = super::observe(reader, &|_| {}).await.hosts;
+    let hosts = observe_hosts(reader).await;
     if let Some(why) = hosts.why() {
         failed.push(("hosts".to_owned(), why.to_owned()));
     }

@@ -24,8 +24,18 @@ const IN_FLIGHT: usize = 8;
 ///
 /// A failing request makes its part unknown; a part is never empty or partial for that reason.
 pub async fn observe(reader: &Reader, progress: &(dyn Fn(&str) + Sync)) -> Pve {
+    rounds(reader, ROUNDS.len(), progress).await
+}
+
+/// Reads the hosts with their pools and storages, and no guest's configuration: guests stay unknown.
+pub(super) async fn observe_hosts(reader: &Reader) -> Reading<Vec<Host>> {
+    const WITHOUT_GUESTS: usize = 2;
+    rounds(reader, WITHOUT_GUESTS, &|_| {}).await.hosts
+}
+
+async fn rounds(reader: &Reader, count: usize, progress: &(dyn Fn(&str) + Sync)) -> Pve {
     let mut answers = Answers::default();
-    for (round, what) in ROUNDS.iter().zip(["cluster", "hosts", "guests"]) {
+    for (round, what) in ROUNDS.iter().zip(["cluster", "hosts", "guests"]).take(count) {
         let requests = round(&answers);
         progress(&format!("reading {what} ({} requests)", requests.len()));
         answers.extend(read(reader, requests).await);
