@@ -1,0 +1,246 @@
+//! The parts of a rig, in a folder of their own.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use capplan_model::Snapshot;
+use serde_json::{Value, json};
+
+use crate::components::{self, Programs};
+use crate::control_plane::{Component, ControlPlane};
+use crate::double::Double;
+use crate::kube::{Api, Call};
+use crate::machines::Machines;
+use crate::plant::{MissingOwners, plant};
+use crate::prometheus::{OpenMetrics, Prometheus};
+use crate::{Failure, failure};
+
+/// Variable that names a kubeconfig of the developer's own cluster, to be used instead of ours.
+pub const KUBECONFIG_VARIABLE: &str = "CAPPLAN_TEST_KUBECONFIG";
+
+/// Folder of one run below `target/rig/runs`; removed with the value, unless the test panics.
+#[derive(Debug)]
+struct Run {
+    folder: PathBuf,
+    /// Held as long as the run lives: who finds it free may sweep the folder.
+    _lock: File,
+}
+
+impl Run {
+    fn new() -> Result<Self, Failure> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let runs = components::folder()?.join("runs");
+        sweep(&runs);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let folder = runs.join(format!("{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&folder).map_err(failure(format!("cannot make {}", folder.display())))?;
+        let lock = File::create(folder.join("lock")).map_err(failure("cannot make a lock file"))?;
+        lock.try_lock().map_err(|_| Failure::new(format!("{} is in use", folder.display())))?;
+        Ok(Self { folder, _lock: lock })
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("rig: the logs stay in {} until the next rig starts", self.folder.display());
+        } else {
+            drop(std::fs::remove_dir_all(&self.folder));
+        }
+    }
+}
+
+/// Removes what crashed runs left; their processes died with them.
+fn sweep(runs: &Path) {
+    for folder in std::fs::read_dir(runs).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let free = File::open(folder.join("lock")).is_ok_and(|lock| lock.try_lock().is_ok());
+        if free {
+            drop(std::fs::remove_dir_all(folder));
+        }
+    }
+}
+
+/// A Kubernetes control plane, a Proxmox VE double and what else was asked for.
+///
+/// Everything listens on free ports of 127.0.0.1; dropping the rig, or killing the process that
+/// holds it, ends everything.
+#[derive(Debug)]
+pub struct Rig {
+    // Dropped in this order: who talks before who answers.
+    machines: Option<Machines>,
+    prometheus: Option<Prometheus>,
+    double: Option<Double>,
+    plane: Option<ControlPlane>,
+    api: Api,
+    programs: Programs,
+    kubeconfig: PathBuf,
+    run: Run,
+}
+
+impl Rig {
+    /// An empty cluster: etcd and the API server run, nothing changes the world by itself.
+    ///
+    /// # Errors
+    /// A part cannot be built or does not come up.
+    pub fn start() -> Result<Self, Failure> {
+        // kube-controller-manager's own default, Kubernetes 1.32 and later.
+        Self::start_with_grace(Duration::from_secs(50))
+    }
+
+    /// The same with another `--node-monitor-grace-period`.
+    ///
+    /// # Errors
+    /// As [`Rig::start`].
+    pub fn start_with_grace(node_grace: Duration) -> Result<Self, Failure> {
+        let programs = Programs::build()?;
+        let run = Run::new()?;
+        let foreign = std::env::var_os(KUBECONFIG_VARIABLE).map(PathBuf::from);
+        let plane = match &foreign {
+            Some(_) => None,
+            None => Some(ControlPlane::new(&programs, &run.folder.join("kubernetes"), node_grace)?),
+        };
+        let kubeconfig = foreign.or_else(|| plane.as_ref().map(ControlPlane::admin)).unwrap_or_default();
+        let api = Api::new(&kubeconfig)?;
+        Ok(Self { machines: None, prometheus: None, double: None, plane, api, programs, kubeconfig, run })
+    }
+
+    /// Whether the control plane is our own: only then its components can be ended and started.
+    pub fn owns_the_control_plane(&self) -> bool {
+        self.plane.is_some()
+    }
+
+    /// Folder of this run.
+    pub fn folder(&self) -> &Path {
+        &self.run.folder
+    }
+
+    /// Programs built for the rig.
+    pub fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
+    /// The API server, as administrator.
+    pub fn api(&self) -> &Api {
+        &self.api
+    }
+
+    /// Kubeconfig of the administrator.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// The control plane.
+    ///
+    /// # Errors
+    /// It is the developer's own.
+    pub fn plane(&mut self) -> Result<&mut ControlPlane, Failure> {
+        self.plane.as_mut().ok_or_else(|| Failure::new(format!("{KUBECONFIG_VARIABLE} names the cluster: its parts are not ours")))
+    }
+
+    /// Puts objects into the API server and answers how many.
+    ///
+    /// # Errors
+    /// The server refuses one.
+    pub fn plant(&self, objects: Vec<Value>, missing: MissingOwners) -> Result<usize, Failure> {
+        plant(&self.api, objects, missing)
+    }
+
+    /// Starts the Proxmox VE double with the PVE plane of a snapshot.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn start_double(&mut self, snapshot: &Snapshot) -> Result<&Double, Failure> {
+        let double = Double::start(&self.run.folder.join("pve"), snapshot)?;
+        Ok(self.double.insert(double))
+    }
+
+    /// The Proxmox VE double.
+    ///
+    /// # Errors
+    /// It was not started.
+    pub fn double(&mut self) -> Result<&mut Double, Failure> {
+        self.double.as_mut().ok_or_else(|| Failure::new("the double was not started"))
+    }
+
+    /// Starts the controllers and the scheduler.
+    ///
+    /// # Errors
+    /// They do not come up.
+    pub fn start_controllers(&mut self) -> Result<(), Failure> {
+        if let Some(plane) = &mut self.plane {
+            plane.start(Component::ControllerManager)?;
+            plane.start(Component::Scheduler)?;
+        }
+        Ok(())
+    }
+
+    /// Starts nodes, attacher and joiner on both planes.
+    ///
+    /// # Errors
+    /// The double was not started, or the machines do not come up.
+    pub fn start_machines(&mut self, more: &[&str]) -> Result<&mut Machines, Failure> {
+        let double = self.double.as_ref().ok_or_else(|| Failure::new("the machines need the double"))?;
+        let machines = Machines::start(&self.programs, &self.kubeconfig, double, &self.run.folder.join("machines"), more)?;
+        Ok(self.machines.insert(machines))
+    }
+
+    /// The machines.
+    ///
+    /// # Errors
+    /// They were not started.
+    pub fn machines(&mut self) -> Result<&mut Machines, Failure> {
+        self.machines.as_mut().ok_or_else(|| Failure::new("the machines were not started"))
+    }
+
+    /// Starts a Prometheus that has these samples.
+    ///
+    /// # Errors
+    /// It is not installed or does not come up.
+    pub fn start_prometheus(&mut self, samples: &OpenMetrics) -> Result<&Prometheus, Failure> {
+        let prometheus = Prometheus::start(&self.run.folder.join("prometheus"), samples)?;
+        Ok(self.prometheus.insert(prometheus))
+    }
+
+    /// A service account that may do what `rules` (of a ClusterRole) say, and nothing else; answers a
+    /// kubeconfig with its token. The same name again changes the rules.
+    ///
+    /// # Errors
+    /// The server refuses.
+    pub fn account(&self, name: &str, rules: &Value) -> Result<PathBuf, Failure> {
+        const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+        let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name}, "rules": rules});
+        let path = self.run.folder.join(format!("{name}.kubeconfig"));
+        if path.exists() {
+            self.api.call(Call { method: http::Method::PUT, path: format!("{ROLES}/{name}"), body: role })?;
+            return Ok(path);
+        }
+        self.api.call(Call::post(ROLES, role))?;
+        let accounts = "/api/v1/namespaces/kube-system/serviceaccounts";
+        self.api.call(Call::post(accounts, json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}})))?;
+        self.api.call(Call::post(
+            "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+            json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": name},
+                   "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
+                   "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": "kube-system"}]}),
+        ))?;
+        let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 36000}});
+        let answer = self.api.call(Call::post(format!("{accounts}/{name}/token"), request))?;
+        let token = answer["status"]["token"].as_str().unwrap_or_default();
+        let plane = self.plane.as_ref().ok_or_else(|| Failure::new("the address of a foreign cluster is not known"))?;
+        write_kubeconfig(&path, &plane.url(), &plane.authority(), token)?;
+        Ok(path)
+    }
+}
+
+/// A kubeconfig for a bearer token.
+pub(crate) fn write_kubeconfig(path: &Path, server: &str, authority: &Path, token: &str) -> Result<(), Failure> {
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "rig",
+        "clusters": [{"name": "rig", "cluster": {"server": server, "certificate-authority": authority}}],
+        "users": [{"name": "rig", "user": {"token": token}}],
+        "contexts": [{"name": "rig", "context": {"cluster": "rig", "user": "rig"}}],
+    });
+    std::fs::write(path, config.to_string()).map_err(failure(format!("cannot write {}", path.display())))
+}
