@@ -46,10 +46,12 @@ fn arrows(metadata: &Value) -> BTreeMap<String, BTreeSet<String>> {
 #[test]
 fn no_arrow_between_the_crates_points_the_wrong_way() {
     let expected = [
-        ("capplan", vec!["capplan-model", "capplan-planner", "capplan-provision"]),
+        // The rig is for the tests alone.
+        ("capplan", vec!["capplan-model", "capplan-planner", "capplan-provision", "capplan-rig"]),
         ("capplan-model", vec![]),
         ("capplan-planner", vec!["capplan-model"]),
         ("capplan-provision", vec!["capplan-model"]),
+        ("capplan-rig", vec!["capplan-model"]),
     ];
     let expected: BTreeMap<String, BTreeSet<String>> =
         expected.into_iter().map(|(name, to)| (name.to_owned(), to.into_iter().map(str::to_owned).collect())).collect();

@@ -5,6 +5,8 @@
 
 #![expect(dead_code, reason = "each test binary uses its own part")]
 
+pub mod truth;
+
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};

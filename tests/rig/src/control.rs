@@ -22,7 +22,8 @@ impl Control {
     /// # Errors
     /// No runtime can be made.
     pub fn new(address: &str) -> Result<Self, Failure> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failure("cannot start a runtime"))?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failure("cannot start a runtime"))?;
         drop(rustls::crypto::ring::default_provider().install_default());
         let client = Client::builder().no_proxy().build().map_err(failure("cannot make a client"))?;
         Ok(Self { address: address.to_owned(), client, runtime: Arc::new(Mutex::new(runtime)) })

@@ -16,6 +16,8 @@ use crate::{Failure, failure};
 /// one is ever asked at it (TEST-NET-1, RFC 5737).
 const NOMINAL_ADDRESS: &str = "192.0.2.10";
 const PATIENCE: Duration = Duration::from_secs(60);
+/// All that run by default and the two that kubeadm adds for bootstrap tokens.
+const ALL_CONTROLLERS: &str = "*,bootstrapsigner,tokencleaner";
 
 /// A program of the control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +55,8 @@ pub struct ControlPlane {
     peer_port: u16,
     port: u16,
     node_grace: Duration,
+    /// For `--controllers`; kept for a restart.
+    controllers: String,
     running: Vec<(Component, Process)>,
 }
 
@@ -73,6 +77,7 @@ impl ControlPlane {
             peer_port: free_port()?,
             port: free_port()?,
             node_grace,
+            controllers: ALL_CONTROLLERS.to_owned(),
             running: Vec::new(),
         };
         plane.write_config()?;
@@ -169,7 +174,9 @@ impl ControlPlane {
         };
         let mut process = Process::start(&spec, PATIENCE)?;
         match component {
-            Component::Etcd => process.wait_until(PATIENCE, || std::net::TcpStream::connect(("127.0.0.1", self.etcd_port)).is_ok())?,
+            Component::Etcd => {
+                process.wait_until(PATIENCE, || std::net::TcpStream::connect(("127.0.0.1", self.etcd_port)).is_ok())?
+            }
             Component::ApiServer => {
                 let api = Api::new(&self.admin())?;
                 // `readyz` waits for the post-start hooks: RBAC roles, priority classes, system namespaces.
@@ -179,6 +186,11 @@ impl ControlPlane {
         }
         self.running.push((component, process));
         Ok(())
+    }
+
+    /// Names the only controllers that the controller manager runs when it is started next.
+    pub fn limit_controllers(&mut self, names: &[&str]) {
+        self.controllers = names.join(",");
     }
 
     /// Ends a component as a crash would.
@@ -233,7 +245,7 @@ impl ControlPlane {
                 format!("--kubeconfig={}", conf("controller-manager.conf")),
                 "--leader-elect=false".to_owned(),
                 "--secure-port=0".to_owned(),
-                "--controllers=*,bootstrapsigner,tokencleaner".to_owned(),
+                format!("--controllers={}", self.controllers),
                 "--use-service-account-credentials=true".to_owned(),
                 format!("--root-ca-file={}", pki("ca.crt")),
                 format!("--service-account-private-key-file={}", pki("sa.key")),

@@ -173,8 +173,15 @@ fn launch(python: &Path, folder: &Path) -> Result<Process, Failure> {
     let spec = Spec {
         name: "double",
         program: python.to_owned(),
-        arguments: vec![components::sources().join("pve/double.py").display().to_string(), "--state".to_owned(), folder.display().to_string()],
-        environment: vec![("PYTHONUNBUFFERED".to_owned(), "1".to_owned()), ("PYTHONDONTWRITEBYTECODE".to_owned(), "1".to_owned())],
+        arguments: vec![
+            components::sources().join("pve/double.py").display().to_string(),
+            "--state".to_owned(),
+            folder.display().to_string(),
+        ],
+        environment: vec![
+            ("PYTHONUNBUFFERED".to_owned(), "1".to_owned()),
+            ("PYTHONDONTWRITEBYTECODE".to_owned(), "1".to_owned()),
+        ],
         folder: folder.to_owned(),
         says_ready: true,
     };
@@ -225,13 +232,15 @@ fn world(plane: &Pve, secrets: &[(&str, String)]) -> Value {
 }
 
 fn node(host: &Host) -> Value {
-    let mut status = json!({"pveversion": host.version.as_ref().map(|version| format!("pve-manager/{version}/0000000000000000"))});
+    let mut status =
+        json!({"pveversion": host.version.as_ref().map(|version| format!("pve-manager/{version}/0000000000000000"))});
     if let Some(memory) = host.memory.known() {
         status["memory"] = json!({"total": memory.total, "used": memory.used, "free": memory.free});
         if let Some(available) = memory.reported_available {
             status["memory"]["available"] = json!(available);
         }
-        status["swap"] = json!({"total": memory.swap_total, "used": memory.swap_used, "free": memory.swap_total.minus(memory.swap_used)});
+        status["swap"] =
+            json!({"total": memory.swap_total, "used": memory.swap_used, "free": memory.swap_total.minus(memory.swap_used)});
         status["ksm"] = json!({"shared": memory.shared});
     }
     if let Some(cpus) = host.cpus.known() {

@@ -21,7 +21,13 @@ pub struct Machines {
 
 impl Machines {
     /// Starts the machines of a control plane and a double; `more` are flags of `machines run`.
-    pub(crate) fn start(programs: &Programs, kubeconfig: &Path, double: &Double, folder: &Path, more: &[&str]) -> Result<Self, Failure> {
+    pub(crate) fn start(
+        programs: &Programs,
+        kubeconfig: &Path,
+        double: &Double,
+        folder: &Path,
+        more: &[&str],
+    ) -> Result<Self, Failure> {
         std::fs::create_dir_all(folder).map_err(failure(format!("cannot make {}", folder.display())))?;
         let token = folder.join("token");
         std::fs::write(&token, double.token_of(ATTACHER_ID)).map_err(failure("cannot write the attacher's token"))?;

@@ -218,7 +218,8 @@ fn selector(selector: Option<&LabelSelector>) -> Value {
 
 fn pdb(pdb: &Pdb) -> Value {
     // A whole number or a percentage.
-    let amount = |text: &Option<String>| text.as_ref().map(|text| text.parse::<i64>().map_or(json!(text), |number| json!(number)));
+    let amount =
+        |text: &Option<String>| text.as_ref().map(|text| text.parse::<i64>().map_or(json!(text), |number| json!(number)));
     let mut spec = json!({"selector": selector(pdb.selector.as_ref())});
     for (name, value) in [("minAvailable", amount(&pdb.min_available)), ("maxUnavailable", amount(&pdb.max_unavailable))] {
         if let Some(value) = value {
@@ -245,7 +246,9 @@ fn pod_spec(pod: &Pod) -> Value {
         .scheduling
         .host_ports
         .iter()
-        .map(|(protocol, address, port)| json!({"protocol": protocol, "hostIP": address, "hostPort": port, "containerPort": port}))
+        .map(
+            |(protocol, address, port)| json!({"protocol": protocol, "hostIP": address, "hostPort": port, "containerPort": port}),
+        )
         .collect();
     let volumes: Vec<Value> = pod
         .claims
@@ -326,7 +329,8 @@ fn pod(pod: &Pod) -> Value {
 fn workload(kind: &str, workload: &Workload) -> Option<Value> {
     let template = workload.template.as_deref()?;
     let selector = workload.selector.as_ref()?;
-    let mut spec = json!({"selector": selector, "template": {"metadata": {"labels": template.labels}, "spec": pod_spec(template)}});
+    let mut spec =
+        json!({"selector": selector, "template": {"metadata": {"labels": template.labels}, "spec": pod_spec(template)}});
     let mut status = json!({"observedGeneration": u8::from(workload.observed)});
     match kind {
         "DaemonSet" => {

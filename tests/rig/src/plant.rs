@@ -137,34 +137,57 @@ fn existing(api: &Api) -> Result<BTreeMap<Name, String>, Failure> {
     let mut uids = BTreeMap::new();
     for kind in KINDS.iter().filter(|kind| ["Namespace", "PriorityClass"].contains(&kind.kind)) {
         for object in api.list(&kind.collection(""))? {
-            uids.insert((kind.kind.to_owned(), String::new(), text(&object, "/metadata/name").to_owned()), text(&object, "/metadata/uid").to_owned());
+            uids.insert(
+                (kind.kind.to_owned(), String::new(), text(&object, "/metadata/name").to_owned()),
+                text(&object, "/metadata/uid").to_owned(),
+            );
         }
     }
     Ok(uids)
 }
 
-/// Accounts the pods run under: admission refuses a pod whose account is missing.
+/// Accounts the pods run under, and each namespace's default one: admission refuses a pod whose
+/// account is missing, and the controller that makes the default ones does not run yet.
 fn accounts(objects: &[Value]) -> Vec<Value> {
-    let pods = objects.iter().filter(|object| text(object, "/kind") == "Pod");
-    let names: BTreeSet<(&str, &str)> = pods
-        .map(|pod| {
-            let account = text(pod, "/spec/serviceAccountName");
-            (text(pod, "/metadata/namespace"), if account.is_empty() { "default" } else { account })
-        })
-        .collect();
+    let mut names: BTreeSet<(&str, &str)> = BTreeSet::from([("default", "default")]);
+    for object in objects {
+        let (kind, namespace) = (text(object, "/kind"), text(object, "/metadata/namespace"));
+        match (kind, text(object, "/spec/serviceAccountName")) {
+            ("Namespace", _) => {
+                names.insert((text(object, "/metadata/name"), "default"));
+            }
+            ("Pod", account) if !account.is_empty() => {
+                names.insert((namespace, account));
+            }
+            _ if !namespace.is_empty() => {
+                names.insert((namespace, "default"));
+            }
+            _ => {}
+        }
+    }
     let object = |(namespace, name)| json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"namespace": namespace, "name": name}});
     names.into_iter().map(object).collect()
 }
 
 /// Namespaces that objects are in and that the world does not bring along.
 fn namespaces(objects: &[Value]) -> Vec<Value> {
-    let used: BTreeSet<&str> = objects.iter().map(|object| text(object, "/metadata/namespace")).filter(|name| !name.is_empty()).collect();
-    let known: BTreeSet<&str> =
-        objects.iter().filter(|object| text(object, "/kind") == "Namespace").map(|object| text(object, "/metadata/name")).collect();
+    let used: BTreeSet<&str> =
+        objects.iter().map(|object| text(object, "/metadata/namespace")).filter(|name| !name.is_empty()).collect();
+    let known: BTreeSet<&str> = objects
+        .iter()
+        .filter(|object| text(object, "/kind") == "Namespace")
+        .map(|object| text(object, "/metadata/name"))
+        .collect();
     used.difference(&known).map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})).collect()
 }
 
-fn plant_kind(api: &Api, kind: &Kind, objects: Vec<Value>, uids: &mut BTreeMap<Name, String>, missing: MissingOwners) -> Result<(), Failure> {
+fn plant_kind(
+    api: &Api,
+    kind: &Kind,
+    objects: Vec<Value>,
+    uids: &mut BTreeMap<Name, String>,
+    missing: MissingOwners,
+) -> Result<(), Failure> {
     let mut creations = Vec::new();
     let mut after = Vec::new();
     let mut created = Vec::new();
@@ -203,12 +226,23 @@ fn strip(kind: &Kind, mut object: Value, uids: &BTreeMap<Name, String>, missing:
         fields.remove("status");
     }
     if let Some(metadata) = object["metadata"].as_object_mut() {
-        for field in ["uid", "resourceVersion", "creationTimestamp", "generation", "managedFields", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generateName"] {
+        for field in [
+            "uid",
+            "resourceVersion",
+            "creationTimestamp",
+            "generation",
+            "managedFields",
+            "selfLink",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "generateName",
+        ] {
             metadata.remove(field);
         }
         if let Some(Value::Array(owners)) = metadata.get_mut("ownerReferences") {
             owners.retain_mut(|owner| {
-                let name = |namespace: &str| (text(owner, "/kind").to_owned(), namespace.to_owned(), text(owner, "/name").to_owned());
+                let name =
+                    |namespace: &str| (text(owner, "/kind").to_owned(), namespace.to_owned(), text(owner, "/name").to_owned());
                 let uid = uids.get(&name(&namespace)).or_else(|| uids.get(&name("")));
                 let found = uid.is_some();
                 if let Some(uid) = uid.cloned() {

@@ -70,7 +70,8 @@ impl Process {
     /// The program is missing, or ended before it was ready: the end of its log is in the text.
     pub fn start(spec: &Spec, patience: Duration) -> Result<Self, Failure> {
         let log = spec.folder.join(format!("{}.log", spec.name));
-        let output = File::options().create(true).append(true).open(&log).map_err(failure(format!("cannot write {}", log.display())))?;
+        let output =
+            File::options().create(true).append(true).open(&log).map_err(failure(format!("cannot write {}", log.display())))?;
         let errors = output.try_clone().map_err(failure("cannot share a log file"))?;
         // util-linux: the child gets SIGKILL when the thread that spawned it ends.
         let mut command = Command::new("setpriv");
@@ -83,7 +84,8 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(if spec.says_ready { Stdio::piped() } else { output.into() })
             .stderr(errors);
-        let child = spawn(command).map_err(failure(format!("cannot run {} through setpriv (util-linux)", spec.program.display())))?;
+        let child =
+            spawn(command).map_err(failure(format!("cannot run {} through setpriv (util-linux)", spec.program.display())))?;
         let mut process = Self { name: spec.name, child, log, ready: String::new() };
         if spec.says_ready {
             process.wait_for_line(patience)?;
@@ -177,7 +179,11 @@ pub fn run(command: &mut Command) -> Result<String, Failure> {
     let output = command.stdin(Stdio::null()).output().map_err(failure(format!("cannot run {what}")))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        return Err(Failure::new(format!("{what} failed ({}):\n{}\n{said}", output.status, String::from_utf8_lossy(&output.stdout))));
+        return Err(Failure::new(format!(
+            "{what} failed ({}):\n{}\n{said}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout)
+        )));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -58,7 +58,9 @@ impl OpenMetrics {
             ("memory_limits_by_node", "kube_pod_container_resource_limits"),
         ] {
             for (node, at, value) in matrix(folder, file)? {
-                let labels = format!("container=\"all\",namespace=\"rig\",node=\"{node}\",pod=\"all-{node}\",resource=\"memory\",unit=\"byte\"");
+                let labels = format!(
+                    "container=\"all\",namespace=\"rig\",node=\"{node}\",pod=\"all-{node}\",resource=\"memory\",unit=\"byte\""
+                );
                 all.point(family, &labels, at, value);
             }
         }
@@ -112,7 +114,10 @@ impl Prometheus {
         let (blocks, seed) = (folder.join("blocks"), folder.join("seed.om"));
         std::fs::create_dir_all(&blocks).map_err(failure(format!("cannot make {}", blocks.display())))?;
         std::fs::write(&seed, samples.text()).map_err(failure("cannot write the samples"))?;
-        run(Command::new(promtool).args(["tsdb", "create-blocks-from", "openmetrics", "--max-block-duration=31d"]).arg(&seed).arg(&blocks))?;
+        run(Command::new(promtool)
+            .args(["tsdb", "create-blocks-from", "openmetrics", "--max-block-duration=31d"])
+            .arg(&seed)
+            .arg(&blocks))?;
         std::fs::write(folder.join("prometheus.yml"), "global: {}\n").map_err(failure("cannot write prometheus.yml"))?;
         let port = free_port()?;
         let spec = Spec {

@@ -136,7 +136,9 @@ impl Rig {
     /// # Errors
     /// It is the developer's own.
     pub fn plane(&mut self) -> Result<&mut ControlPlane, Failure> {
-        self.plane.as_mut().ok_or_else(|| Failure::new(format!("{KUBECONFIG_VARIABLE} names the cluster: its parts are not ours")))
+        self.plane
+            .as_mut()
+            .ok_or_else(|| Failure::new(format!("{KUBECONFIG_VARIABLE} names the cluster: its parts are not ours")))
     }
 
     /// Puts objects into the API server and answers how many.
@@ -174,6 +176,18 @@ impl Rig {
             plane.start(Component::Scheduler)?;
         }
         Ok(())
+    }
+
+    /// Starts the scheduler and, of the controllers, only the one that binds volumes to claims: the
+    /// world holds still but for the scheduler's choices, whatever the nodes do.
+    ///
+    /// # Errors
+    /// They do not come up.
+    pub fn start_scheduler(&mut self) -> Result<(), Failure> {
+        let plane = self.plane()?;
+        plane.limit_controllers(&["persistentvolume-binder-controller"]);
+        plane.start(Component::ControllerManager)?;
+        plane.start(Component::Scheduler)
     }
 
     /// Starts nodes, attacher and joiner on both planes.
@@ -225,7 +239,8 @@ impl Rig {
                    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
                    "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": "kube-system"}]}),
         ))?;
-        let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 36000}});
+        let request =
+            json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 36000}});
         let answer = self.api.call(Call::post(format!("{accounts}/{name}/token"), request))?;
         let token = answer["status"]["token"].as_str().unwrap_or_default();
         let plane = self.plane.as_ref().ok_or_else(|| Failure::new("the address of a foreign cluster is not known"))?;

@@ -1,0 +1,36 @@
+//! The whole program against real components: Kubernetes, Prometheus and a Proxmox VE double.
+//!
+//! Everything is started by the rig under `tests/rig`, on loopback addresses, and ends with it.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod report;
+mod scheduler;
+
+use capplan_model::Snapshot;
+use capplan_model::scenario::Scenario;
+use capplan_rig::{Failure, Rig};
+use support::World;
+
+/// What a test on the rig answers: a failure of the rig is shown as it is.
+type Tested = Result<(), Failure>;
+
+/// A small cluster in the short form of our scenarios, as a snapshot.
+fn scenario(name: &str) -> Snapshot {
+    let path = format!("{}/scenarios/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).expect("part of the repository");
+    Scenario::parse(&text).expect("a valid scenario").snapshot()
+}
+
+/// A world that is configured for a rig with a double, with the rights of an administrator.
+fn world(rig: &mut Rig) -> Result<World, Failure> {
+    let mut world = World::new();
+    world.set("KUBECONFIG", rig.kubeconfig().display().to_string());
+    let double = rig.double()?;
+    world
+        .set("CAPPLAN_PVE_URL", &double.url)
+        .set("CAPPLAN_PVE_TOKEN", double.token())
+        .set("CAPPLAN_PVE_FINGERPRINT", &double.fingerprint);
+    Ok(world)
+}

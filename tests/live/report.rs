@@ -1,0 +1,86 @@
+//! A recorded cluster, loaded into the real API server and the double, gives the recorded report.
+
+use std::collections::BTreeSet;
+
+use capplan_provision::store::snapshot;
+use capplan_rig::Rig;
+use capplan_rig::plant::{MissingOwners, recorded};
+use capplan_rig::prometheus::OpenMetrics;
+use serde_json::Value;
+
+use crate::support::truth::report_agrees;
+use crate::support::{Cluster, data};
+use crate::{Tested, world};
+
+const JSON: [&str; 3] = ["report", "--format", "json"];
+
+/// Where the rig differs by design, and why.
+const BY_DESIGN: [(&str, &str); 3] = [
+    ("/cluster", "the identity is the UID of kube-system, which every server makes anew"),
+    ("/snapshot", "the hash of a snapshot with other UIDs and creation times"),
+    ("/versions/kubernetes", "the real server's own version"),
+];
+
+/// Paths at which two values differ.
+fn differences(a: &Value, b: &Value, at: &str, found: &mut BTreeSet<String>) {
+    match (a, b) {
+        (Value::Object(a), Value::Object(b)) => {
+            for key in a.keys().chain(b.keys()).collect::<BTreeSet<_>>() {
+                let missing = Value::Null;
+                differences(a.get(key).unwrap_or(&missing), b.get(key).unwrap_or(&missing), &format!("{at}/{key}"), found);
+            }
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            a.iter().zip(b).enumerate().for_each(|(n, (a, b))| differences(a, b, &format!("{at}/{n}"), found));
+        }
+        _ if a == b => {}
+        _ => {
+            println!("{at}: recorded {a}, live {b}");
+            found.insert(at.to_owned());
+        }
+    }
+}
+
+fn the_live_report_is_the_recorded_one(name: &'static str) -> Tested {
+    let Some(data) = data() else { return Ok(()) };
+    let cluster = Cluster::start(&data, name, &[]);
+    let recording = cluster.world();
+    let expected = recording.run(&[&JSON[..], &["--no-history"]].concat()).done().json();
+    recording.run(&["snapshot", "-o", "one.snapshot"]).done();
+    let (snapshot, _) = snapshot::load(&recording.path("work/one.snapshot")).expect("just written");
+
+    let mut rig = Rig::start()?;
+    // Jobs were not recorded: their finished pods keep pointing to them.
+    let planted = rig.plant(recorded(cluster.folder())?, MissingOwners::Keep)?;
+    assert!(planted > 1_000, "{planted}");
+    rig.start_double(&snapshot)?;
+    let now = cluster.read("build_notes.json")["now"].as_str().expect("an instant").to_owned();
+    let mut world = world(&mut rig)?;
+    world.set("CAPPLAN_NOW", now);
+    let live = world.run(&[&JSON[..], &["--no-history"]].concat()).done().json();
+    let mut found = BTreeSet::new();
+    differences(&expected, &live, "", &mut found);
+    let expected: BTreeSet<String> = BY_DESIGN.iter().map(|(path, _)| (*path).to_owned()).collect();
+    assert_eq!(found, expected);
+
+    let prometheus = rig.start_prometheus(&OpenMetrics::recorded(cluster.folder())?)?.url.clone();
+    world.set("CAPPLAN_PROMETHEUS_URL", prometheus);
+    let import = world.run(&["history", "import"]).done();
+    assert!(import.err.contains("added 1"), "{}", import.err);
+    let report = world.run(&JSON).done().json();
+    report_agrees(&report, &cluster.read("truth.json"), name);
+    assert_eq!(rig.double()?.violations()?, [] as [Value; 0]);
+    let requests = rig.double()?.requests()?;
+    assert!(requests.len() > 50 && requests.iter().all(|request| request["method"] == "GET"), "{}", requests.len());
+    Ok(())
+}
+
+#[test]
+fn today_live_is_today_recorded() -> Tested {
+    the_live_report_is_the_recorded_one("today")
+}
+
+#[test]
+fn the_lun_incident_live_is_the_one_recorded() -> Tested {
+    the_live_report_is_the_recorded_one("lun-incident")
+}
