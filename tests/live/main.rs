@@ -5,16 +5,30 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod access;
+mod faults;
 mod report;
 mod scheduler;
 
 use capplan_model::Snapshot;
 use capplan_model::scenario::Scenario;
-use capplan_rig::{Failure, Rig};
+use capplan_rig::{Failure, Rig, components};
 use support::World;
 
 /// What a test on the rig answers: a failure of the rig is shown as it is.
 type Tested = Result<(), Failure>;
+
+/// Says why the tests of this folder are skipped, if they are; where `CI` is `true` they never are.
+fn skipped() -> bool {
+    let missing = components::missing();
+    if missing.is_empty() {
+        return false;
+    }
+    let why = missing.join("; ");
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "{why}");
+    println!("skipped: {why}");
+    true
+}
 
 /// A small cluster in the short form of our scenarios, as a snapshot.
 fn scenario(name: &str) -> Snapshot {

@@ -48,6 +48,16 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Runs a command to its end.
+    pub fn of(mut command: Command) -> Self {
+        let output = command.output().expect("the binary runs");
+        Self {
+            code: output.status.code().expect("it ends on its own"),
+            out: String::from_utf8(output.stdout).expect("stdout is UTF-8"),
+            err: String::from_utf8(output.stderr).expect("stderr is UTF-8"),
+        }
+    }
+
     /// The run did what was asked.
     #[track_caller]
     pub fn done(self) -> Self {
@@ -133,7 +143,11 @@ impl World {
 
     /// The binary with this world's environment and nothing else, in an empty folder.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_capplan"));
+        self.command_through(Command::new(env!("CARGO_BIN_EXE_capplan")), arguments)
+    }
+
+    /// The same for a command that runs the binary, such as one that enters another namespace.
+    pub fn command_through(&self, mut command: Command, arguments: &[&str]) -> Command {
         command
             .args(arguments)
             .env_clear()
@@ -147,12 +161,7 @@ impl World {
 
     /// Runs the binary.
     pub fn run(&self, arguments: &[&str]) -> Outcome {
-        let output = self.command(arguments).output().expect("the binary runs");
-        Outcome {
-            code: output.status.code().expect("it ends on its own"),
-            out: String::from_utf8(output.stdout).expect("stdout is UTF-8"),
-            err: String::from_utf8(output.stderr).expect("stderr is UTF-8"),
-        }
+        Outcome::of(self.command(arguments))
     }
 
     /// Every file of the world, by its path in it.

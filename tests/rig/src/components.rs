@@ -1,9 +1,11 @@
 //! Builds or finds the real programs: once, cached below `target/rig`.
 //!
 //! Kubernetes, etcd and our own `machines` come from the Go module beside this crate; the Proxmox
-//! double runs in a virtual environment of its own; Prometheus and cloud-init are Debian's packages.
+//! double runs in a virtual environment of its own; Prometheus and cloud-init are Debian's packages,
+//! unpacked and not installed.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -104,14 +106,11 @@ impl Programs {
     }
 }
 
-/// The Python of the double's virtual environment, with its packages installed.
-///
-/// # Errors
-/// Python is missing, or the package index does not answer.
-pub fn python() -> Result<PathBuf, Failure> {
-    let folder = folder()?.join("python");
-    let requirements = sources().join("pve/requirements.txt");
-    once(&folder, std::slice::from_ref(&requirements), "installing the Proxmox double", || {
+/// A Python with the packages that `<part>/requirements.txt` beside this crate pins.
+fn python(part: &str) -> Result<PathBuf, Failure> {
+    let folder = folder()?.join("python").join(part);
+    let requirements = sources().join(part).join("requirements.txt");
+    once(&folder, std::slice::from_ref(&requirements), &format!("installing the Python packages of {part}"), || {
         let environment = folder.join("venv");
         if environment.exists() {
             std::fs::remove_dir_all(&environment).map_err(failure("cannot remove an old virtual environment"))?;
@@ -125,14 +124,76 @@ pub fn python() -> Result<PathBuf, Failure> {
     Ok(folder.join("venv/bin/python"))
 }
 
-/// A program of a Debian package.
+/// The Python that runs the Proxmox double.
 ///
 /// # Errors
-/// It is not on the PATH: the text names the package.
-pub fn packaged(program: &str, package: &str) -> Result<PathBuf, Failure> {
+/// Python is missing, or the package index does not answer.
+pub fn double_python() -> Result<PathBuf, Failure> {
+    python("pve")
+}
+
+/// Files of a Debian package, unpacked and not installed: no service is started, no account made,
+/// and nobody has to be root.
+fn debian(package: &str) -> Result<PathBuf, Failure> {
+    let folder = folder()?.join("debian").join(package);
+    let root = folder.join("root");
+    once(&folder, &[], &format!("unpacking Debian's {package}"), || {
+        run(Command::new("apt-get").args(["download", "-q", package]).current_dir(&folder))?;
+        let archive = files(&folder, "deb")?.pop().ok_or_else(|| Failure::new(format!("apt-get brought no {package}")))?;
+        run(Command::new("dpkg-deb").arg("-x").args([&archive, &root])).map(drop)
+    })?;
+    Ok(root)
+}
+
+/// A program of Debian's `prometheus` package: the one on the PATH, or one unpacked for the rig.
+///
+/// # Errors
+/// It is not installed and cannot be had.
+pub fn prometheus(program: &str) -> Result<PathBuf, Failure> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file());
-    found.ok_or_else(|| Failure::new(format!("`{program}` is not installed: it is in Debian's package `{package}`")))
+    let installed = std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file());
+    installed.map_or_else(|| Ok(debian("prometheus")?.join("usr/bin").join(program)), Ok)
+}
+
+/// A command that runs Debian's cloud-init.
+///
+/// # Errors
+/// The package cannot be had.
+pub fn cloud_init() -> Result<PathBuf, Failure> {
+    let modules = debian("cloud-init")?.join("usr/lib/python3/dist-packages");
+    let python = python("cloud-init")?;
+    let command = folder()?.join("debian/cloud-init/command");
+    let text =
+        format!("#!/bin/sh\nPYTHONPATH='{}' exec '{}' -m cloudinit.cmd.main \"$@\"\n", modules.display(), python.display());
+    if std::fs::read_to_string(&command).is_ok_and(|present| present == text) {
+        return Ok(command);
+    }
+    // Renamed into place: another rig may be running it.
+    let new = command.with_extension(std::process::id().to_string());
+    std::fs::write(&new, text).map_err(failure("cannot write the cloud-init command"))?;
+    std::fs::set_permissions(&new, Permissions::from_mode(0o755)).map_err(failure("cannot make a command of it"))?;
+    std::fs::rename(&new, &command).map_err(failure("cannot keep the cloud-init command"))?;
+    Ok(command)
+}
+
+/// What this machine lacks for a rig, each with where it is to be had; empty if nothing.
+pub fn missing() -> Vec<String> {
+    let works = |program: &str, arguments: &[&str]| {
+        Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
+    };
+    let tools: [(&str, &[&str], &str); 6] = [
+        ("go", &["version"], "Go 1.26 or newer"),
+        ("python3", &["-m", "venv", "--help"], "Debian's python3-venv"),
+        ("setpriv", &["--version"], "Debian's util-linux"),
+        ("unshare", &["--user", "--map-root-user", "--mount", "true"], "Debian's util-linux, and leave to make user namespaces"),
+        ("apt-get", &["--version"], "a Debian or Ubuntu system"),
+        ("dpkg-deb", &["--version"], "a Debian or Ubuntu system"),
+    ];
+    tools
+        .into_iter()
+        .filter(|(program, arguments, _)| !works(program, arguments))
+        .map(|(program, _, from)| format!("`{program}` does not work here: it takes {from}"))
+        .collect()
 }
 
 /// Runs `make` unless it ran for the same inputs before; two processes do not run it at once.

@@ -55,7 +55,7 @@ impl Double {
         let plane = snapshot.pve.first().ok_or_else(|| Failure::new("the snapshot has no PVE plane"))?;
         let world = world(plane, &secrets);
         std::fs::write(folder.join("world.json"), world.to_string()).map_err(failure("cannot write world.json"))?;
-        let python = components::python()?;
+        let python = components::double_python()?;
         let process = launch(&python, folder)?;
         let ready: Value = serde_json::from_str(&process.ready).map_err(failure("the double did not say where it is"))?;
         let said = |name: &str| ready[name].as_str().unwrap_or_default().to_owned();

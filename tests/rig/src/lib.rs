@@ -18,6 +18,7 @@ pub mod plant;
 pub mod process;
 pub mod prometheus;
 mod rig;
+pub mod small_disk;
 
 pub use rig::{KUBECONFIG_VARIABLE, Rig};
 

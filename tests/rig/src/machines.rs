@@ -40,7 +40,7 @@ impl Machines {
             ("--pve-certificate", text(&double.certificate)),
             ("--pve-token-file", text(&token)),
             ("--control", double.control().address().to_owned()),
-            ("--cloud-init", text(&components::packaged("cloud-init", "cloud-init")?)),
+            ("--cloud-init", text(&components::cloud_init()?)),
         ] {
             arguments.extend([flag.to_owned(), value]);
         }

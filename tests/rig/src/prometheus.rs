@@ -109,8 +109,8 @@ impl Prometheus {
     /// # Errors
     /// Debian's `prometheus` is not installed, or does not come up.
     pub fn start(folder: &Path, samples: &OpenMetrics) -> Result<Self, Failure> {
-        let program = components::packaged("prometheus", "prometheus")?;
-        let promtool = components::packaged("promtool", "prometheus")?;
+        let program = components::prometheus("prometheus")?;
+        let promtool = components::prometheus("promtool")?;
         let (blocks, seed) = (folder.join("blocks"), folder.join("seed.om"));
         std::fs::create_dir_all(&blocks).map_err(failure(format!("cannot make {}", blocks.display())))?;
         std::fs::write(&seed, samples.text()).map_err(failure("cannot write the samples"))?;

@@ -217,34 +217,19 @@ impl Rig {
         Ok(self.prometheus.insert(prometheus))
     }
 
-    /// A service account that may do what `rules` (of a ClusterRole) say, and nothing else; answers a
-    /// kubeconfig with its token. The same name again changes the rules.
+    /// A kubeconfig with a token of a service account in `kube-system`, and nothing else.
     ///
     /// # Errors
-    /// The server refuses.
-    pub fn account(&self, name: &str, rules: &Value) -> Result<PathBuf, Failure> {
-        const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
-        let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name}, "rules": rules});
-        let path = self.run.folder.join(format!("{name}.kubeconfig"));
-        if path.exists() {
-            self.api.call(Call { method: http::Method::PUT, path: format!("{ROLES}/{name}"), body: role })?;
-            return Ok(path);
-        }
-        self.api.call(Call::post(ROLES, role))?;
-        let accounts = "/api/v1/namespaces/kube-system/serviceaccounts";
-        self.api.call(Call::post(accounts, json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}})))?;
-        self.api.call(Call::post(
-            "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
-            json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": name},
-                   "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
-                   "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": "kube-system"}]}),
-        ))?;
+    /// There is no such account, or the control plane is not ours.
+    pub fn account(&mut self, name: &str) -> Result<PathBuf, Failure> {
         let request =
             json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 36000}});
-        let answer = self.api.call(Call::post(format!("{accounts}/{name}/token"), request))?;
-        let token = answer["status"]["token"].as_str().unwrap_or_default();
-        let plane = self.plane.as_ref().ok_or_else(|| Failure::new("the address of a foreign cluster is not known"))?;
-        write_kubeconfig(&path, &plane.url(), &plane.authority(), token)?;
+        let path = format!("/api/v1/namespaces/kube-system/serviceaccounts/{name}/token");
+        let answer = self.api.call(Call::post(path, request))?;
+        let token = answer["status"]["token"].as_str().unwrap_or_default().to_owned();
+        let path = self.run.folder.join(format!("{name}.kubeconfig"));
+        let plane = self.plane()?;
+        write_kubeconfig(&path, &plane.url(), &plane.authority(), &token)?;
         Ok(path)
     }
 }

@@ -1,0 +1,204 @@
+//! What breaks at night: parts of either plane, the tool itself, the disk under its state.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use capplan_rig::control_plane::Component;
+use capplan_rig::plant::MissingOwners;
+use capplan_rig::prometheus::OpenMetrics;
+use capplan_rig::small_disk::SmallDisk;
+use capplan_rig::{Rig, objects};
+use serde_json::json;
+
+use crate::support::{Outcome, STATE, World, unknowns};
+use crate::{Tested, scenario, skipped, world};
+
+const JSON: [&str; 4] = ["report", "--format", "json", "--no-history"];
+/// The instant of the scenario, and the end of the samples below.
+const NOW: &str = "2026-03-02T06:00:00Z";
+const NOW_SECONDS: f64 = 1_772_431_200.0;
+
+fn started() -> Result<(Rig, World), capplan_rig::Failure> {
+    let mut rig = Rig::start()?;
+    let snapshot = scenario("demo");
+    rig.plant(objects::of(&snapshot), MissingOwners::Drop)?;
+    rig.start_double(&snapshot)?;
+    let mut world = world(&mut rig)?;
+    world.set("CAPPLAN_NOW", NOW);
+    Ok((rig, world))
+}
+
+#[test]
+fn a_part_that_died_is_named_and_its_return_is_enough() -> Tested {
+    if skipped() {
+        return Ok(());
+    }
+    let (mut rig, world) = started()?;
+    let before = world.run(&JSON).done().json();
+
+    rig.double()?.kill();
+    let without = world.run(&JSON);
+    let said = format!("{}{}", without.out, without.err);
+    assert!(said.contains(&rig.double()?.url), "{said}");
+    rig.double()?.restart()?;
+    assert_eq!(world.run(&JSON).done().json(), before);
+
+    for component in [Component::Etcd, Component::ApiServer] {
+        rig.plane()?.kill(component);
+        let without = world.run(&JSON);
+        assert!(without.code != 0 && !without.err.contains("panicked"), "{component:?}: {without:?}");
+        assert!(without.err.contains("API server"), "{component:?}: {}", without.err);
+        rig.plane()?.start(component)?;
+    }
+    rig.plane()?.kill(Component::ApiServer);
+    rig.plane()?.start(Component::ApiServer)?;
+    assert_eq!(world.run(&JSON).done().json(), before);
+    Ok(())
+}
+
+#[test]
+fn answers_that_pve_gives_in_trouble_are_named_and_never_zero() -> Tested {
+    if skipped() {
+        return Ok(());
+    }
+    let (mut rig, world) = started()?;
+    let calm = world.run(&JSON).done().json();
+    let before = unknowns(&calm);
+    for (status, message) in [(500, "got timeout"), (595, "No route to host"), (596, "Connection timed out")] {
+        rig.double()?.fail(&json!({"method": "GET", "path": "/nodes/{node}/status", "status": status, "message": message}))?;
+        let report = world.run(&JSON).done().json();
+        let named: Vec<&str> = unknowns(&report).into_iter().filter(|what| !before.contains(what)).collect();
+        assert!(named.iter().any(|what| what.contains(message)), "{status}: {named:?}");
+        assert!(report["hosts"][0]["memory"]["available"].is_null(), "{}", report["hosts"][0]);
+        rig.double()?.heal()?;
+    }
+    // Once is no trouble: the read is tried again.
+    for rule in [json!({"status": 596, "message": "Connection timed out"}), json!({"reset": true})] {
+        let mut rule = rule;
+        rule["method"] = json!("GET");
+        rule["path"] = json!("/nodes/{node}/status");
+        rule["times"] = json!(1);
+        rig.double()?.fail(&rule)?;
+        assert_eq!(unknowns(&world.run(&JSON).done().json()), before, "{rule}");
+        rig.double()?.heal()?;
+    }
+    rig.double()?.control().post("/network", &json!({"latency": 20.0}))?;
+    let start = Instant::now();
+    assert_eq!(unknowns(&world.run(&JSON).done().json()), before);
+    // 20 of the double's seconds are 0.2 of ours; requests follow each other in at least four rounds.
+    assert!(start.elapsed() > Duration::from_millis(600), "{:?}", start.elapsed());
+    Ok(())
+}
+
+/// Thirty days of two workers, an hour a step.
+fn month() -> OpenMetrics {
+    let mut samples = OpenMetrics::default();
+    for hour in 0..720 {
+        let at = NOW_SECONDS - f64::from(hour) * 3600.0;
+        for node in ["worker-1", "worker-2", "worker-3"] {
+            for volume in 0..10 {
+                let labels =
+                    format!("attacher=\"csi.proxmox.sinextra.dev\",node=\"{node}\",volumeattachment=\"{node}-{volume}\"");
+                samples.point("kube_volumeattachment_info", &labels, at, 1.0);
+            }
+            let labels = format!("node=\"{node}\",resource=\"memory\",unit=\"byte\"");
+            samples.point("kube_node_status_allocatable", &labels, at, 3e10);
+        }
+    }
+    samples
+}
+
+#[test]
+fn an_import_that_is_killed_at_any_point_loses_nothing_and_is_simply_run_again() -> Tested {
+    if skipped() {
+        return Ok(());
+    }
+    let (mut rig, mut world) = started()?;
+    let prometheus = rig.start_prometheus(&month())?.url.clone();
+    world.set("CAPPLAN_PROMETHEUS_URL", &prometheus);
+    let whole = {
+        let mut calm = crate::world(&mut rig)?;
+        calm.set("CAPPLAN_NOW", NOW).set("CAPPLAN_PROMETHEUS_URL", &prometheus);
+        let start = Instant::now();
+        calm.run(&["history", "import"]).done();
+        (calm.run(&["history", "export"]).done().out, start.elapsed())
+    };
+    assert!(whole.0.lines().count() > 3_000, "{}", whole.0.lines().count());
+    const POINTS: u32 = 40;
+    let mut ended_early = 0;
+    for point in 0..POINTS {
+        let mut command = world.command(&["history", "import"]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary runs");
+        std::thread::sleep(whole.1 * point / POINTS);
+        drop(child.kill());
+        let status = child.wait().expect("it ended");
+        ended_early += u32::from(status.code().is_none());
+        let shown = world.run(&["history", "show"]);
+        assert!([0, 6].contains(&shown.code) && !shown.err.contains("panicked"), "killed at {point}: {shown:?}");
+    }
+    assert!(ended_early > POINTS / 4, "only {ended_early} of {POINTS} were killed before their end");
+    world.run(&["history", "import"]).done();
+    assert_eq!(world.run(&["history", "export"]).done().out, whole.0);
+    let left: Vec<String> = world.files().into_iter().filter(|file| file.starts_with(STATE) && file.contains("tmp")).collect();
+    assert!(left.is_empty(), "{left:?}");
+    Ok(())
+}
+
+#[test]
+fn a_full_disk_under_the_state_is_named_and_what_was_there_stays() -> Tested {
+    if skipped() {
+        return Ok(());
+    }
+    let (mut rig, mut world) = started()?;
+    let prometheus = rig.start_prometheus(&month())?.url.clone();
+    world.set("CAPPLAN_PROMETHEUS_URL", prometheus);
+    let disk = SmallDisk::mount(&world.path("state"), 48)?;
+    world.set("CAPPLAN_STATE_DIR", disk.folder.display().to_string());
+    let run = |arguments: &[&str]| Outcome::of(world.command_through(disk.command(env!("CARGO_BIN_EXE_capplan")), arguments));
+
+    // A report keeps its own sample: that much fits.
+    run(&["report"]).done();
+    let before = run(&["history", "export"]).done().out;
+    assert!(before.lines().count() > 3, "{before}");
+    let mut filler = disk.command("sh");
+    filler.args(["-c", "head -c 1000000 /dev/zero > \"$0\"/filler; true"]).arg(&disk.folder).stderr(Stdio::null());
+    drop(filler.status());
+
+    let full = run(&["history", "import"]).ends(1);
+    assert!(full.err.contains("No space left on device"), "{}", full.err);
+    assert!(full.err.contains(&disk.folder.display().to_string()) && full.err.contains("hint: "), "{}", full.err);
+    assert_eq!(run(&["history", "export"]).done().out, before);
+    let report = run(&["report", "--format", "json"]);
+    assert!(!report.err.contains("panicked") && report.code == 0, "a report is more than its sample: {report:?}");
+    assert!(report.err.contains("No space left on device"), "{}", report.err);
+
+    let mut empty = disk.command("rm");
+    empty.arg(disk.folder.join("filler"));
+    assert!(empty.status().is_ok_and(|status| status.success()));
+    run(&["history", "import"]).done();
+    Ok(())
+}
+
+#[test]
+fn two_rigs_run_side_by_side_and_leave_nothing_behind() -> Tested {
+    if skipped() {
+        return Ok(());
+    }
+    let folders: Vec<std::path::PathBuf> = {
+        let (one, two) = (Rig::start()?, Rig::start()?);
+        let names = |rig: &Rig| rig.api().list("/api/v1/namespaces").map(|list| list.len());
+        assert!(names(&one)? >= 4 && names(&two)? >= 4);
+        let uid = |rig: &Rig| rig.api().get("/api/v1/namespaces/kube-system").map(|one| one["metadata"]["uid"].clone());
+        assert_ne!(uid(&one)?, uid(&two)?);
+        vec![one.folder().to_owned(), two.folder().to_owned()]
+    };
+    for folder in folders {
+        assert!(!folder.exists(), "{}", folder.display());
+        for process in std::fs::read_dir("/proc").expect("Linux").flatten() {
+            let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            assert!(!line.contains(&*folder.to_string_lossy()), "{line}");
+        }
+    }
+    Ok(())
+}
