@@ -266,6 +266,8 @@ fn node(host: &Host) -> Value {
 }
 
 fn storages(hosts: &[&Host]) -> Map<String, Value> {
+    const TIB: u64 = 1 << 40;
+    let room = json!({"total": 2 * TIB, "used": 0, "avail": 2 * TIB});
     let mut storages = Map::new();
     for host in hosts {
         for storage in host.storages.known().into_iter().flatten() {
@@ -277,6 +279,15 @@ fn storages(hosts: &[&Host]) -> Map<String, Value> {
             if let Some(nodes) = entry["nodes"].as_array_mut() {
                 nodes.push(json!(host.name));
             }
+        }
+    }
+    if storages.is_empty() {
+        // What a new installation has; a scenario speaks of hosts and guests only.
+        let space: Map<String, Value> = hosts.iter().map(|host| (host.name.0.clone(), room.clone())).collect();
+        for (name, kind, content) in
+            [("local", "dir", "iso,vztmpl,backup,import,snippets"), ("local-lvm", "lvmthin", "images,rootdir")]
+        {
+            storages.insert(name.to_owned(), json!({"type": kind, "content": content, "shared": 0, "active": 1, "space": space}));
         }
     }
     storages

@@ -134,15 +134,13 @@ pub fn plant(api: &Api, objects: Vec<Value>, missing: MissingOwners) -> Result<u
     Ok(planted)
 }
 
-/// UIDs of what a new server has from its start: namespaces and priority classes.
+/// UIDs of what is there already: system namespaces and priority classes, accounts of an earlier call.
 fn existing(api: &Api) -> Result<BTreeMap<Name, String>, Failure> {
     let mut uids = BTreeMap::new();
-    for kind in KINDS.iter().filter(|kind| ["Namespace", "PriorityClass"].contains(&kind.kind)) {
-        for object in api.list(&kind.collection(""))? {
-            uids.insert(
-                (kind.kind.to_owned(), String::new(), text(&object, "/metadata/name").to_owned()),
-                text(&object, "/metadata/uid").to_owned(),
-            );
+    for kind in KINDS.iter().filter(|kind| ["Namespace", "PriorityClass", "ServiceAccount"].contains(&kind.kind)) {
+        for object in api.list(&format!("{}/{}", kind.group, kind.plural))? {
+            let name = |pointer: &str| text(&object, pointer).to_owned();
+            uids.insert((kind.kind.to_owned(), name("/metadata/namespace"), name("/metadata/name")), name("/metadata/uid"));
         }
     }
     Ok(uids)
@@ -196,7 +194,7 @@ fn plant_kind(
     for mut object in objects {
         let name = name_of(&object);
         let path = format!("{}/{}", kind.collection(&name.1), name.2);
-        let status = object["status"].take();
+        let status = with_time_of_eviction(object["status"].take(), &object);
         if kind.status && status.is_object() {
             after.push(Call::patch(format!("{path}/status"), json!({"status": fit_status(kind, status, &object)})));
         }
@@ -306,6 +304,15 @@ fn fit_status(kind: &Kind, mut status: Value, object: &Value) -> Value {
         && let Some(fields) = status.as_object_mut()
     {
         fields.remove("daemonEndpoints");
+    }
+    status
+}
+
+/// An evicted pod keeps when that was, as the kubelet's condition: its creation time will be another.
+fn with_time_of_eviction(mut status: Value, object: &Value) -> Value {
+    if status["reason"] == "Evicted" && status["conditions"].is_null() {
+        status["conditions"] = json!([{"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet",
+                                       "lastTransitionTime": object["metadata"]["creationTimestamp"]}]);
     }
     status
 }

@@ -31,6 +31,9 @@ impl OpenMetrics {
         for (family, series) in &self.families {
             text.push_str(&format!("# TYPE {family} gauge\n"));
             for (labels, points) in series {
+                let mut points = points.clone();
+                // promtool takes the points of a series in their order only.
+                points.sort_by(|a, b| a.0.total_cmp(&b.0));
                 for (at, value) in points {
                     text.push_str(&format!("{family}{{{labels}}} {value} {at}\n"));
                 }
@@ -115,7 +118,7 @@ impl Prometheus {
         std::fs::create_dir_all(&blocks).map_err(failure(format!("cannot make {}", blocks.display())))?;
         std::fs::write(&seed, samples.text()).map_err(failure("cannot write the samples"))?;
         run(Command::new(promtool)
-            .args(["tsdb", "create-blocks-from", "openmetrics", "--max-block-duration=31d"])
+            .args(["tsdb", "create-blocks-from", "openmetrics", "--max-block-duration=744h"])
             .arg(&seed)
             .arg(&blocks))?;
         std::fs::write(folder.join("prometheus.yml"), "global: {}\n").map_err(failure("cannot write prometheus.yml"))?;
