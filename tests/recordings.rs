@@ -89,8 +89,9 @@ fn what_only_looks_sends_nothing_but_gets_and_doctor_asks_for_its_rights() {
             assert!(requests.iter().all(|request| !request["path"].as_str().expect("a path").contains(secret)), "{secret}");
         }
 
-        let doctor = world.run(&["doctor"]).done();
-        assert!(doctor.out.contains("all that a report needs is there"), "{}", doctor.out);
+        // The recorded token may not see PCI mappings; all else is there.
+        let doctor = world.run(&["doctor"]).ends(1);
+        assert!(doctor.out.contains("Mapping.Audit") && doctor.out.contains("\n1 to mend"), "{}", doctor.out);
         let requests = &cluster.requests()[requests.len()..];
         let reviews = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
         assert!(requests.iter().all(|request| request["method"] == "GET" || request["path"] == reviews), "{requests:?}");

@@ -230,9 +230,10 @@ async fn import_all(config: &Config, archive: &Archive, days: u32) -> Result<Exi
     let (mut read, mut added) = (0, 0);
     let mut keep = |samples: Vec<Sample>, source: &str| -> Result<(), CliError> {
         read += samples.len();
-        added += archive
-            .add(&history, samples, source)
-            .map_err(|why| CliError::new(Exit::Unexpected, format!("cannot keep the samples: {why}")))?;
+        added += archive.add(&history, samples, source).map_err(|why| {
+            CliError::new(Exit::Unexpected, format!("cannot keep the samples: {why}"))
+                .hint("what was kept before is untouched; make room there, or name another folder with CAPPLAN_STATE_DIR")
+        })?;
         Ok(())
     };
     if let Some(prometheus) = &config.prometheus {

@@ -127,7 +127,7 @@ class Machine(Disks):
         return [('GET', node + '/status', self._host_status), ('GET', node + '/disks/lvmthin', self._host_pools),
                 ('GET', node + '/rrddata', self._host_archive), ('GET', node + '/qemu/{vmid}/rrddata', self._guest_archive),
                 ('GET', node + '/storage/{storage}/rrddata', self._storage_archive),
-                ('GET', node + '/hardware/pci', self._host_pci), ('GET', '/cluster/mapping/pci', self._pci_mappings)]
+                ('GET', node + '/hardware/pci', self._host_pci), ('GET', node + '/time', self._host_time), ('GET', '/cluster/mapping/pci', self._pci_mappings)]
 
     async def _host_status(self, v, user):
         """The host's figures; memory follows the guests that were started or stopped since the world began."""
@@ -168,6 +168,9 @@ class Machine(Disks):
 
     async def _storage_archive(self, v, user):
         return []
+
+    async def _host_time(self, v, user):
+        return {'time': int(time.time()), 'localtime': int(time.time()), 'timezone': 'UTC'}
 
     async def _host_pci(self, v, user):
         return self.hosts[v['node']].get('pci') or []

@@ -23,7 +23,7 @@ pub const TOKEN_ID: &str = "capplan@pve!rig";
 pub const ATTACHER_ID: &str = "csi@pve!attacher";
 
 /// What `deploy/pve-role.sh` gives a reader, all on `/`.
-pub const READER: [&str; 5] = ["Sys.Audit", "VM.Audit", "Datastore.Audit", "Mapping.Audit", "Pool.Audit"];
+pub const READER: [&str; 4] = ["Sys.Audit", "VM.Audit", "Datastore.Audit", "Mapping.Audit"];
 /// What the plugin's documentation asks for.
 const ATTACHER: [&str; 6] =
     ["Sys.Audit", "VM.Audit", "VM.Config.Disk", "Datastore.Allocate", "Datastore.AllocateSpace", "Datastore.Audit"];

@@ -17,8 +17,13 @@ use crate::observe::causes;
 ///
 /// # Source
 /// The API's own permission rules, measured by dropping one at a time (PVE 9.2).
-const NEEDED: [(&str, &str); 4] =
-    [("/", "Sys.Audit"), ("/nodes", "Sys.Audit"), ("/vms", "VM.Audit"), ("/storage", "Datastore.Audit")];
+const NEEDED: [(&str, &str); 5] = [
+    ("/", "Sys.Audit"),
+    ("/nodes", "Sys.Audit"),
+    ("/vms", "VM.Audit"),
+    ("/storage", "Datastore.Audit"),
+    ("/mapping/pci", "Mapping.Audit"),
+];
 
 impl PveError {
     /// Whether the user has to mend something before this endpoint can be trusted at all.
@@ -46,10 +51,12 @@ pub async fn check(reader: &Reader) -> Result<(), PveError> {
 pub async fn missing_privileges(reader: &Reader) -> Result<Vec<(&'static str, &'static str)>, PveError> {
     let permissions: Permissions = reader.get("/access/permissions", &[]).await?;
     let holds = |path: &str, privilege: &str| permissions.0.get(path).is_some_and(|held| held.contains_key(privilege));
-    Ok(NEEDED
-        .into_iter()
-        .filter(|(path, privilege)| !holds(path, privilege) && (*path == "/" || !holds("/", privilege)))
-        .collect())
+    // A privilege on a path above holds below it, too.
+    let inherits = |path: &str, privilege: &str| {
+        let above = path.match_indices('/').map(|(at, _)| if at == 0 { "/" } else { &path[..at] });
+        above.chain([path]).any(|one| holds(one, privilege))
+    };
+    Ok(NEEDED.into_iter().filter(|(path, privilege)| !inherits(path, privilege)).collect())
 }
 
 /// The clocks of the hosts that tell theirs.
