@@ -31,7 +31,8 @@ class Disks(FakePve):
     """FakePve whose disks are allocated, kept aside and freed."""
 
     def _routes_disks(self):
-        return [('PUT', '/nodes/{node}/qemu/{vmid}/resize', self._resize)]
+        return [('PUT', '/nodes/{node}/qemu/{vmid}/resize', self._resize),
+                ('PUT', '/nodes/{node}/qemu/{vmid}/unlink', self._unlink)]
 
     # --------------------------------------------------------------- config
 
@@ -112,6 +113,12 @@ class Disks(FakePve):
         if str(vm.config.get('boot', '')).startswith('order=') and key not in vm.config:
             # Seen on the real code: an empty order is one space.
             vm.config['boot'] = 'order=' + ';'.join(boot) if boot else ' '
+
+    async def _unlink(self, v, user):
+        """PUT …/unlink: what `delete` does, by another name (PVE::API2::Qemu unlink calls update_vm)."""
+        vm = self.find(v['node'], v['vmid'])
+        keys = str(v['idlist']).replace(';', ',').replace(' ', ',')
+        await self._apply_config(vm, user, {'delete': keys, **({'force': 1} if v.get('force') else {})})
 
     # --------------------------------------------------------------- resize
 
