@@ -6,7 +6,9 @@
 mod support;
 
 mod access;
+mod attach;
 mod faults;
+mod join;
 mod report;
 mod scheduler;
 

@@ -10,6 +10,7 @@ use capplan_model::units::Bytes;
 use serde_json::{Map, Value, json};
 
 use crate::control::Control;
+use crate::operator::Operator;
 use crate::process::{Process, Spec};
 use crate::{Failure, components, failure};
 
@@ -21,6 +22,9 @@ const TIME_SCALE: f64 = 0.01;
 pub const TOKEN_ID: &str = "capplan@pve!rig";
 /// The API token of the attacher, as proxmox-csi has one of its own.
 pub const ATTACHER_ID: &str = "csi@pve!attacher";
+
+/// An administrator's API token, for what a test does by hand.
+pub const OPERATOR_ID: &str = "root@pam!rig";
 
 /// What `deploy/pve-role.sh` gives a reader, all on `/`.
 pub const READER: [&str; 4] = ["Sys.Audit", "VM.Audit", "Datastore.Audit", "Mapping.Audit"];
@@ -34,7 +38,8 @@ pub struct Double {
     folder: PathBuf,
     python: PathBuf,
     process: Process,
-    secrets: [(&'static str, String); 2],
+    secrets: [(&'static str, String); 3],
+    operator: Operator,
     /// Address of the PVE API.
     pub url: String,
     /// SHA-256 of its certificate, as PVE shows it.
@@ -51,7 +56,7 @@ impl Double {
     /// The snapshot has no PVE plane, or the double does not come up.
     pub fn start(folder: &Path, snapshot: &Snapshot) -> Result<Self, Failure> {
         std::fs::create_dir_all(folder).map_err(failure(format!("cannot make {}", folder.display())))?;
-        let secrets = [(TOKEN_ID, secret()), (ATTACHER_ID, secret())];
+        let secrets = [(TOKEN_ID, secret()), (ATTACHER_ID, secret()), (OPERATOR_ID, secret())];
         let plane = snapshot.pve.first().ok_or_else(|| Failure::new("the snapshot has no PVE plane"))?;
         let world = world(plane, &secrets);
         std::fs::write(folder.join("world.json"), world.to_string()).map_err(failure("cannot write world.json"))?;
@@ -59,14 +64,17 @@ impl Double {
         let process = launch(&python, folder)?;
         let ready: Value = serde_json::from_str(&process.ready).map_err(failure("the double did not say where it is"))?;
         let said = |name: &str| ready[name].as_str().unwrap_or_default().to_owned();
+        let certificate = PathBuf::from(said("certificate"));
+        let operator = Operator::new(&said("pve"), &certificate, &format!("{OPERATOR_ID}={}", secrets[2].1))?;
         Ok(Self {
+            operator,
             folder: folder.to_owned(),
             python,
             process,
             secrets,
             url: said("pve"),
             fingerprint: said("fingerprint"),
-            certificate: PathBuf::from(said("certificate")),
+            certificate,
             control: Control::new(&said("control"))?,
         })
     }
@@ -85,6 +93,11 @@ impl Double {
     /// Address of the control API, for the machines.
     pub fn control(&self) -> &Control {
         &self.control
+    }
+
+    /// The PVE API, as an administrator at a second terminal uses it.
+    pub fn operator(&self) -> &Operator {
+        &self.operator
     }
 
     /// Ends the double as a crash of its host's API would.

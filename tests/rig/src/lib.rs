@@ -13,6 +13,7 @@ pub mod double;
 pub mod kube;
 pub mod machines;
 pub mod objects;
+pub mod operator;
 pub mod placement;
 pub mod plant;
 pub mod process;

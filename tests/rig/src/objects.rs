@@ -118,7 +118,9 @@ fn node(node: &Node) -> Value {
     let attached: Vec<Value> = node.volumes_attached.iter().map(|name| json!({"name": name, "devicePath": ""})).collect();
     json!({
         "apiVersion": "v1", "kind": "Node",
-        "metadata": {"name": node.name, "labels": node.labels},
+        // Kubelets ask the controller manager to attach for them.
+        "metadata": {"name": node.name, "labels": node.labels,
+                     "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}},
         "spec": {"providerID": node.provider_id, "unschedulable": node.unschedulable, "taints": node.taints},
         "status": {
             "capacity": with_pods(&node.capacity), "allocatable": with_pods(&node.allocatable),

@@ -22,6 +22,7 @@ import (
 	"k8s.io/kubernetes/cmd/kubeadm/app/discovery"
 	kubeadmconfig "k8s.io/kubernetes/cmd/kubeadm/app/util/config"
 	"k8s.io/kubernetes/pkg/kubelet/certificate/bootstrap"
+	volumeutil "k8s.io/kubernetes/pkg/volume/util"
 	"sigs.k8s.io/yaml"
 )
 
@@ -205,8 +206,9 @@ func (m *machine) kubeletFlags() map[string]string {
 // A Node of this name that exists is taken over, as a kubelet does: that is how a name given twice shows.
 func (m *machine) register(ctx context.Context, client kubernetes.Interface) error {
 	node := &corev1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: m.boot.Name, Labels: map[string]string{
-			corev1.LabelHostname: m.boot.Name, corev1.LabelOSStable: "linux", corev1.LabelArchStable: "amd64"}},
+		ObjectMeta: metav1.ObjectMeta{Name: m.boot.Name, Annotations: map[string]string{volumeutil.ControllerManagedAttachAnnotation: "true"},
+			Labels: map[string]string{
+				corev1.LabelHostname: m.boot.Name, corev1.LabelOSStable: "linux", corev1.LabelArchStable: "amd64"}},
 		Spec: corev1.NodeSpec{ProviderID: m.flags["provider-id"], Taints: m.config.NodeRegistration.Taints},
 	}
 	for _, pair := range strings.Split(m.flags["node-labels"], ",") {
