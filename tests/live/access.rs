@@ -10,17 +10,10 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::support::{World, unknowns};
-use crate::{Tested, scenario, skipped, world};
+use crate::{Tested, printed_roles, scenario, skipped, world};
 
 const ROLE: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles/capplan-reader";
 const JSON: [&str; 4] = ["report", "--format", "json", "--no-history"];
-
-/// The objects that `capplan doctor --print-roles` prints for `kubectl apply`.
-fn printed_roles() -> Vec<Value> {
-    let printed = World::new().run(&["doctor", "--print-roles"]).done().out;
-    let documents: Vec<Option<Value>> = serde_saphyr::from_multiple(&printed).expect("YAML");
-    documents.into_iter().flatten().collect()
-}
 
 /// A rig with the demonstration cluster, and a world with the printed account's token.
 fn started() -> Result<(Rig, World), Failure> {

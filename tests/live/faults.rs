@@ -8,10 +8,10 @@ use capplan_rig::plant::MissingOwners;
 use capplan_rig::prometheus::OpenMetrics;
 use capplan_rig::small_disk::SmallDisk;
 use capplan_rig::{Rig, objects};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{Outcome, STATE, World, unknowns};
-use crate::{Tested, scenario, skipped, world};
+use crate::{Tested, printed_roles, scenario, skipped, world};
 
 const JSON: [&str; 4] = ["report", "--format", "json", "--no-history"];
 /// The instant of the scenario, and the end of the samples below.
@@ -86,6 +86,48 @@ fn answers_that_pve_gives_in_trouble_are_named_and_never_zero() -> Tested {
     assert_eq!(unknowns(&world.run(&JSON).done().json()), before);
     // 20 of the double's seconds are 0.2 of ours; requests follow each other in at least four rounds.
     assert!(start.elapsed() > Duration::from_millis(600), "{:?}", start.elapsed());
+    Ok(())
+}
+
+#[test]
+fn answers_that_the_api_server_gives_in_trouble_are_tried_again_or_named() -> Tested {
+    if skipped() {
+        return Ok(());
+    }
+    let (mut rig, mut world) = started()?;
+    rig.plant(printed_roles(), MissingOwners::Drop)?;
+    rig.start_gate()?;
+    world.set("KUBECONFIG", rig.account("capplan")?.display().to_string());
+    let calm = world.run(&JSON).done().json();
+    let pods = |rule: Value| {
+        let mut rule = rule;
+        rule["method"] = json!("GET");
+        rule["path"] = json!("/api/v1/pods");
+        rule
+    };
+    // Once is no trouble: the read is tried again.
+    for rule in [
+        json!({"status": 429, "retry_after": 1, "message": "too many requests, please try again later", "times": 1}),
+        json!({"status": 500, "message": "etcdserver: leader changed", "times": 1}),
+        json!({"reset": true, "times": 1}),
+        json!({"delay": 1.5}),
+    ] {
+        rig.gate()?.fail(&pods(rule.clone()))?;
+        let report = world.run(&JSON).done().json();
+        assert_eq!(report["nodes"], calm["nodes"], "{rule}");
+        assert_eq!(unknowns(&report), unknowns(&calm), "{rule}");
+        rig.gate()?.heal()?;
+    }
+    for (status, message) in [(429, "too many requests"), (500, "etcdserver: request timed out")] {
+        rig.gate()?.fail(&pods(json!({"status": status, "message": message})))?;
+        let report = world.run(&JSON).done().json();
+        assert!(unknowns(&report).contains(&"pods"), "{status}: {:?}", unknowns(&report));
+        assert!(report["unknown"].to_string().contains(message), "{}", report["unknown"]);
+        assert!(report["memory"]["requests"]["workers"].is_null(), "{}", report["memory"]);
+        rig.gate()?.heal()?;
+    }
+    let seen = rig.gate()?.requests()?;
+    assert!(seen.iter().all(|request| request["method"] == "GET"), "{seen:?}");
     Ok(())
 }
 

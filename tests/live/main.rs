@@ -15,6 +15,7 @@ mod scheduler;
 use capplan_model::Snapshot;
 use capplan_model::scenario::Scenario;
 use capplan_rig::{Failure, Rig, components};
+use serde_json::Value;
 use support::World;
 
 /// What a test on the rig answers: a failure of the rig is shown as it is.
@@ -37,6 +38,13 @@ fn scenario(name: &str) -> Snapshot {
     let path = format!("{}/scenarios/{name}.toml", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(path).expect("part of the repository");
     Scenario::parse(&text).expect("a valid scenario").snapshot()
+}
+
+/// The objects that `capplan doctor --print-roles` prints for `kubectl apply`.
+fn printed_roles() -> Vec<Value> {
+    let printed = World::new().run(&["doctor", "--print-roles"]).done().out;
+    let documents: Vec<Option<Value>> = serde_saphyr::from_multiple(&printed).expect("YAML");
+    documents.into_iter().flatten().collect()
 }
 
 /// A world that is configured for a rig with a double, with the rights of an administrator.

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::control::Control;
 use crate::operator::Operator;
 use crate::process::{Process, Spec};
-use crate::{Failure, components, failure};
+use crate::{Failure, components, elements, failure};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Real seconds in a second of the double's: a shutdown of 60 s takes 0.6 s.
@@ -176,10 +176,7 @@ impl Double {
 }
 
 fn rows(value: Value) -> Result<Vec<Value>, Failure> {
-    match value {
-        Value::Array(rows) => Ok(rows),
-        other => Err(Failure::new(format!("the double answers {other}"))),
-    }
+    elements(value).ok_or_else(|| Failure::new("the double does not answer with a list"))
 }
 
 fn launch(python: &Path, folder: &Path) -> Result<Process, Failure> {

@@ -9,7 +9,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use crate::{Failure, failure};
+use crate::{Failure, elements, failure};
 
 /// Requests under way at once when many objects are written.
 const PARALLEL: usize = 24;
@@ -93,10 +93,12 @@ impl Api {
 
     async fn send(&self, call: Call) -> Result<Value, Failure> {
         let what = format!("{} {}", call.method, call.path);
-        self.client.request(call.request()?).await.map_err(|error| match error {
-            // The Debug form of a status, which kube shows, is a page long.
-            kube::Error::Api(status) => Failure::new(format!("{what}: {} {}", status.code, status.message)),
-            other => failure(what)(other),
+        self.client.request(call.request()?).await.map_err(|error| {
+            if let kube::Error::Api(status) = &error {
+                // The Debug form of a status, which kube shows, is a page long.
+                return Failure::new(format!("{what}: {} {}", status.code, status.message));
+            }
+            failure(what)(error)
         })
     }
 
@@ -138,10 +140,7 @@ impl Api {
     /// As [`Api::call`].
     pub fn list(&self, path: &str) -> Result<Vec<Value>, Failure> {
         let mut list = self.get(path)?;
-        match list["items"].take() {
-            Value::Array(items) => Ok(items),
-            _ => Err(Failure::new(format!("{path} is no list"))),
-        }
+        elements(list["items"].take()).ok_or_else(|| Failure::new(format!("{path} is no list")))
     }
 
     /// The answer of a path that is not JSON, such as `/readyz`.

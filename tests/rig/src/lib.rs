@@ -10,6 +10,7 @@ pub mod control;
 pub mod control_plane;
 pub mod double;
 
+pub mod gate;
 pub mod kube;
 pub mod machines;
 pub mod objects;
@@ -46,6 +47,11 @@ impl fmt::Debug for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+/// The elements of an array.
+pub(crate) fn elements(value: serde_json::Value) -> Option<Vec<serde_json::Value>> {
+    if let serde_json::Value::Array(elements) = value { Some(elements) } else { None }
+}
 
 /// Says what failed before saying why.
 pub(crate) fn failure<E: std::error::Error>(what: impl Into<String>) -> impl FnOnce(E) -> Failure {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::Failure;
 use crate::kube::{Api, Call};
+use crate::{Failure, elements};
 
 /// How long the world must not change before it counts as settled.
 const QUIET: Duration = Duration::from_millis(400);
@@ -163,10 +163,7 @@ fn again(pod: &Value) -> Value {
 
 fn lose(api: &Api, node: &str) -> Result<(), Failure> {
     let path = format!("/api/v1/nodes/{node}");
-    let mut taints = match api.get(&path)?["spec"]["taints"].take() {
-        Value::Array(taints) => taints,
-        _ => Vec::new(),
-    };
+    let mut taints = elements(api.get(&path)?["spec"]["taints"].take()).unwrap_or_default();
     // What the node controller adds once a node is silent for the grace period.
     for effect in ["NoSchedule", "NoExecute"] {
         taints.push(json!({"key": "node.kubernetes.io/unreachable", "effect": effect}));

@@ -14,10 +14,13 @@ use crate::{Failure, components, failure};
 const PATIENCE: Duration = Duration::from_secs(60);
 const DRIVER: &str = "csi.proxmox.sinextra.dev";
 
+/// Series of a family by their labels: instants in seconds, and values.
+type Family = BTreeMap<String, Vec<(f64, f64)>>;
+
 /// Samples in the text form that promtool takes: series by family, each with its points.
 #[derive(Clone, Debug, Default)]
 pub struct OpenMetrics {
-    families: BTreeMap<&'static str, BTreeMap<String, Vec<(f64, f64)>>>,
+    families: BTreeMap<&'static str, Family>,
 }
 
 impl OpenMetrics {

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::components::{self, Programs};
 use crate::control_plane::{Component, ControlPlane};
 use crate::double::Double;
+use crate::gate::Gate;
 use crate::kube::{Api, Call};
 use crate::machines::Machines;
 use crate::plant::{MissingOwners, plant};
@@ -70,6 +71,7 @@ fn sweep(runs: &Path) {
 pub struct Rig {
     // Dropped in this order: who talks before who answers.
     machines: Option<Machines>,
+    gate: Option<Gate>,
     prometheus: Option<Prometheus>,
     double: Option<Double>,
     plane: Option<ControlPlane>,
@@ -103,7 +105,7 @@ impl Rig {
         };
         let kubeconfig = foreign.or_else(|| plane.as_ref().map(ControlPlane::admin)).unwrap_or_default();
         let api = Api::new(&kubeconfig)?;
-        Ok(Self { machines: None, prometheus: None, double: None, plane, api, programs, kubeconfig, run })
+        Ok(Self { machines: None, gate: None, prometheus: None, double: None, plane, api, programs, kubeconfig, run })
     }
 
     /// Whether the control plane is our own: only then its components can be ended and started.
@@ -228,9 +230,28 @@ impl Rig {
         let answer = self.api.call(Call::post(path, request))?;
         let token = answer["status"]["token"].as_str().unwrap_or_default().to_owned();
         let path = self.run.folder.join(format!("{name}.kubeconfig"));
+        let gate = self.gate.as_ref().map(|gate| gate.url.clone());
         let plane = self.plane()?;
-        write_kubeconfig(&path, &plane.url(), &plane.authority(), &token)?;
+        write_kubeconfig(&path, &gate.unwrap_or_else(|| plane.url()), &plane.authority(), &token)?;
         Ok(path)
+    }
+
+    /// Puts a gate in front of the API server, for the accounts that are made from now on.
+    ///
+    /// # Errors
+    /// It does not come up, or the control plane is not ours.
+    pub fn start_gate(&mut self) -> Result<&Gate, Failure> {
+        let (programs, folder) = (self.programs.clone(), self.run.folder.join("gate"));
+        let gate = Gate::start(&programs, self.plane()?, &folder)?;
+        Ok(self.gate.insert(gate))
+    }
+
+    /// The gate.
+    ///
+    /// # Errors
+    /// It was not started.
+    pub fn gate(&self) -> Result<&Gate, Failure> {
+        self.gate.as_ref().ok_or_else(|| Failure::new("the gate was not started"))
     }
 }
 

@@ -1,7 +1,7 @@
 //! A Kubernetes client that can only read: it sends GET and, for `doctor`, access reviews.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
@@ -22,7 +22,8 @@ const PAGE: usize = 500;
 const RESTARTS: usize = 3;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
-/// Pauses before the second and third attempt of a read that the server was too busy for.
+/// Pauses before the second and third attempt of a read that the server was too busy for, that met an etcd
+/// between two leaders (500), or whose connection was cut.
 const PAUSES: [Duration; 2] = [Duration::from_millis(300), Duration::from_secs(1)];
 
 /// How to reach the cluster.
@@ -161,8 +162,11 @@ impl Reader {
     /// Sends a GET, up to three times, and returns the body of a good answer.
     pub(crate) async fn get(&self, path: &str) -> Result<Vec<u8>, KubeError> {
         for pause in PAUSES {
+            let begun = Instant::now();
             match self.attempt(path).await {
-                Err(KubeError::Api { status: 429 | 502..=504, .. }) => tokio::time::sleep(pause).await,
+                Err(KubeError::Api { status: 429 | 500 | 502..=504, .. }) => tokio::time::sleep(pause).await,
+                // Cut or refused at once, as while a server restarts; one that is silent had its time.
+                Err(KubeError::Connect { .. }) if begun.elapsed() < CONNECT_TIMEOUT => tokio::time::sleep(pause).await,
                 answer => return answer,
             }
         }
