@@ -8,7 +8,7 @@ use capplan_rig::{Failure, Rig, objects};
 use serde_json::{Value, json};
 
 use crate::support::{row, unknowns};
-use crate::{Tested, scenario, skipped, world};
+use crate::{Tested, scenario, skipped, skipped_without_own_plane, world};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const ATTACHMENTS: &str = "/apis/storage.k8s.io/v1/volumeattachments";
@@ -160,7 +160,7 @@ fn the_thirtieth_volume_finds_no_free_slot() -> Tested {
 
 #[test]
 fn a_machine_without_power_is_a_node_that_is_not_ready() -> Tested {
-    if skipped() {
+    if skipped_without_own_plane() {
         return Ok(());
     }
     let mut rig = started(Duration::from_secs(8))?;

@@ -11,7 +11,7 @@ use capplan_rig::{Rig, objects};
 use serde_json::{Value, json};
 
 use crate::support::{Outcome, STATE, World, unknowns};
-use crate::{Tested, printed_roles, scenario, skipped, world};
+use crate::{Tested, printed_roles, scenario, skipped, skipped_without_own_plane, world};
 
 const JSON: [&str; 4] = ["report", "--format", "json", "--no-history"];
 /// The instant of the scenario, and the end of the samples below.
@@ -30,7 +30,7 @@ fn started() -> Result<(Rig, World), capplan_rig::Failure> {
 
 #[test]
 fn a_part_that_died_is_named_and_its_return_is_enough() -> Tested {
-    if skipped() {
+    if skipped_without_own_plane() {
         return Ok(());
     }
     let (mut rig, world) = started()?;
@@ -91,7 +91,7 @@ fn answers_that_pve_gives_in_trouble_are_named_and_never_zero() -> Tested {
 
 #[test]
 fn answers_that_the_api_server_gives_in_trouble_are_tried_again_or_named() -> Tested {
-    if skipped() {
+    if skipped_without_own_plane() {
         return Ok(());
     }
     let (mut rig, mut world) = started()?;
@@ -128,6 +128,34 @@ fn answers_that_the_api_server_gives_in_trouble_are_tried_again_or_named() -> Te
     }
     let seen = rig.gate()?.requests()?;
     assert!(seen.iter().all(|request| request["method"] == "GET"), "{seen:?}");
+    Ok(())
+}
+
+#[test]
+fn the_archives_of_a_host_are_imported_with_their_gaps() -> Tested {
+    if skipped() {
+        return Ok(());
+    }
+    let (mut rig, world) = started()?;
+    let points: Vec<Value> = (0..1440)
+        .map(|step| {
+            let at = NOW_SECONDS as i64 - step * 1800;
+            // Before its first data, and in gaps, a point has a time and nothing else.
+            if step % 10 == 3 {
+                json!({"time": at})
+            } else {
+                json!({"time": at, "memtotal": 206_158_430_208_u64, "memused": 1.5e11 + step as f64, "memavailable": 5e10, "maxcpu": 32})
+            }
+        })
+        .collect();
+    rig.double()?.control().patch("/nodes/pve1", &json!({"rrddata": {"MAX": {"month": points}}}))?;
+    let import = world.run(&["history", "import"]).done();
+    assert!(import.err.contains("added "), "{}", import.err);
+    let shown = world.run(&["history", "export"]).done().out;
+    let rows: Vec<&str> = shown.lines().filter(|line| line.contains("pve1")).collect();
+    // 1,440 half hours, a tenth of them without data; a sample is one of an hour.
+    assert!(rows.len() > 600 && rows.len() <= 1_296, "{} rows: {:?}", rows.len(), rows.first());
+    assert!(rows.iter().all(|row| !row.contains(",0,")), "a gap is no zero");
     Ok(())
 }
 
@@ -223,8 +251,28 @@ fn a_full_disk_under_the_state_is_named_and_what_was_there_stays() -> Tested {
 }
 
 #[test]
-fn two_rigs_run_side_by_side_and_leave_nothing_behind() -> Tested {
+fn a_request_that_the_real_api_would_refuse_fails_the_test_that_sends_it() -> Tested {
     if skipped() {
+        return Ok(());
+    }
+    for (path, form, why) in [
+        ("/nodes/pve1/qemu/201/config", ("memori", "1"), "memori"),
+        ("/nodes/pve1/qemu/201/config", ("cores", "many"), "cores"),
+        ("/nodes/pve1/qemu/201/konfig", ("cores", "1"), "no path"),
+    ] {
+        let (mut rig, _) = started()?;
+        drop(rig.double()?.operator().change(http::Method::POST, path, &[form]));
+        let violations = rig.double()?.violations()?;
+        assert!(violations.len() == 1 && violations[0]["violations"].to_string().contains(why), "{why}: {violations:?}");
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(rig)));
+        assert!(ended.is_err(), "the end of the rig tells of {why}");
+    }
+    Ok(())
+}
+
+#[test]
+fn two_rigs_run_side_by_side_and_leave_nothing_behind() -> Tested {
+    if skipped_without_own_plane() {
         return Ok(());
     }
     let folders: Vec<std::path::PathBuf> = {

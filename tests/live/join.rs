@@ -55,9 +55,9 @@ fn wait_for_signature(api: &Api, id: &str) -> Result<(), Failure> {
 }
 
 /// The pin of the cluster's authority: SHA-256 of its public key, as kubeadm wants it.
-fn pin(rig: &mut Rig) -> Result<String, Failure> {
+fn pin(rig: &Rig) -> Result<String, Failure> {
     let script = "openssl x509 -pubkey -noout -in \"$0\" | openssl pkey -pubin -outform der | sha256sum";
-    let output = Command::new("sh").args(["-c", script]).arg(rig.plane()?.authority()).output();
+    let output = Command::new("sh").args(["-c", script]).arg(rig.authority()?).output();
     let text = String::from_utf8(output.expect("sh runs").stdout).expect("digits");
     Ok(format!("sha256:{}", text.split(' ').next().unwrap_or_default()))
 }
@@ -124,8 +124,8 @@ fn a_vm_joins_with_its_token_and_advertises_what_its_label_says() -> Tested {
     let mut rig = started()?;
     let token = mint(rig.api(), "abc123", "2099-01-01T00:00:00Z")?;
     wait_for_signature(rig.api(), "abc123")?;
-    let pin = pin(&mut rig)?;
-    let endpoint = rig.plane()?.url().trim_start_matches("https://").to_owned();
+    let pin = pin(&rig)?;
+    let endpoint = rig.server()?.trim_start_matches("https://").to_owned();
     let labels = format!("{LABELS},csi.proxmox.sinextra.dev/max-volume-attachments=28");
 
     // The real kubeadm takes the same configuration.
@@ -189,8 +189,8 @@ fn wrong_data_keep_a_vm_out_each_with_its_reason() -> Tested {
     // Nobody signs for a token that has expired, and the token cleaner removes it.
     let expired = mint(rig.api(), "old123", "2020-01-01T00:00:00Z")?;
     wait_for_signature(rig.api(), "abc123")?;
-    let pin = pin(&mut rig)?;
-    let endpoint = rig.plane()?.url().trim_start_matches("https://").to_owned();
+    let pin = pin(&rig)?;
+    let endpoint = rig.server()?.trim_start_matches("https://").to_owned();
     let wrong_pin = format!("sha256:{}", "0".repeat(64));
     let configuration = |token: &str, pin: &str, labels: &str, vmid: u32| join_configuration(&endpoint, token, pin, labels, vmid);
     let good = configuration(&token, &pin, LABELS, 406);

@@ -40,6 +40,15 @@ fn scenario(name: &str) -> Snapshot {
     Scenario::parse(&text).expect("a valid scenario").snapshot()
 }
 
+/// The same, and for a test that needs a control plane of the rig's own: one that it may end, or that stands still.
+fn skipped_without_own_plane() -> bool {
+    if std::env::var_os(capplan_rig::KUBECONFIG_VARIABLE).is_some() {
+        println!("skipped: it needs a control plane of its own, and {} names another", capplan_rig::KUBECONFIG_VARIABLE);
+        return true;
+    }
+    skipped()
+}
+
 /// The objects that `capplan doctor --print-roles` prints for `kubectl apply`.
 fn printed_roles() -> Vec<Value> {
     let printed = World::new().run(&["doctor", "--print-roles"]).done().out;

@@ -8,7 +8,7 @@ use capplan_rig::plant::MissingOwners;
 use capplan_rig::{Rig, objects};
 use serde_json::{Value, json};
 
-use crate::{Tested, scenario, skipped};
+use crate::{Tested, scenario, skipped_without_own_plane};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -22,7 +22,7 @@ fn pod(name: &str, memory: &str) -> Value {
 
 #[test]
 fn the_scheduler_places_what_fits_and_says_why_the_rest_does_not() -> Tested {
-    if skipped() {
+    if skipped_without_own_plane() {
         return Ok(());
     }
     let mut rig = Rig::start()?;
@@ -56,7 +56,7 @@ fn the_scheduler_places_what_fits_and_says_why_the_rest_does_not() -> Tested {
 
 #[test]
 fn the_scheduler_stops_at_the_advertised_count_of_volumes() -> Tested {
-    if skipped() {
+    if skipped_without_own_plane() {
         return Ok(());
     }
     let mut rig = Rig::start()?;

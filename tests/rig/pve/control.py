@@ -125,6 +125,8 @@ class Control:
             self.double.nodes[name]['online'] = change['online']
         for key, value in (change.get('status') or {}).items():
             self.double.hosts[name]['status'][key] = value
+        if 'rrddata' in change:
+            self.double.hosts[name]['rrddata'] = change['rrddata']
         return self._done()
 
     async def quorum(self, request):

@@ -63,8 +63,8 @@ class Disks(FakePve):
         source = props.pop('import-from', None)
         found = NEW_DISK.match(volume)
         if volume.endswith(':cloudinit'):
-            volid, _ = self._qm_alloc(volume_ref(volume)[0], vm.vmid, props.pop('format', None), 4 * 1024 ** 2)
-            return join_drive(volid, dict(props, media='cdrom'))
+            props.pop('format', None)
+            return join_drive(self._cloudinit_volume(volume_ref(volume)[0], vm.vmid), dict(props, media='cdrom'))
         if not found or is_cdrom(volume, props):
             return None
         sid = found[1]
@@ -76,6 +76,20 @@ class Disks(FakePve):
             raise PveError(500, "unable to create a volume of size 0 on storage '{0}'".format(sid))
         volid, _ = self._qm_alloc(sid, vm.vmid, props.pop('format', None), size)
         return join_drive(volid, dict(props, size=format_size(size)))
+
+    def _qm_new_drive(self, vmid, key, value, default):
+        """At the creation of a VM: fakepve calls the cloud-init drive a disk like any other."""
+        volume, props = split_drive(value)
+        if not volume.endswith(':cloudinit'):
+            return super()._qm_new_drive(vmid, key, value, default)
+        volid = self._cloudinit_volume(volume_ref(volume)[0] or default, vmid)
+        return join_drive(volid, dict(props, media='cdrom')), [volid]
+
+    def _cloudinit_volume(self, sid, vmid):
+        """The volume of a cloud-init drive: vm-<vmid>-cloudinit, 4 MiB (PVE::QemuServer::Cloudinit)."""
+        name = 'vm-{0}-cloudinit'.format(vmid)
+        self.storages[sid].setdefault('volumes', {})[name] = {'content': 'images', 'format': 'raw', 'size': 4 * 1024 ** 2, 'vmid': vmid}
+        return '{0}:{1}'.format(sid, name)
 
     def _imported(self, source):
         """Size of a volume that is imported; the real task fails where it is missing."""
@@ -156,7 +170,4 @@ class Disks(FakePve):
             volume, props = split_drive(str(value)) if DRIVE_KEY.match(key) else ('', {})
             if 'cloudinit' in volume and 'vm-{0}-'.format(vm.vmid) not in volume:
                 sid, _ = volume_ref(volume)
-                volid = '{0}:vm-{1}-cloudinit'.format(sid, vm.vmid)
-                self.storages[sid].setdefault('volumes', {})[volid.partition(':')[2]] = {
-                    'content': 'images', 'format': 'raw', 'size': 4 * 1024 ** 2, 'vmid': vm.vmid}
-                vm.config[key] = join_drive(volid, props)
+                vm.config[key] = join_drive(self._cloudinit_volume(sid, vm.vmid), props)

@@ -9,8 +9,8 @@ import base64
 import json
 import time
 
-from aiohttp import web
-from fakepve.model import TaskError
+from fakepve.model import PveError, TaskError
+from fakepve.routing import param_error
 from fakepve.server import USER, int_param, ok, params
 from fakepve.storage import _is_file
 
@@ -142,7 +142,6 @@ class Machine(Disks):
 
     def _need_online(self, node):
         if not self.nodes[node].get('online', True):
-            from fakepve.model import PveError
             raise PveError(595, 'No route to host')
 
     async def _host_pools(self, v, user):
@@ -245,11 +244,9 @@ class Machine(Disks):
         body = await request.read()
         boundary = request.headers.get('Content-Type', '').partition('boundary=')[2].strip('"')
         order, fields, name, data = upload_of(body, boundary)
-        if 'content' not in order or order.index('content') > order.index(order[-1]) or name is None:
-            from fakepve.routing import param_error
-            raise_ = param_error(content='property is missing and it is not optional')
-            return web.json_response({'data': None, 'message': raise_.message + '\n', 'errors': raise_.errors}, status=400,
-                                     reason=raise_.message)
+        if 'content' not in order[:-1] or order[-1] != 'filename' or name is None:
+            # PVE reads no parameter that comes after the file.
+            raise param_error(content='property is missing and it is not optional')
         sid, content = request.match_info['storage'], fields.get('content')
         if content == 'import':
             user = request[USER]

@@ -176,6 +176,28 @@ pub fn cloud_init() -> Result<PathBuf, Failure> {
     Ok(command)
 }
 
+/// Runs the tests of the parts that are not Rust: format, vet and tests of the machines, tests of the double.
+///
+/// # Errors
+/// One of them fails; what it said is in the text.
+pub fn check() -> Result<(), Failure> {
+    let module = sources().join("kubernetes");
+    let unformatted = run(Command::new("gofmt").args(["-l", "machines"]).current_dir(&module))?;
+    if !unformatted.is_empty() {
+        return Err(Failure::new(format!("gofmt would change:\n{unformatted}")));
+    }
+    for arguments in [&["vet", "./machines"][..], &["test", "./machines"]] {
+        print!("{}", run(Command::new("go").args(arguments).current_dir(&module).env("CGO_ENABLED", "0"))?);
+    }
+    let python = double_python()?;
+    run(Command::new(python)
+        .args(["-m", "unittest", "-q", "test_double"])
+        .current_dir(sources().join("pve"))
+        .env("PYTHONDONTWRITEBYTECODE", "1"))?;
+    println!("ok  	pve/test_double.py");
+    Ok(())
+}
+
 /// What this machine lacks for a rig, each with where it is to be had; empty if nothing.
 pub fn missing() -> Vec<String> {
     let works = |program: &str, arguments: &[&str]| {

@@ -175,6 +175,16 @@ impl Double {
     }
 }
 
+impl Drop for Double {
+    /// A request that the real API would refuse fails the test that sent it, whatever else it looked at.
+    fn drop(&mut self) {
+        if !std::thread::panicking() && self.process.is_running() {
+            let violations = self.violations().unwrap_or_default();
+            assert!(violations.is_empty(), "the real API would refuse: {violations:#?}");
+        }
+    }
+}
+
 fn rows(value: Value) -> Result<Vec<Value>, Failure> {
     elements(value).ok_or_else(|| Failure::new("the double does not answer with a list"))
 }

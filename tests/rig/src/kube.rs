@@ -115,8 +115,28 @@ impl Api {
     /// # Errors
     /// All refusals, a line each.
     pub fn call_all(&self, calls: Vec<Call>) -> Result<Vec<Value>, Failure> {
+        self.all(calls.into_iter().map(|call| self.send(call)))
+    }
+
+    /// Creates many objects; one that a controller made in the meantime is answered as it is.
+    ///
+    /// # Errors
+    /// As [`Api::call_all`].
+    pub fn create_all(&self, calls: Vec<Call>) -> Result<Vec<Value>, Failure> {
+        self.all(calls.into_iter().map(|call| self.create(call)))
+    }
+
+    async fn create(&self, call: Call) -> Result<Value, Failure> {
+        let path = format!("{}/{}", call.path, call.body["metadata"]["name"].as_str().unwrap_or_default());
+        match self.send(call).await {
+            Err(failure) if failure.to_string().contains(": 409 ") => self.send(Call::get(path)).await,
+            answer => answer,
+        }
+    }
+
+    fn all(&self, work: impl Iterator<Item = impl Future<Output = Result<Value, Failure>>>) -> Result<Vec<Value>, Failure> {
         self.runtime.block_on(async {
-            let answers = futures::stream::iter(calls).map(|call| self.send(call)).buffered(PARALLEL).collect::<Vec<_>>().await;
+            let answers = futures::stream::iter(work).buffered(PARALLEL).collect::<Vec<_>>().await;
             let (values, refusals): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
             if refusals.is_empty() {
                 return Ok(values.into_iter().flatten().collect());

@@ -35,6 +35,8 @@ enum Action {
     },
     /// Build everything and say where it is
     Build,
+    /// Run the tests of the rig's own parts
+    Check,
     /// What `up` starts in the background
     #[command(hide = true)]
     Serve(World),
@@ -58,6 +60,9 @@ struct World {
     /// Folder of a recording whose Prometheus samples to serve
     #[arg(long, value_name = "FOLDER")]
     prometheus: Option<PathBuf>,
+    /// Only Kubernetes, with nothing in it: for CAPPLAN_TEST_KUBECONFIG
+    #[arg(long, conflicts_with_all = ["lists", "frozen"])]
+    empty: bool,
     /// Leave the world as it was loaded: no controllers, no scheduler, no machines
     #[arg(long)]
     frozen: bool,
@@ -69,6 +74,7 @@ fn main() -> ExitCode {
         Action::Down { name } => down(&name),
         Action::Serve(world) => serve(&world),
         Action::Build => build(),
+        Action::Check => components::check(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -181,7 +187,9 @@ fn serve(world: &World) -> Result<(), Failure> {
     let mut rig = Rig::start()?;
     let all = world.lists.as_deref().map_or_else(|| Ok(objects::of(&snapshot)), recorded)?;
     let missing = if world.frozen { MissingOwners::Keep } else { MissingOwners::Drop };
-    rig.plant(all, missing)?;
+    if !world.empty {
+        rig.plant(all, missing)?;
+    }
     let double = rig.start_double(&snapshot)?;
     let mut environment = vec![
         ("CAPPLAN_PVE_URL", double.url.clone()),
@@ -193,7 +201,9 @@ fn serve(world: &World) -> Result<(), Failure> {
         environment.push(("CAPPLAN_PROMETHEUS_URL", rig.start_prometheus(&OpenMetrics::recorded(folder)?)?.url.clone()));
     }
     if !world.frozen {
-        rig.start_machines(&["--adopt"])?;
+        if !world.empty {
+            rig.start_machines(&["--adopt"])?;
+        }
         rig.start_controllers()?;
     }
     let text: String = environment.iter().map(|(name, value)| format!("export {name}='{value}'\n")).collect();

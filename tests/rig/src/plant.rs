@@ -213,10 +213,52 @@ fn plant_kind(
             created.push(name);
         }
     }
-    for (name, answer) in created.into_iter().zip(api.call_all(creations)?) {
+    for (name, answer) in created.into_iter().zip(api.create_all(creations)?) {
         uids.insert(name, text(&answer, "/metadata/uid").to_owned());
     }
     api.call_all(after).map(drop)
+}
+
+/// What tests make besides what is planted.
+const MADE: [Kind; 3] = [
+    kind("Secret", "/api/v1", "secrets", true, false),
+    kind("CertificateSigningRequest", "/apis/certificates.k8s.io/v1", "certificatesigningrequests", false, false),
+    kind("CustomResourceDefinition", "/apis/apiextensions.k8s.io/v1", "customresourcedefinitions", false, false),
+];
+
+/// Paths of all objects of the kinds that the rig and its tests make, in the order of [`KINDS`].
+pub fn paths(api: &Api) -> Vec<String> {
+    let mut paths = Vec::new();
+    for kind in KINDS.iter().chain(&MADE) {
+        // A kind that is not served has no objects.
+        for object in api.list(&format!("{}/{}", kind.group, kind.plural)).unwrap_or_default() {
+            let (namespace, name) = (text(&object, "/metadata/namespace"), text(&object, "/metadata/name"));
+            // The controllers keep accounts and secrets of their own there.
+            let ours = ["capplan", "bootstrap-token-"].iter().any(|start| name.starts_with(start));
+            if namespace != "kube-system" || ours {
+                paths.push(format!("{}/{name}", kind.collection(namespace)));
+            }
+        }
+    }
+    paths
+}
+
+/// Takes out everything that was not there `before`, the last first, without waiting for anybody's
+/// finalizer, and waits until it is gone.
+pub fn uproot(api: &Api, before: &[String]) {
+    let before: BTreeSet<&String> = before.iter().collect();
+    let start = Instant::now();
+    loop {
+        let new: Vec<String> = paths(api).into_iter().filter(|path| !before.contains(path)).collect();
+        if new.is_empty() || start.elapsed() > Duration::from_secs(60) {
+            return;
+        }
+        for path in new.iter().rev() {
+            // What went with its namespace or its owner needs no more.
+            drop(api.call(Call::delete(format!("{path}?gracePeriodSeconds=0"))));
+            drop(api.call(Call::patch(path, json!({"metadata": {"finalizers": null}}))));
+        }
+    }
 }
 
 /// What a client may send: without the fields that are the server's, with the new UIDs.

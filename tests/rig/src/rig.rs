@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use capplan_model::Snapshot;
+use kube::config::Kubeconfig;
 use serde_json::{Value, json};
 
 use crate::components::{self, Programs};
@@ -14,7 +16,8 @@ use crate::double::Double;
 use crate::gate::Gate;
 use crate::kube::{Api, Call};
 use crate::machines::Machines;
-use crate::plant::{MissingOwners, plant};
+use crate::plant::{MissingOwners, paths, plant, uproot};
+use crate::process::run;
 use crate::prometheus::{OpenMetrics, Prometheus};
 use crate::{Failure, failure};
 
@@ -78,7 +81,21 @@ pub struct Rig {
     api: Api,
     programs: Programs,
     kubeconfig: PathBuf,
+    /// What a developer's own cluster had before: the rest is taken out again.
+    before: Vec<String>,
+    /// Held while that cluster is ours: the tests take turns there.
+    _turn: Option<File>,
     run: Run,
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if self.plane.is_none() {
+            // The machines would go on working at what is taken out.
+            self.machines = None;
+            uproot(&self.api, &self.before);
+        }
+    }
 }
 
 impl Rig {
@@ -99,13 +116,27 @@ impl Rig {
         let programs = Programs::build()?;
         let run = Run::new()?;
         let foreign = std::env::var_os(KUBECONFIG_VARIABLE).map(PathBuf::from);
+        let turn = foreign.as_ref().map(|_| take_turn()).transpose()?;
         let plane = match &foreign {
             Some(_) => None,
             None => Some(ControlPlane::new(&programs, &run.folder.join("kubernetes"), node_grace)?),
         };
         let kubeconfig = foreign.or_else(|| plane.as_ref().map(ControlPlane::admin)).unwrap_or_default();
         let api = Api::new(&kubeconfig)?;
-        Ok(Self { machines: None, gate: None, prometheus: None, double: None, plane, api, programs, kubeconfig, run })
+        let before = if plane.is_none() { paths(&api) } else { Vec::new() };
+        Ok(Self {
+            machines: None,
+            gate: None,
+            prometheus: None,
+            double: None,
+            plane,
+            api,
+            programs,
+            kubeconfig,
+            before,
+            _turn: turn,
+            run,
+        })
     }
 
     /// Whether the control plane is our own: only then its components can be ended and started.
@@ -131,6 +162,39 @@ impl Rig {
     /// Kubeconfig of the administrator.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
+    }
+
+    fn cluster(&self) -> Result<kube::config::Cluster, Failure> {
+        let config = Kubeconfig::read_from(&self.kubeconfig).map_err(failure("cannot read the kubeconfig"))?;
+        let current = config.current_context.unwrap_or_default();
+        let context = config.contexts.into_iter().find(|one| one.name == current).and_then(|one| one.context);
+        let name = context.map(|one| one.cluster).unwrap_or_default();
+        let cluster = config.clusters.into_iter().find(|one| one.name == name).and_then(|one| one.cluster);
+        cluster.ok_or_else(|| Failure::new("the kubeconfig has no current cluster"))
+    }
+
+    /// Address of the API server, such as `https://127.0.0.1:6443`.
+    ///
+    /// # Errors
+    /// The kubeconfig names none.
+    pub fn server(&self) -> Result<String, Failure> {
+        self.cluster()?.server.ok_or_else(|| Failure::new("the kubeconfig names no server"))
+    }
+
+    /// File with the certificate of the cluster's authority.
+    ///
+    /// # Errors
+    /// The kubeconfig has none.
+    pub fn authority(&self) -> Result<PathBuf, Failure> {
+        let cluster = self.cluster()?;
+        if let Some(file) = cluster.certificate_authority {
+            return Ok(PathBuf::from(file));
+        }
+        let encoded = cluster.certificate_authority_data.unwrap_or_default();
+        let path = self.run.folder.join("authority.pem");
+        let decoded = run(Command::new("sh").args(["-c", "printf %s \"$0\" | base64 -d"]).arg(encoded))?;
+        std::fs::write(&path, decoded).map_err(failure("cannot write the authority's certificate"))?;
+        Ok(path)
     }
 
     /// The control plane.
@@ -186,7 +250,7 @@ impl Rig {
     /// # Errors
     /// They do not come up.
     pub fn start_scheduler(&mut self) -> Result<(), Failure> {
-        let plane = self.plane()?;
+        let Some(plane) = &mut self.plane else { return Ok(()) };
         plane.limit_controllers(&["persistentvolume-binder-controller"]);
         plane.start(Component::ControllerManager)?;
         plane.start(Component::Scheduler)
@@ -231,8 +295,7 @@ impl Rig {
         let token = answer["status"]["token"].as_str().unwrap_or_default().to_owned();
         let path = self.run.folder.join(format!("{name}.kubeconfig"));
         let gate = self.gate.as_ref().map(|gate| gate.url.clone());
-        let plane = self.plane()?;
-        write_kubeconfig(&path, &gate.unwrap_or_else(|| plane.url()), &plane.authority(), &token)?;
+        write_kubeconfig(&path, &gate.unwrap_or(self.server()?), &self.authority()?, &token)?;
         Ok(path)
     }
 
@@ -253,6 +316,13 @@ impl Rig {
     pub fn gate(&self) -> Result<&Gate, Failure> {
         self.gate.as_ref().ok_or_else(|| Failure::new("the gate was not started"))
     }
+}
+
+/// Waits until no other test uses the developer's own cluster.
+fn take_turn() -> Result<File, Failure> {
+    let lock = File::create(components::folder()?.join("turn")).map_err(failure("cannot make a lock file"))?;
+    lock.lock().map_err(failure("cannot take a lock"))?;
+    Ok(lock)
 }
 
 /// A kubeconfig for a bearer token.
