@@ -100,7 +100,8 @@ fn place(name: &str) -> Result<PathBuf, Failure> {
 fn running(folder: &Path) -> Option<u32> {
     let id: u32 = std::fs::read_to_string(folder.join("pid")).ok()?.trim().parse().ok()?;
     let program = std::fs::read_link(format!("/proc/{id}/exe")).ok()?;
-    (program.file_name()? == "rig").then_some(id)
+    // The kernel says so of a program that was built anew meanwhile.
+    ["rig", "rig (deleted)"].iter().any(|name| program.file_name().is_some_and(|found| found == *name)).then_some(id)
 }
 
 fn build() -> Result<(), Failure> {
