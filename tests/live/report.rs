@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use capplan_provision::store::snapshot;
-use capplan_rig::Rig;
 use capplan_rig::plant::{MissingOwners, recorded};
 use capplan_rig::prometheus::OpenMetrics;
+use capplan_rig::{Rig, objects};
 use serde_json::Value;
 
 use crate::support::truth::report_agrees;
@@ -42,7 +42,16 @@ fn differences(a: &Value, b: &Value, at: &str, found: &mut BTreeSet<String>) {
     }
 }
 
-fn the_live_report_is_the_recorded_one(name: &'static str) -> Tested {
+/// What is put into the API server.
+#[derive(Clone, Copy, PartialEq)]
+enum Planted {
+    /// The recorded lists, as the recorded server sent them.
+    Lists,
+    /// Objects made of our snapshot of them.
+    Snapshot,
+}
+
+fn the_live_report_is_the_recorded_one(name: &'static str, what: Planted) -> Tested {
     let Some(data) = data() else { return Ok(()) };
     if skipped_without_own_plane() {
         return Ok(());
@@ -55,7 +64,8 @@ fn the_live_report_is_the_recorded_one(name: &'static str) -> Tested {
 
     let mut rig = Rig::start()?;
     // Jobs were not recorded: their finished pods keep pointing to them.
-    let planted = rig.plant(recorded(cluster.folder())?, MissingOwners::Keep)?;
+    let objects = if what == Planted::Lists { recorded(cluster.folder())? } else { objects::of(&snapshot) };
+    let planted = rig.plant(objects, MissingOwners::Keep)?;
     assert!(planted > 1_000, "{planted}");
     rig.start_double(&snapshot)?;
     let now = cluster.read("build_notes.json")["now"].as_str().expect("an instant").to_owned();
@@ -67,6 +77,9 @@ fn the_live_report_is_the_recorded_one(name: &'static str) -> Tested {
     let expected: BTreeSet<String> = BY_DESIGN.iter().map(|(path, _)| (*path).to_owned()).collect();
     assert_eq!(found, expected);
 
+    if what == Planted::Snapshot {
+        return Ok(());
+    }
     let prometheus = rig.start_prometheus(&OpenMetrics::recorded(cluster.folder())?)?.url.clone();
     world.set("CAPPLAN_PROMETHEUS_URL", prometheus);
     let import = world.run(&["history", "import"]).done();
@@ -81,10 +94,15 @@ fn the_live_report_is_the_recorded_one(name: &'static str) -> Tested {
 
 #[test]
 fn today_live_is_today_recorded() -> Tested {
-    the_live_report_is_the_recorded_one("today")
+    the_live_report_is_the_recorded_one("today", Planted::Lists)
 }
 
 #[test]
 fn the_lun_incident_live_is_the_one_recorded() -> Tested {
-    the_live_report_is_the_recorded_one("lun-incident")
+    the_live_report_is_the_recorded_one("lun-incident", Planted::Lists)
+}
+
+#[test]
+fn a_snapshot_of_today_put_into_both_planes_is_today() -> Tested {
+    the_live_report_is_the_recorded_one("today", Planted::Snapshot)
 }

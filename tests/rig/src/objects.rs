@@ -1,9 +1,9 @@
 //! Kubernetes objects made from one of our snapshots, for a server that is to hold what it says.
 //!
 //! A snapshot keeps what decides about capacity: a pod comes back with one container that asks for
-//! all of its requests, a workload with the template that the snapshot kept.
+//! all of its requests (two if part of them has no limit), a workload with the template that the snapshot kept.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use capplan_model::Reading;
 use capplan_model::Snapshot;
@@ -31,7 +31,8 @@ pub fn of(snapshot: &Snapshot) -> Vec<Value> {
     let mut objects: Vec<Value> = known(&kube.namespaces)
         .map(|one| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": one.name, "labels": one.labels}}))
         .collect();
-    objects.extend(priorities(kube));
+    let classes = classes(kube);
+    objects.extend(priorities(kube, &classes));
     objects.extend(known(&kube.storage_classes).map(storage_class));
     objects.extend(known(&kube.csi_drivers).map(csi_driver));
     objects.extend(known(&kube.nodes).map(node));
@@ -39,33 +40,45 @@ pub fn of(snapshot: &Snapshot) -> Vec<Value> {
     objects.extend(known(&kube.claims).map(claim));
     objects.extend(known(&kube.persistent_volumes).map(volume));
     objects.extend(known(&kube.pdbs).map(pdb));
-    objects.extend(known(&kube.deployments).filter_map(|one| workload("Deployment", one)));
-    objects.extend(known(&kube.replica_sets).filter_map(|one| workload("ReplicaSet", one)));
-    objects.extend(known(&kube.stateful_sets).filter_map(|one| workload("StatefulSet", one)));
-    objects.extend(known(&kube.daemon_sets).filter_map(|one| workload("DaemonSet", one)));
-    objects.extend(known(&kube.pods).map(pod));
+    objects.extend(known(&kube.deployments).filter_map(|one| workload("Deployment", one, &classes)));
+    objects.extend(known(&kube.replica_sets).filter_map(|one| workload("ReplicaSet", one, &classes)));
+    objects.extend(known(&kube.stateful_sets).filter_map(|one| workload("StatefulSet", one, &classes)));
+    objects.extend(known(&kube.daemon_sets).filter_map(|one| workload("DaemonSet", one, &classes)));
+    objects.extend(known(&kube.pods).map(|one| pod(one, &classes)));
     objects.extend(known(&kube.volume_attachments).map(attachment));
     objects.extend(known(&kube.node_metrics).map(metrics));
     objects
 }
 
-/// The classes, and one for each priority of a pod that has none.
-fn priorities(kube: &Kube) -> Vec<Value> {
-    let classes: Vec<&PriorityClass> = known(&kube.priority_classes).filter(|class| !class.name.starts_with("system-")).collect();
-    let covered: BTreeSet<i32> = classes.iter().map(|class| class.value).collect();
-    let used: BTreeSet<i32> = known(&kube.pods).map(|pod| pod.scheduling.priority).collect();
-    let missing = used.difference(&covered).filter(|value| **value != 0 && **value <= HIGHEST_USER_PRIORITY);
+/// Names of priority classes by their value; a snapshot keeps the value of each pod only.
+type Classes = BTreeMap<i32, String>;
+
+/// A class for each priority that a pod has: one of the snapshot's, or one made for it.
+fn classes(kube: &Kube) -> Classes {
+    let mut classes = Classes::from([(0, String::new())]);
+    for pod in known(&kube.pods) {
+        let value = pod.scheduling.priority;
+        classes.entry(value).or_insert_with(|| {
+            let class = known(&kube.priority_classes).find(|class| class.value == value);
+            class.map_or_else(|| format!("priority-{}", value.to_string().replace('-', "minus-")), |class| class.name.clone())
+        });
+    }
+    classes
+}
+
+fn priorities(kube: &Kube, classes: &Classes) -> Vec<Value> {
     let object = |name: &str, value: i32, default: bool, policy: &str| {
         let policy = if policy.is_empty() { "PreemptLowerPriority" } else { policy };
         json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name}, "value": value,
                "globalDefault": default, "preemptionPolicy": policy})
     };
-    let own = classes.iter().map(|one| object(&one.name, one.value, one.global_default, &one.preemption_policy));
-    own.chain(missing.map(|value| object(&priority_name(*value), *value, false, ""))).collect()
-}
-
-fn priority_name(value: i32) -> String {
-    format!("priority-{}", value.to_string().replace('-', "minus-"))
+    // The system's own are there already.
+    let own: Vec<&PriorityClass> = known(&kube.priority_classes).filter(|class| class.value <= HIGHEST_USER_PRIORITY).collect();
+    let made = classes.iter().filter(|(value, name)| {
+        **value <= HIGHEST_USER_PRIORITY && !name.is_empty() && own.iter().all(|class| class.name != **name)
+    });
+    let made: Vec<Value> = made.map(|(value, name)| object(name, *value, false, "")).collect();
+    own.iter().map(|one| object(&one.name, one.value, one.global_default, &one.preemption_policy)).chain(made).collect()
 }
 
 /// Amounts as the API writes them.
@@ -211,7 +224,7 @@ fn volume(volume: &PersistentVolume) -> Value {
         spec["claimRef"] = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": namespace, "name": name});
     }
     json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": volume.name}, "spec": spec,
-           "status": {"phase": volume.phase}})
+           "status": {"phase": volume.phase, "lastPhaseTransitionTime": volume.phase_since}})
 }
 
 fn selector(selector: Option<&LabelSelector>) -> Value {
@@ -243,7 +256,7 @@ fn pdb(pdb: &Pdb) -> Value {
 }
 
 /// The spec of a pod or of a template.
-fn pod_spec(pod: &Pod) -> Value {
+fn pod_spec(pod: &Pod, classes: &Classes) -> Value {
     let ports: Vec<Value> = pod
         .scheduling
         .host_ports
@@ -259,9 +272,14 @@ fn pod_spec(pod: &Pod) -> Value {
         .map(|(number, claim)| json!({"name": format!("claim-{number}"), "persistentVolumeClaim": {"claimName": claim}}))
         .collect();
     let image = pod.images.first().map_or(IMAGE, String::as_str);
+    let (limited, rest) = split(pod);
+    let mut containers = vec![json!({"name": "all", "image": image, "ports": ports,
+                                     "resources": {"requests": asked(&limited), "limits": asked(&limits(pod))}})];
+    if rest != Resources::default() {
+        containers.push(json!({"name": "unlimited", "image": image, "resources": {"requests": asked(&rest)}}));
+    }
     let mut spec = json!({
-        "containers": [{"name": "all", "image": image, "ports": ports,
-                        "resources": {"requests": asked(&pod.requests), "limits": asked(&fit_limits(pod))}}],
+        "containers": containers,
         "volumes": volumes,
         "nodeSelector": pod.scheduling.node_selector,
         "tolerations": pod.scheduling.tolerations,
@@ -277,34 +295,40 @@ fn pod_spec(pod: &Pod) -> Value {
     if !pod.scheduling.preemption_policy.is_empty() {
         spec["preemptionPolicy"] = json!(pod.scheduling.preemption_policy);
     }
-    match pod.scheduling.priority {
-        0 => {}
-        system if system > HIGHEST_USER_PRIORITY => {
-            let name = if system == 2_000_001_000 { "system-node-critical" } else { "system-cluster-critical" };
-            spec["priorityClassName"] = json!(name);
-        }
-        value => spec["priorityClassName"] = json!(priority_name(value)),
+    let class = match pod.scheduling.priority {
+        // Without a snapshot of the system's classes, by their values in `k8s.io/api/scheduling/v1`.
+        2_000_001_000 => Some("system-node-critical"),
+        system if system > HIGHEST_USER_PRIORITY => Some("system-cluster-critical"),
+        value => classes.get(&value).map(String::as_str),
+    };
+    if let Some(class) = class.filter(|name| !name.is_empty()) {
+        spec["priorityClassName"] = json!(class);
     }
     spec
 }
 
-/// Limits that the server accepts: none below its request, and all of what may not be overcommitted.
-fn fit_limits(pod: &Pod) -> Resources {
-    let mut limits = pod.limits.clone();
-    let raise = |limit: &mut u64, request: u64| {
-        if *limit > 0 {
-            *limit = (*limit).max(request);
+/// The requests as those of a container with the pod's limits, and of one without: a limit below the request
+/// comes from a container that has none, and the server refuses both in one.
+fn split(pod: &Pod) -> (Resources, Resources) {
+    let (mut limited, mut rest) = (pod.requests.clone(), Resources::default());
+    let part = |request: &mut u64, rest: &mut u64, limit: u64| {
+        if limit > 0 && limit < *request {
+            (*rest, *request) = (*request - limit, limit);
         }
     };
-    raise(&mut limits.cpu.0, pod.requests.cpu.0);
-    raise(&mut limits.memory.0, pod.requests.memory.0);
-    raise(&mut limits.ephemeral.0, pod.requests.ephemeral.0);
-    limits.extended = pod.requests.extended.clone();
-    limits
+    part(&mut limited.cpu.0, &mut rest.cpu.0, pod.limits.cpu.0);
+    part(&mut limited.memory.0, &mut rest.memory.0, pod.limits.memory.0);
+    part(&mut limited.ephemeral.0, &mut rest.ephemeral.0, pod.limits.ephemeral.0);
+    (limited, rest)
 }
 
-fn pod(pod: &Pod) -> Value {
-    let mut spec = pod_spec(pod);
+/// The limits; what may not be overcommitted has its request as its limit.
+fn limits(pod: &Pod) -> Resources {
+    Resources { extended: pod.requests.extended.clone(), ..pod.limits.clone() }
+}
+
+fn pod(pod: &Pod, classes: &Classes) -> Value {
+    let mut spec = pod_spec(pod, classes);
     if let Some(node) = &pod.node {
         spec["nodeName"] = json!(node);
     }
@@ -328,11 +352,11 @@ fn pod(pod: &Pod) -> Value {
 }
 
 /// A workload whose template and selector the snapshot kept.
-fn workload(kind: &str, workload: &Workload) -> Option<Value> {
+fn workload(kind: &str, workload: &Workload, classes: &Classes) -> Option<Value> {
     let template = workload.template.as_deref()?;
     let selector = workload.selector.as_ref()?;
     let mut spec =
-        json!({"selector": selector, "template": {"metadata": {"labels": template.labels}, "spec": pod_spec(template)}});
+        json!({"selector": selector, "template": {"metadata": {"labels": template.labels}, "spec": pod_spec(template, classes)}});
     let mut status = json!({"observedGeneration": u8::from(workload.observed)});
     match kind {
         "DaemonSet" => {
