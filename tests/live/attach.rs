@@ -27,9 +27,15 @@ fn wait<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>, Failure>) -> 
     }
 }
 
-/// A claim with a volume bound to it, and a pod that uses it on a node.
-fn run_pod(api: &Api, name: &str, node: &str) -> Result<(), Failure> {
+/// A claim with a volume bound to it, made as proxmox-csi makes one, and a pod that uses it on a node.
+fn run_pod(rig: &mut Rig, name: &str, node: &str) -> Result<(), Failure> {
     let pv = format!("pvc-{name}");
+    rig.double()?.operator().change(
+        http::Method::POST,
+        "/nodes/pve1/storage/local-lvm/content",
+        &[("vmid", "9999"), ("filename", &format!("vm-9999-{pv}")), ("size", "1G")],
+    )?;
+    let api = rig.api();
     let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name},
                        "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "", "volumeName": pv,
                                 "resources": {"requests": {"storage": "1Gi"}}}});
@@ -90,7 +96,7 @@ fn a_pods_volume_is_plugged_into_the_lowest_free_slot_and_unplugged_with_it() ->
     }
     let mut rig = started(Duration::from_secs(50))?;
     let api = rig.api().clone();
-    run_pod(&api, "one", "w2")?;
+    run_pod(&mut rig, "one", "w2")?;
     wait("the pod runs", || Ok((phase(&api, "one")? == "Running").then_some(())))?;
     // 10 of the scenario's volumes are on scsi1 to scsi10.
     assert_eq!(slots(&mut rig, 202, "one")?, ["scsi11"]);
@@ -106,7 +112,7 @@ fn a_pods_volume_is_plugged_into_the_lowest_free_slot_and_unplugged_with_it() ->
 
     // A ghost: the attachment goes, the disk stays.
     mode(&api, "w2", Some("ghost"))?;
-    run_pod(&api, "two", "w2")?;
+    run_pod(&mut rig, "two", "w2")?;
     wait("the pod runs", || Ok((phase(&api, "two")? == "Running").then_some(())))?;
     api.call(Call::delete(format!("{PODS}/two")))?;
     wait("the attachment goes", || Ok(attachment(&api, "two")?.is_none().then_some(())))?;
@@ -118,7 +124,7 @@ fn a_pods_volume_is_plugged_into_the_lowest_free_slot_and_unplugged_with_it() ->
 
     // A silent hot-plug failure: attached, says Kubernetes; the VM has no such disk.
     mode(&api, "w2", Some("silent-hotplug"))?;
-    run_pod(&api, "three", "w2")?;
+    run_pod(&mut rig, "three", "w2")?;
     wait("it is called attached", || Ok(attachment(&api, "three")?.filter(|one| one["status"]["attached"] == true)))?;
     assert_eq!(slots(&mut rig, 202, "three")?, [] as [String; 0]);
     let report = world(&mut rig)?.run(&["report", "--format", "json", "--no-history"]).done().json();
@@ -142,7 +148,7 @@ fn the_thirtieth_volume_finds_no_free_slot() -> Tested {
     let api = rig.api().clone();
     // 25 slots of w1 are taken: four more fit.
     for number in 0..5 {
-        run_pod(&api, &format!("pod-{number}"), "w1")?;
+        run_pod(&mut rig, &format!("pod-{number}"), "w1")?;
     }
     let refused = wait("one is refused", || {
         let all = api.list(ATTACHMENTS)?;

@@ -1,134 +1,182 @@
-"""The control API: faults, the operator at the console, and what tests want to know."""
+"""The control API: what a test does to the world behind the PVE API's back, and what it looks at. JSON over HTTP."""
 
-import time
+import json
 
 from aiohttp import web
 
-from seed import seed_of
+import world
+from config import typed
+
+POWER = {'running': True, 'stopped': False}
+
+
+class BadRequest(Exception):
+    """A control request that makes no sense."""
+
+
+def merge(into, changes):
+    """Merge nested objects; other values replace."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            merge(into[key], value)
+        else:
+            into[key] = value
 
 
 class Control:
-    """Plain HTTP beside the PVE API, for the rig only."""
+    """The control server of one double."""
 
-    def __init__(self, double):
-        self.double = double
+    def __init__(self, pve):
+        self.pve = pve
+        self.runner = None
+        self.port = None
 
-    def app(self):
-        app = web.Application(client_max_size=64 * 1024 ** 2)
-        app.router.add_get('/requests', self.requests)
-        app.router.add_get('/violations', self.violations)
-        app.router.add_post('/fail', self.fail)
-        app.router.add_delete('/fail', self.heal)
-        app.router.add_post('/network', self.network)
-        app.router.add_put('/acl', self.acl)
-        app.router.add_post('/tokens', self.tokens)
-        app.router.add_put('/files', self.files)
-        app.router.add_get('/guests', self.guests)
-        app.router.add_post('/guests', self.add_guest)
-        app.router.add_patch('/guests/{vmid}', self.change_guest)
-        app.router.add_delete('/guests/{vmid}', self.remove_guest)
-        app.router.add_get('/guests/{vmid}/seed', self.seed)
-        app.router.add_patch('/nodes/{node}', self.change_node)
-        app.router.add_post('/quorum', self.quorum)
-        return app
+    async def start(self, host, port):
+        """Listen; port 0 takes a free one."""
+        app = web.Application(middlewares=[self._errors], client_max_size=64 * 1024 ** 2)
+        for method, path, handler in (
+                ('GET', '/requests', self.requests), ('GET', '/violations', self.violations),
+                ('POST', '/fail', self.fail), ('DELETE', '/fail', self.fail_clear), ('POST', '/network', self.network),
+                ('PUT', '/acl', self.acl), ('POST', '/tokens', self.tokens), ('GET', '/guests', self.guests),
+                ('POST', '/guests', self.guest_add), ('PATCH', '/guests/{vmid}', self.guest_change),
+                ('DELETE', '/guests/{vmid}', self.guest_remove), ('GET', '/guests/{vmid}/seed', self.seed),
+                ('PATCH', '/nodes/{name}', self.node_change), ('POST', '/quorum', self.quorum)):
+            app.router.add_route(method, path, handler)
+        self.runner = web.AppRunner(app)
+        await self.runner.setup()
+        await web.TCPSite(self.runner, host, port).start()
+        self.port = self.runner.addresses[0][1]
 
-    def _done(self):
-        self.double.changed()
-        return web.json_response(None)
+    async def stop(self):
+        """Stop listening."""
+        await self.runner.cleanup()
 
-    def _vm(self, request):
-        vm = self.double.vm(int(request.match_info['vmid']))
-        if vm is None:
-            raise web.HTTPNotFound(text='there is no VM {0}'.format(request.match_info['vmid']))
-        return vm
+    @web.middleware
+    async def _errors(self, request, handler):
+        """What a handler returns as JSON; 400 for a bad request, and the state on disk after a change."""
+        try:
+            data = await handler(request)
+        except (BadRequest, world.WorldError, ValueError, KeyError, TypeError) as e:
+            return web.json_response({'error': '{0}: {1}'.format(type(e).__name__, e)}, status=400)
+        if request.method != 'GET':
+            self.pve.save()
+        return web.json_response(data)
+
+    @staticmethod
+    async def body(request):
+        """The JSON body, an empty object without one."""
+        data = await request.read()
+        return json.loads(data) if data else {}
+
+    def guest(self, request):
+        """The guest of the path, or 400."""
+        found = self.pve.guest(int(request.match_info['vmid']))
+        if found is None:
+            raise BadRequest('no guest {0}'.format(request.match_info['vmid']))
+        return found
+
+    # ------------------------------------------------------------ the requests
 
     async def requests(self, request):
-        return web.json_response(self.double.recorded[int(request.query.get('from', 0)):])
+        """The recorded requests from a number on."""
+        return self.pve.recorder.since(int(request.query.get('from', 0)))
 
-    async def violations(self, request):
-        return web.json_response([one for one in self.double.recorded if one['violations']])
+    async def violations(self, _request):
+        """Those the real API would refuse."""
+        return self.pve.recorder.violations()
+
+    # ------------------------------------------------------------- the trouble
 
     async def fail(self, request):
-        """{"method", "path" (concrete or a template), "status", "message", "after", "times", "delay"}, or "task", or "reset"."""
-        rule = await request.json()
-        if 'status' not in rule and 'task' not in rule and 'reset' not in rule and 'delay' not in rule:
-            raise web.HTTPBadRequest(text='a fault needs a status, a task, a reset or a delay')
-        self.double.rules.append(rule)
-        return web.json_response(None)
+        self.pve.faults.add(await self.body(request))
 
-    async def heal(self, request):
-        self.double.rules.clear()
-        for hung in self.double.hung:
-            hung.set()
-        self.double.hung.clear()
-        self.double.network.update(latency=0.0, jitter=0.0, drop_rate=0.0)
-        return web.json_response(None)
+    async def fail_clear(self, _request):
+        self.pve.faults.clear()
 
     async def network(self, request):
-        self.double.network.update(await request.json())
-        return web.json_response(None)
-
-    async def acl(self, request):
-        self.double.set_acl(await request.json())
-        return self._done()
-
-    async def tokens(self, request):
-        self.double.apitokens.update(await request.json())
-        return self._done()
-
-    async def files(self, request):
-        """{"storage", "name": "snippets/x.yaml", "text"}: what an admin copied to the host by hand."""
-        file = await request.json()
-        self.double.keep_file(file['storage'], file['name'], file['text'].encode())
-        return self._done()
-
-    async def guests(self, request):
-        double = self.double
-        return web.json_response([
-            {'vmid': vm.vmid, 'name': vm.name, 'node': vm.node, 'power': vm.status, 'template': bool(vm.template),
-             'lock': vm.lock, 'config': vm.config, 'starts': double.starts.get(vm.vmid, 0)} for vm in double.vms])
-
-    async def add_guest(self, request):
-        self.double.add_guest(await request.json())
-        return self._done()
-
-    async def change_guest(self, request):
-        """{"config", "delete", "power", "lock", "name", "agent"}: behind the API's back."""
-        vm, change = self._vm(request), await request.json()
-        vm.config.update(change.get('config') or {})
-        for key in change.get('delete') or []:
-            vm.config.pop(key, None)
-        if 'name' in change:
-            vm.name = vm.config['name'] = change['name']
-        if 'agent' in change:
-            vm.agent = change['agent']
-        if 'lock' in change:
-            self.double._qm_lock(vm, change['lock'])
-        power = change.get('power')
-        if power and power != vm.status:
-            vm.status = vm.qmpstatus = power
-            vm.started_at = time.time() if power == 'running' else None
-            if power == 'running':
-                self.double.starts[vm.vmid] = self.double.starts.get(vm.vmid, 0) + 1
-        return self._done()
-
-    async def remove_guest(self, request):
-        self.double.vms.remove(self._vm(request))
-        return self._done()
-
-    async def seed(self, request):
-        return web.json_response(seed_of(self.double, self._vm(request)))
-
-    async def change_node(self, request):
-        name, change = request.match_info['node'], await request.json()
-        if 'online' in change:
-            self.double.nodes[name]['online'] = change['online']
-        for key, value in (change.get('status') or {}).items():
-            self.double.hosts[name]['status'][key] = value
-        if 'rrddata' in change:
-            self.double.hosts[name]['rrddata'] = change['rrddata']
-        return self._done()
+        self.pve.faults.network(await self.body(request))
 
     async def quorum(self, request):
-        self.double.quorate = (await request.json())['quorate']
-        return self._done()
+        self.pve.quorate = bool((await self.body(request))['quorate'])
+
+    async def acl(self, request):
+        self.pve.set_acl(await self.body(request))
+
+    async def tokens(self, request):
+        self.pve.apitokens.update(await self.body(request))
+
+    # -------------------------------------------------------------- the guests
+
+    async def guests(self, _request):
+        """Every guest, with how often it was started since the world began."""
+        return [{'vmid': g.vmid, 'name': g.name, 'node': g.node, 'power': g.status, 'template': bool(g.template),
+                 'config': g.config, 'pending': g.pending, 'starts': getattr(g, 'starts', 0)} for g in self.pve._guests()]
+
+    async def guest_add(self, request):
+        guest = world.add_guest(self.pve, await self.body(request))
+        world.imply_volumes(self.pve, guest)
+
+    async def guest_remove(self, request):
+        """The guest and its own volumes are gone, as after `qm destroy` at the console."""
+        guest, pve = self.guest(request), self.pve
+        for sid in pve.storages:
+            for name in list(pve._volumes(sid)):
+                if pve._volumes(sid)[name].get('vmid') == guest.vmid:
+                    pve.drop_volume(sid, name)
+        (pve.vms if guest in pve.vms else pve.cts).remove(guest)
+        pve._pool_leave(guest.vmid)
+
+    async def guest_change(self, request):
+        """What an operator at the console, a guest or a power failure does."""
+        guest, changes = self.guest(request), await self.body(request)
+        known = ('config', 'delete', 'power', 'lock', 'name', 'status') + world.POWER_KEYS
+        unknown = [k for k in changes if k not in known]
+        if unknown:
+            raise BadRequest('unknown key {0!r}; known: {1}'.format(unknown[0], ', '.join(known)))
+        guest.config.update((k, typed(k, v)) for k, v in (changes.get('config') or {}).items())
+        for key in changes.get('delete') or []:
+            guest.config.pop(key, None)
+        if 'name' in changes:
+            guest.config['name' if guest in self.pve.vms else 'hostname'] = changes['name']
+        if guest in self.pve.vms:
+            guest.name = guest.config.get('name') or 'VM {0}'.format(guest.vmid)
+        if 'lock' in changes:
+            self.pve._qm_lock(guest, changes['lock'])
+        for key in world.POWER_KEYS:
+            if key in changes:
+                setattr(guest, key, changes[key])
+        world.imply_volumes(self.pve, guest)
+        if 'power' in changes and POWER[changes['power']] != (guest.status == 'running'):
+            self.pve.power(guest, POWER[changes['power']])
+        if 'status' in changes:
+            guest.stats.update(changes['status'])
+            guest.qmpstatus = guest.stats.get('qmpstatus', guest.status)
+
+    async def seed(self, request):
+        """The cloud-init seed the machine would find at boot."""
+        return self.pve.seed(self.guest(request))
+
+    async def node_change(self, request):
+        """A node that fails or comes back, or other readings of it."""
+        name, changes = request.match_info['name'], await self.body(request)
+        node = self.pve.nodes.get(name)
+        if node is None:
+            raise BadRequest('no node {0}'.format(name))
+        unknown = [k for k in changes if k not in ('online', 'status', 'lvmthin', 'pci', 'rrddata')]
+        if unknown:
+            raise BadRequest('unknown key {0!r}'.format(unknown[0]))
+        if 'online' in changes:
+            node['online'] = bool(changes['online'])
+        if changes.get('status'):
+            if node['status'] is None:
+                node['status'] = {}
+            if 'memory' in changes['status']:
+                # The new reading holds for the guests that run now.
+                node['status'] = self.pve.node_status(name)
+                node['boot_memory'] = self.pve.running_memory(name)
+            merge(node['status'], changes['status'])
+        for key in ('lvmthin', 'pci', 'rrddata'):
+            if key in changes:
+                node[key] = changes[key]
+        if 'rrddata' in changes:
+            self.pve.store.save_histories(self.pve)

@@ -1,98 +1,105 @@
-"""A Proxmox VE double: the package fakepve, with what it lacks added outside of it.
+"""A Proxmox VE double for tests: `python double.py --state DIR [--listen 127.0.0.1:0]`.
 
-    python double.py --state FOLDER
-
-reads FOLDER/world.json (tests/rig/src/double.rs writes it), or goes on from FOLDER/saved.pickle if it ran before,
-serves the PVE API over TLS and a control API over plain HTTP on loopback, and prints where as one line of JSON.
-Every request is recorded in FOLDER/requests.jsonl, with what the real API would have to say against it.
+Begins with DIR/world.json, goes on from DIR/saved.json if that exists. Prints one JSON line when it listens.
+See README.md for the world's format and the control API.
 """
 
 import argparse
 import asyncio
 import hashlib
+import ipaddress
 import json
+import logging
 import os
 import signal
 import ssl
 import sys
 
-from aiohttp import web
-from fakepve.certs import make_cert
-
+import world
 from control import Control
-from machine import Machine
-from saved import load, save
-from wire import Wire
+from fakepve.certs import make_cert
+from server import Double
 
 
-class Double(Wire, Machine):
-    """The fake cluster: the wire in front, the machines behind, fakepve between."""
+def parse_arguments():
+    """The command line; only loopback addresses are listened on."""
+    parser = argparse.ArgumentParser(description='A Proxmox VE double.')
+    parser.add_argument('--state', required=True, metavar='DIR', help='holds world.json; everything is kept there')
+    parser.add_argument('--listen', default='127.0.0.1:0', metavar='ADDRESS:PORT', help='port 0: a free one, then kept')
+    arguments = parser.parse_args()
+    host, _, port = arguments.listen.rpartition(':')
+    try:
+        if not ipaddress.ip_address(host).is_loopback:
+            raise ValueError
+        return os.path.abspath(arguments.state), host, int(port)
+    except ValueError:
+        parser.error('--listen takes a loopback address and a port, as in 127.0.0.1:0')
 
-    def __init__(self, folder, certificate, fingerprint):
-        super().__init__(host='127.0.0.1', port=0)
-        self.folder = folder
-        self.certificate = certificate
-        self.fingerprint = fingerprint
 
-    def changed(self):
-        """The state is on disk before an answer or the end of a task can be seen."""
-        save(self, os.path.join(self.folder, 'saved.pickle'))
-
-
-def certificate(folder):
-    """(certificate, key, fingerprint): made once, so that a restarted double is the same host."""
-    cert, key = os.path.join(folder, 'pve.crt'), os.path.join(folder, 'pve.key')
+def certificate(directory, host):
+    """(certificate path, key path, fingerprint); self-signed, made once."""
+    cert, key = os.path.join(directory, 'pve-cert.pem'), os.path.join(directory, 'pve-key.pem')
     if not os.path.exists(cert):
-        make_cert(folder, 'pve')
-    with open(cert, encoding='ascii') as text:
-        der = ssl.PEM_cert_to_DER_cert(text.read())
-    digest = hashlib.sha256(der).hexdigest().upper()
+        made, made_key, _ = make_cert(directory, name='pve', hosts=(host,))
+        os.replace(made_key, key)
+        with open(made, 'rb') as f, open(os.path.join(directory, 'pve-ca.pem'), 'wb') as out:
+            out.write(f.read())
+        os.replace(made, cert)
+    with open(cert, encoding='ascii') as f:
+        digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(f.read())).hexdigest().upper()
     return cert, key, ':'.join(digest[i:i + 2] for i in range(0, len(digest), 2))
 
 
-def ports(folder, chosen=None):
-    """The ports of an earlier run, which clients still know; or keeps the chosen ones."""
-    path = os.path.join(folder, 'ports.json')
-    if chosen:
-        with open(path, 'w', encoding='ascii') as out:
-            json.dump(chosen, out)
-        return chosen
-    if os.path.exists(path):
-        with open(path, encoding='ascii') as text:
-            return json.load(text)
-    return {'pve': 0, 'control': 0}
+def kept_ports(directory, port):
+    """The ports of an earlier run: [PVE, control], 0 where there was none."""
+    path = os.path.join(directory, 'ports.json')
+    if not os.path.exists(path):
+        return [port, 0]
+    with open(path, encoding='utf-8') as f:
+        kept = json.load(f)
+    return [port or kept[0], kept[1]]
 
 
-async def serve(folder):
-    cert, key, fingerprint = certificate(folder)
-    double = Double(folder, cert, fingerprint)
-    if not load(double, os.path.join(folder, 'saved.pickle')):
-        with open(os.path.join(folder, 'world.json'), encoding='utf-8') as text:
-            double.settle_in(json.load(text))
-    known = ports(folder)
-    double.port = known['pve']
-    await double.start(cert, key)
-    control = web.AppRunner(Control(double).app(), access_log=None)
-    await control.setup()
-    await web.TCPSite(control, '127.0.0.1', known['control']).start()
-    known = ports(folder, {'pve': double.port, 'control': control.addresses[0][1]})
-    print(json.dumps({'pve': double.url, 'control': 'http://127.0.0.1:{0}'.format(known['control']),
-                      'fingerprint': fingerprint, 'certificate': cert}), flush=True)
+def fill(pve, directory):
+    """The state of before, or a new world."""
+    if pve.store.exists():
+        pve.store.load(pve)
+    else:
+        with open(os.path.join(directory, 'world.json'), encoding='utf-8') as f:
+            world.load(pve, json.load(f))
+        pve.store.save_histories(pve)
+    pve.save()
+
+
+async def serve(directory, host, port):
+    """Run until SIGTERM or SIGINT."""
+    cert, key, fingerprint = certificate(directory, host)
+    ports = kept_ports(directory, port)
+    pve = Double(directory, host, ports[0])
+    pve.fingerprint = fingerprint
+    fill(pve, directory)
+    control = Control(pve)
+    await pve.start(cert, key)
+    await control.start(host, ports[1])
+    with open(os.path.join(directory, 'ports.json'), 'w', encoding='utf-8') as out:
+        json.dump([pve.port, control.port], out)
     ended = asyncio.Event()
-    for one in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(one, ended.set)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    print(json.dumps({'pve': pve.url, 'control': 'http://{0}:{1}'.format(host, control.port),
+                      'fingerprint': fingerprint, 'certificate': cert}), flush=True)
     await ended.wait()
-    await double.stop()
-    await control.cleanup()
+    # Workers end with the process, as after a kill; the next run finds them dead.
+    os._exit(0)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--state', required=True, help='folder of world.json, and of what is kept')
-    folder = os.path.abspath(parser.parse_args().state)
-    if not os.path.exists(os.path.join(folder, 'world.json')):
-        sys.exit('there is no world.json in {0}'.format(folder))
-    asyncio.run(serve(folder))
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    directory, host, port = parse_arguments()
+    try:
+        asyncio.run(serve(directory, host, port))
+    except (OSError, ValueError, world.WorldError) as e:
+        sys.exit('double: {0}'.format(e))
 
 
 if __name__ == '__main__':

@@ -1,305 +1,334 @@
-"""The double against what is known of the real API; run with the double's own Python: `python -m unittest`."""
+"""What the double does, where the real code was recorded or read. Run: python -m unittest discover -s tests/rig/pve"""
 
-import json
-import os
-import signal
-import ssl
-import subprocess
-import sys
-import tempfile
-import time
 import unittest
-import urllib.error
-import urllib.parse
-import urllib.request
 
-from make_seed import main as make_seed
-
-HERE = os.path.dirname(os.path.abspath(__file__))
-GIB = 1024 ** 3
-TOKEN, WEAK = 'root@pam!test=secret', 'weak@pve!test=other'
+from harness import GIB, ROOT, WEAK, Rig, make_world
 
 
-def world():
-    space = {'pve1': {'total': 500 * GIB, 'used': 100 * GIB, 'avail': 400 * GIB}}
-    config = {'name': 'worker', 'memory': '4096', 'cores': 4, 'scsi0': 'local-lvm:vm-201-disk-0,size=32G',
-              'scsi1': 'local-lvm:vm-9999-pvc-a,size=1G', 'boot': 'order=scsi0', 'smbios1': 'uuid=aaaa'}
-    template = {'name': 'template', 'memory': '2048', 'cores': 2, 'template': 1, 'scsi0': 'local-lvm:base-9000-disk-0,size=3G',
-                'ide2': 'local-lvm:vm-9000-cloudinit,media=cdrom', 'boot': 'order=scsi0', 'net0': 'virtio=BC:24:11:00:00:01,bridge=vmbr0'}
-    return {
-        'cluster_name': None, 'version': '9.2.11', 'release': '9.2', 'quorate': True, 'time_scale': 0.02,
-        'tokens': {'root@pam!test': 'secret', 'weak@pve!test': 'other'},
-        'acl': [{'user': 'weak@pve!test', 'path': '/', 'privileges': ['VM.Audit']}],
-        'nodes': {'pve1': {'online': True, 'pci': [], 'status': {'memory': {'total': 64 * GIB, 'used': 20 * GIB, 'free': 44 * GIB}},
-                           'lvmthin': [{'lv': 'data', 'vg': 'pve', 'lv_size': 500 * GIB, 'used': 100 * GIB, 'metadata_size': GIB,
-                                        'metadata_used': 0}]}},
-        'storages': {'local': {'type': 'dir', 'content': 'iso,import,snippets', 'shared': 0, 'active': 1, 'space': space,
-                               'files': {'import/noble.qcow2': {'size': 3 * GIB}}},
-                     'local-lvm': {'type': 'lvmthin', 'content': 'images', 'shared': 0, 'active': 1, 'space': space,
-                                   'volumes': {'base-9000-disk-0': {'content': 'images', 'format': 'raw', 'size': 3 * GIB, 'vmid': 9000},
-                                               'vm-201-disk-0': {'content': 'images', 'format': 'raw', 'size': 32 * GIB, 'vmid': 201}}}},
-        'guests': [{'vmid': 201, 'kind': 'qemu', 'node': 'pve1', 'name': 'worker', 'power': 'stopped', 'config': config},
-                   {'vmid': 9000, 'kind': 'qemu', 'node': 'pve1', 'name': 'template', 'power': 'stopped', 'template': True,
-                    'config': template}],
-        'tasks': [{'node': 'pve1', 'type': 'vzdump', 'id': '201', 'user': 'root@pam', 'starttime': 100, 'endtime': 200,
-                   'status': 'job errors'}],
-        'pci_mappings': [{'id': 'gpu0', 'map': ['node=pve1,path=0000:01:00.0,id=10de:1eb8']}],
-    }
+class Case(unittest.TestCase):
+    """A fresh double for every test."""
 
+    world = None
 
-class Refused(Exception):
-    def __init__(self, status, reason, body):
-        super().__init__('{0} {1}'.format(status, reason))
-        self.status, self.reason, self.body = status, reason, body
-
-
-class DoubleCase(unittest.TestCase):
     def setUp(self):
-        self.folder = tempfile.mkdtemp()
-        with open(os.path.join(self.folder, 'world.json'), 'w', encoding='utf-8') as out:
-            json.dump(world(), out)
-        self.launch()
+        self.rig = Rig(self.world)
+        self.addCleanup(self.rig.close)
 
-    def launch(self):
-        self.process = subprocess.Popen([sys.executable, os.path.join(HERE, 'double.py'), '--state', self.folder],
-                                        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        self.at = json.loads(self.process.stdout.readline())
-        self.tls = ssl.create_default_context(cafile=self.at['certificate'])
-
-    def tearDown(self):
-        self.end(signal.SIGTERM)
-
-    def end(self, how):
-        self.process.send_signal(how)
-        self.process.wait()
-        self.process.stdout.close()
-
-    def call(self, method, path, form=None, token=TOKEN, headers=None, body=None):
-        """The data of an answer; Refused for anything but 200."""
-        if form is not None and body is None:
-            body = urllib.parse.urlencode(form).encode()
-            headers = dict(headers or {}, **{'Content-Type': 'application/x-www-form-urlencoded'})
-        request = urllib.request.Request(self.at['pve'] + '/api2/json' + path, data=body, method=method,
-                                         headers=dict(headers or {}, Authorization='PVEAPIToken=' + token))
-        try:
-            with urllib.request.urlopen(request, context=self.tls) as answer:
-                return json.load(answer)['data']
-        except urllib.error.HTTPError as error:
-            with error:
-                raise Refused(error.code, error.reason, error.read()) from None
-
-    def task(self, method, path, form=None):
-        """The exit status of the task that a request starts."""
-        return self.follow(self.call(method, path, form))
-
-    def follow(self, upid):
-        for _ in range(500):
-            status = self.call('GET', '/nodes/pve1/tasks/{0}/status'.format(urllib.parse.quote(upid, safe='')))
-            if status['status'] == 'stopped':
-                return status['exitstatus']
-            time.sleep(0.02)
-        return 'still running'
-
-    def control(self, method, path, value=None):
-        data = None if value is None else json.dumps(value).encode()
-        with urllib.request.urlopen(urllib.request.Request(self.at['control'] + path, data=data, method=method)) as answer:
-            return json.load(answer)
-
-    def config(self, vmid=201):
-        return self.call('GET', '/nodes/pve1/qemu/{0}/config'.format(vmid))
-
-    def change(self, **form):
-        return self.task('POST', '/nodes/pve1/qemu/201/config', {key: value for key, value in form.items()})
+    def row(self, path, **wanted):
+        """The one row of a list with these values."""
+        rows = [r for r in self.rig.get(path) if all(r.get(k) == v for k, v in wanted.items())]
+        self.assertEqual(len(rows), 1, rows)
+        return rows[0]
 
 
-class Disks(DoubleCase):
-    def test_a_disk_grows_and_never_shrinks(self):
-        path = '/nodes/pve1/qemu/201/resize'
-        self.assertEqual(self.task('PUT', path, {'disk': 'scsi0', 'size': '+8G'}), 'OK')
-        self.assertIn('size=40G', self.config()['scsi0'])
-        # Recorded: the request is taken, the task says no.
-        self.assertEqual(self.task('PUT', path, {'disk': 'scsi0', 'size': '1G'}), 'shrinking disks is not supported')
-        self.assertEqual(self.task('PUT', path, {'disk': 'scsi9', 'size': '+1G'}), "disk 'scsi9' does not exist")
+class Reading(Case):
+    def test_version_nodes_and_cluster(self):
+        rig = self.rig
+        self.assertEqual(rig.get('/version')['version'], '9.2.11')
+        node = rig.get('/nodes')[0]
+        self.assertEqual(node['ssl_fingerprint'], rig.ready['fingerprint'])
+        self.assertEqual((node['maxmem'], node['mem'], node['maxcpu'], node['status']), (64 * GIB, 20 * GIB, 2, 'online'))
+        self.assertEqual([r['type'] for r in rig.get('/cluster/status')], ['cluster', 'node'])
+        self.assertEqual(rig.get('/cluster/nextid'), '100')
+        self.assertEqual(rig.call('GET', '/cluster/nextid', vmid=101).errors, {'vmid': 'VM 101 already exists'})
 
-    def test_a_disk_that_is_taken_away_is_kept_until_it_is_deleted_once_more(self):
-        self.assertEqual(self.change(delete='scsi0'), 'OK')
-        config = self.config()
-        self.assertEqual((config['unused0'], config['boot']), ('local-lvm:vm-201-disk-0', ' '))
-        self.assertEqual(self.change(delete='unused0'), 'OK')
-        self.assertNotIn('unused0', self.config())
-        volumes = [one['volid'] for one in self.call('GET', '/nodes/pve1/storage/local-lvm/content')]
-        self.assertNotIn('local-lvm:vm-201-disk-0', volumes)
+    def test_resources_agree_with_the_rest(self):
+        resources = dict((r['id'], r) for r in self.rig.get('/cluster/resources'))
+        self.assertEqual(set(resources), {'qemu/9000', 'qemu/101', 'qemu/102', 'lxc/110', 'node/pve1',
+                                          'storage/pve1/local-lvm', 'storage/pve1/store'})
+        self.assertEqual(resources['qemu/102']['mem'], 5 * GIB)
+        self.assertEqual(resources['storage/pve1/store']['maxdisk'], 100 * GIB)
+        self.assertEqual(resources['lxc/110']['mem'], 1000)
 
-    def test_a_csi_volume_is_never_kept_aside_nor_freed(self):
-        self.call('PUT', '/nodes/pve1/qemu/201/unlink', {'idlist': 'scsi1'})
-        self.assertFalse([key for key in self.config() if key in ('scsi1', 'unused0')])
+    def test_storage_lists(self):
+        row = self.row('/nodes/pve1/storage', storage='store')
+        self.assertEqual((row['total'], row['used'], row['avail'], row['used_fraction']),
+                         (100 * GIB, 10 * GIB, 80 * GIB, 0.1))
+        self.assertEqual(self.rig.call('GET', '/nodes/pve1/storage', WEAK).data, [])
+        snippet = self.rig.volumes('store')['snippets/x.yaml']
+        self.assertEqual((snippet['format'], snippet['size']), ('snippet', 29))
 
-    def test_an_import_makes_a_volume_and_a_missing_source_is_a_failed_task(self):
-        self.assertEqual(self.change(scsi0='local-lvm:0,import-from=local:import/noble.qcow2,discard=on'), 'OK')
-        config = self.config()
-        self.assertEqual(config['scsi0'], 'local-lvm:vm-201-disk-1,discard=on,size=3G')
-        self.assertEqual((config['unused0'], config['boot']), ('local-lvm:vm-201-disk-0', 'order=scsi0'))
-        self.assertIn('failed to stat', self.change(scsi2='local-lvm:0,import-from=local:import/none.qcow2'))
+    def test_numbers_are_numbers_and_strings_strings(self):
+        config = self.rig.config(101)
+        self.assertEqual((config['cores'], config['onboot'], config['memory']), (4, 1, '4096'))
+        self.assertEqual(self.rig.config(9000)['template'], 1)
 
-    def test_a_disk_is_plugged_into_a_running_vm_at_once_and_cores_wait(self):
-        self.assertEqual(self.task('POST', '/nodes/pve1/qemu/201/status/start'), 'OK')
-        self.assertEqual(self.change(scsi2='local-lvm:vm-9999-pvc-b,backup=0', cores='2'), 'OK')
-        now = self.call('GET', '/nodes/pve1/qemu/201/config?current=1')
-        self.assertIn('vm-9999-pvc-b', now['scsi2'])
-        self.assertEqual((now['cores'], self.config()['cores']), (4, 2))
+    def test_pending_is_merged_unless_current(self):
+        self.assertEqual(self.rig.config(102)['memory'], '4096')
+        self.assertEqual(self.rig.config(102, current=1)['memory'], '8192')
+        rows = self.rig.get('/nodes/pve1/qemu/102/pending')
+        self.assertIn({'key': 'memory', 'value': '8192', 'pending': '4096'}, rows)
 
-    def test_a_clone_has_volumes_a_uuid_and_a_cloud_init_drive_of_its_own(self):
-        self.assertEqual(self.task('POST', '/nodes/pve1/qemu/9000/clone', {'newid': 301, 'full': 1, 'name': 'new'}), 'OK')
-        config = self.config(301)
-        self.assertEqual((config['scsi0'], config['ide2']), ('local-lvm:vm-301-disk-0,size=3G', 'local-lvm:vm-301-cloudinit,media=cdrom'))
-        self.assertNotEqual(config['net0'], self.config(9000)['net0'])
-        self.assertNotIn('template', config)
+    def test_status_current(self):
+        status = self.rig.get('/nodes/pve1/qemu/101/status/current')
+        self.assertEqual((status['status'], status['cpus'], status['maxmem'], status['maxdisk'], status['ha']),
+                         ('stopped', 2, 4 * GIB, 32 * GIB, {'managed': 0}))
+        self.assertEqual(self.rig.get('/nodes/pve1/qemu/102/status/current')['uptime'], 500)
 
+    def test_tasks_and_their_filters(self):
+        get = self.rig.get
+        failed = get('/nodes/pve1/tasks', errors=1)
+        self.assertEqual([(t['status'], t['id']) for t in failed], [('hotplug problem - duplicate property', '201')])
+        self.assertEqual(len(get('/nodes/pve1/tasks')), 2)
+        self.assertEqual(get('/nodes/pve1/tasks', source='active'), [])
+        self.assertEqual(len(get('/nodes/pve1/tasks', typefilter='vzdump')), 1)
+        self.assertEqual(len(get('/nodes/pve1/tasks', vmid=201, source='all')), 1)
+        self.assertEqual(self.rig.call('GET', '/nodes/pve1/tasks', limit=1).json['total'], 2)
 
-class Host(DoubleCase):
-    def test_memory_follows_the_guests_that_run(self):
-        self.assertEqual(self.task('POST', '/nodes/pve1/qemu/201/status/start'), 'OK')
-        self.assertEqual(self.call('GET', '/nodes/pve1/status')['memory'], {'total': 64 * GIB, 'used': 24 * GIB, 'free': 40 * GIB})
+    def test_bad_upids(self):
+        self.assertEqual(self.rig.call('GET', '/nodes/pve1/tasks/UPID:bad/status').errors,
+                         {'upid': 'unable to parse worker upid'})
 
-    def test_tasks_are_filtered_as_pve_does(self):
-        self.assertEqual(self.change(name='renamed'), 'OK')
-        failed = self.call('GET', '/nodes/pve1/tasks?errors=1&source=archive&limit=500')
-        self.assertEqual([(one['type'], one['status']) for one in failed], [('vzdump', 'job errors')])
-        self.assertEqual(self.call('GET', '/nodes/pve1/tasks?source=active'), [])
+    def test_hardware_mappings_and_history(self):
+        get = self.rig.get
+        self.assertEqual([r['id'] for r in get('/nodes/pve1/hardware/pci')], ['0000:01:00.0'])
+        self.assertEqual(get('/nodes/pve1/disks/lvmthin')[0]['used'], 100 * GIB)
+        self.assertEqual(get('/cluster/mapping/pci', check_node='pve1')[0]['checks'], [])
+        self.assertEqual(get('/cluster/mapping/pci', WEAK), [])
+        self.assertEqual(get('/nodes/pve1/rrddata', timeframe='hour')[1], {'time': 120, 'cpu': 0.5})
+        self.assertEqual(get('/nodes/pve1/rrddata', timeframe='hour', cf='MAX'), [{'time': 60}])
+        self.assertEqual(get('/nodes/pve1/rrddata', timeframe='week'), [])
+        self.assertEqual(get('/nodes/pve1/qemu/101/rrddata', timeframe='day'), [])
 
-    def test_a_host_alone_has_no_cluster_and_its_own_certificate(self):
-        self.assertEqual([one['type'] for one in self.call('GET', '/cluster/status')], ['node'])
-        self.assertEqual(self.call('GET', '/nodes')[0]['ssl_fingerprint'], self.at['fingerprint'])
-
-    def test_lists_are_shortened_without_a_word(self):
-        self.assertEqual(len(self.call('GET', '/nodes/pve1/qemu', token=WEAK)), 2)
-        self.assertEqual(self.call('GET', '/nodes/pve1/storage', token=WEAK), [])
-        self.assertEqual(self.call('GET', '/cluster/mapping/pci', token=WEAK), [])
-        with self.assertRaises(Refused) as refused:
-            self.call('GET', '/nodes/pve1/status', token=WEAK)
-        self.assertEqual((refused.exception.status, refused.exception.reason), (403, 'Permission check failed (/nodes/pve1, Sys.Audit)'))
-
-
-class Layer(DoubleCase):
-    def violations(self):
-        return [one['violations'] for one in self.control('GET', '/violations')]
-
-    def test_a_wrong_token_is_answered_with_an_empty_body(self):
-        with self.assertRaises(Refused) as refused:
-            self.call('GET', '/version', token='root@pam!test=wrong')
-        self.assertEqual((refused.exception.status, refused.exception.body), (401, b''))
-
-    def test_what_the_http_layer_does_not_read_is_refused_and_counted(self):
-        for method, body, kind, status in [('DELETE', b'purge=1', 'application/x-www-form-urlencoded', 501),
-                                           ('POST', b'cores=2', 'text/plain', 506), ('POST', b'x' * 600000, 'application/json', 501)]:
-            with self.assertRaises(Refused) as refused:
-                self.call(method, '/nodes/pve1/qemu/201' + ('/config' if method == 'POST' else ''), body=body,
-                          headers={'Content-Type': kind})
-            self.assertEqual(refused.exception.status, status)
-        self.assertEqual(len(self.violations()), 3)
-
-    def test_values_that_pve_would_misread_are_counted(self):
-        self.call('PUT', '/nodes/pve1/qemu/201/config', body=b'boot=order=scsi0', headers={'Content-Type': 'application/x-www-form-urlencoded'})
-        self.call('PUT', '/nodes/pve1/qemu/201/config', {'boot': 'order=scsi0;scsi1'})
-        self.assertEqual(self.violations(), [['`boot` has a raw = in its value']])
-
-    def test_no_secret_is_recorded(self):
-        self.call('PUT', '/nodes/pve1/qemu/201/config', {'sshkeys': 'ssh-ed25519%20AAAA', 'cipassword': 'hunter2'})
-        with open(os.path.join(self.folder, 'requests.jsonl'), encoding='utf-8') as log:
-            text = log.read()
-        for word in ('secret', 'hunter2', 'AAAA'):
-            self.assertNotIn(word, text)
+    def test_real_error_texts(self):
+        for path, status, reason in (
+                ('/nosuch', 501, "Method 'GET /nosuch' not implemented"),
+                ('/nodes/nosuchnode/qemu', 500, "hostname lookup 'nosuchnode' failed - failed to get address info for: "
+                                                'nosuchnode: Name or service not known'),
+                ('/nodes/pve1/qemu/777/config', 500, "Configuration file 'nodes/pve1/qemu-server/777.conf' does not exist")):
+            answer = self.rig.call('GET', path)
+            self.assertEqual((answer.status, answer.reason), (status, reason))
+        self.assertEqual(self.rig.call('GET', '/nodes/pve1/qemu/abc/config').errors,
+                         {'vmid': "type check ('integer') failed - got 'abc'"})
 
 
-class Faults(DoubleCase):
-    def test_an_answer_can_be_wrong_although_the_work_was_done(self):
-        self.control('POST', '/fail', {'method': 'PUT', 'path': '/nodes/{node}/qemu/{vmid}/config', 'status': 596,
-                                       'message': 'Connection timed out', 'after': True, 'times': 1})
-        with self.assertRaises(Refused) as refused:
-            self.call('PUT', '/nodes/pve1/qemu/201/config', {'tags': 'x'})
-        self.assertEqual((refused.exception.status, refused.exception.reason), (596, 'Connection timed out'))
-        self.assertEqual(self.config()['tags'], 'x')
+class Standalone(Case):
+    world = make_world(cluster_name=None, version='8.4.1', release='8.4')
 
-    def test_a_task_ends_as_asked(self):
-        rule = {'method': 'POST', 'path': '/nodes/pve1/qemu/201/config', 'times': 1}
-        for task, done in (('got timeout', False), ('WARNINGS: 1', True)):
-            self.control('POST', '/fail', dict(rule, task=task))
-            self.assertEqual(self.change(tags=task[:3].lower()), task)
-            self.assertEqual(self.config().get('tags') == task[:3].lower(), done)
-        self.control('POST', '/fail', dict(rule, task='hang'))
-        upid = self.call('POST', '/nodes/pve1/qemu/201/config', {'tags': 'hang'})
-        time.sleep(0.2)
-        self.assertEqual(self.call('GET', '/nodes/pve1/tasks?source=active')[0]['upid'], upid)
-        self.control('DELETE', '/fail')
-        self.assertEqual(self.follow(upid), 'OK')
-
-    def test_a_kill_loses_nothing_that_was_answered_and_ends_what_ran(self):
-        self.assertEqual(self.change(tags='kept'), 'OK')
-        self.control('POST', '/fail', {'method': 'POST', 'path': '/nodes/pve1/qemu/201/config', 'task': 'hang'})
-        upid = self.call('POST', '/nodes/pve1/qemu/201/config', {'tags': 'lost'})
-        before = self.at
-        self.end(signal.SIGKILL)
-        self.launch()
-        self.assertEqual(self.at, before)
-        self.assertEqual(self.follow(upid), 'unexpected status')
-        self.assertEqual(self.config()['tags'], 'kept')
+    def test_no_cluster_entry_and_no_memhost(self):
+        self.assertEqual([r['type'] for r in self.rig.get('/cluster/status')], ['node'])
+        self.assertNotIn('memhost', self.row('/nodes/pve1/qemu', vmid=102))
 
 
-class Seeds(DoubleCase):
-    def upload(self, fields, file_first=False):
-        parts = ['--b\r\nContent-Disposition: form-data; name="content"\r\n\r\niso\r\n'.encode()]
-        parts.append(b'--b\r\nContent-Disposition: form-data; name="filename"; filename="seed.iso"\r\n'
-                     b'Content-Type: application/octet-stream\r\n\r\n' + fields + b'\r\n')
-        if file_first:
-            parts.reverse()
-        return self.call('POST', '/nodes/pve1/storage/local/upload', body=b''.join(parts) + b'--b--\r\n',
-                         headers={'Content-Type': 'multipart/form-data; boundary=b'})
+class NoRights(Case):
+    world = make_world(acl=[])
 
-    def image(self):
-        folder = tempfile.mkdtemp()
-        for name, text in (('user-data', '#cloud-config\nhostname: x\n'), ('meta-data', 'local-hostname: x\n')):
-            with open(os.path.join(folder, name), 'w', encoding='utf-8') as out:
-                out.write(text)
-        make_seed(folder, os.path.join(folder, 'seed.iso'))
-        with open(os.path.join(folder, 'seed.iso'), 'rb') as image:
-            return image.read()
+    def test_an_empty_acl_forbids(self):
+        self.assertEqual(self.rig.call('GET', '/nodes/pve1/status').status, 403)
+        self.assertEqual(self.rig.get('/cluster/resources', type='vm'), [])
+        self.assertEqual(self.rig.call('GET', '/nodes/pve1/status', ROOT).status, 200)
 
-    def test_a_machine_reads_the_image_that_it_was_given(self):
-        self.assertEqual(self.follow(self.upload(self.image())), 'OK')
-        self.assertEqual(self.change(ide2='local:iso/seed.iso,media=cdrom'), 'OK')
-        seed = self.control('GET', '/guests/201/seed')
-        self.assertEqual((seed['source'], seed['error']), ('iso', None))
-        self.assertEqual(seed['user-data'], '#cloud-config\nhostname: x\n')
-        self.assertIsNone(seed['vendor-data'])
 
-    def test_an_image_of_another_label_is_none(self):
-        image = bytearray(self.image())
-        at = image.index(b'cidata')
-        while at >= 0:
-            image[at:at + 6] = b'nodata'
-            at = image.find(b'cidata')
-        self.assertEqual(self.follow(self.upload(bytes(image))), 'OK')
-        self.assertEqual(self.change(ide2='local:iso/seed.iso,media=cdrom'), 'OK')
-        self.assertIn('not `cidata`', self.control('GET', '/guests/201/seed')['error'])
+class Access(Case):
+    def test_wording(self):
+        for method, path, params, reason in (
+                ('POST', '/nodes/pve1/qemu/9000/clone', {'newid': 120}, '/vms/9000, VM.Clone'),
+                ('POST', '/nodes/pve1/qemu/101/status/start', {}, '/vms/101, VM.PowerMgmt'),
+                ('PUT', '/nodes/pve1/qemu/101/resize', {'disk': 'scsi0', 'size': '+1G'}, '/vms/101, VM.Config.Disk'),
+                ('GET', '/nodes/pve1/storage/store/status', {},
+                 '/storage/store, Datastore.Audit|Datastore.AllocateSpace')):
+            answer = self.rig.call(method, path, WEAK, **params)
+            self.assertEqual((answer.status, answer.reason), (403, 'Permission check failed ({0})'.format(reason)))
 
-    def test_the_parts_of_an_upload_have_their_order(self):
-        with self.assertRaises(Refused) as refused:
-            self.upload(self.image(), file_first=True)
-        self.assertEqual(refused.exception.status, 400)
-        self.assertEqual(len(self.control('GET', '/violations')), 1)
+    def test_config_rights(self):
+        put = '/nodes/pve1/qemu/101/config'
+        self.assertEqual(self.rig.call('PUT', put, startup='order=3').reason, 'Permission check failed (/, Sys.Modify)')
+        self.assertEqual(self.rig.call('PUT', put, args='-foo').reason, "only root can set 'args' config")
+        self.assertEqual(self.rig.call('PUT', put, hostpci0='host=0000:01:00.0').reason,
+                         "only root can set 'hostpci0' config for non-mapped devices")
+        self.assertEqual(self.rig.call('PUT', put, hostpci0='mapping=gpu0').status, 200)
+        self.assertEqual(self.rig.call('PUT', put, hostpci0='mapping=gpu1').reason,
+                         'Permission check failed (/mapping/pci/gpu1, Mapping.Use)')
 
-    def test_what_pve_generates_has_no_host_name_in_its_meta_data(self):
-        seed = self.control('GET', '/guests/9000/seed')
-        self.assertIn('hostname: template', seed['user-data'])
-        self.assertTrue(seed['meta-data'].startswith('instance-id: '))
-        self.assertNotIn('hostname', seed['meta-data'])
+    def test_a_deeper_entry_replaces_and_a_task_reports_device_rights(self):
+        self.rig.control('PUT', '/acl', [
+            {'user': 'capplan@pve!ci', 'path': '/', 'privileges': ['Sys.Audit', 'VM.Config.Disk', 'VM.Audit']},
+            {'user': 'capplan@pve!ci', 'path': '/vms/101', 'privileges': ['VM.Audit', 'VM.Config.CPU']}])
+        self.assertEqual(self.rig.get('/access/permissions', path='/vms/101'),
+                         {'/vms/101': {'VM.Audit': 1, 'VM.Config.CPU': 1}})
+        self.assertEqual(self.rig.post_config(101, delete='scsi0'),
+                         '403 Permission check failed (/vms/101, VM.Config.Disk)')
 
-    def test_a_snippet_that_is_missing_shows_at_the_start_only(self):
-        self.assertEqual(self.change(ide2='local-lvm:cloudinit', cicustom='vendor=local:snippets/join.yaml'), 'OK')
-        self.assertEqual(self.task('POST', '/nodes/pve1/qemu/201/status/start'), "volume 'local:snippets/join.yaml' does not exist")
-        self.control('PUT', '/files', {'storage': 'local', 'name': 'snippets/join.yaml', 'text': '#cloud-config\n'})
-        self.assertEqual(self.task('POST', '/nodes/pve1/qemu/201/status/start'), 'OK')
-        self.assertEqual(self.control('GET', '/guests/201/seed')['vendor-data'], '#cloud-config\n')
+
+class Disks(Case):
+    def test_detach_delete_import_resize(self):
+        rig = self.rig
+        self.assertEqual(rig.post_config(101, delete='scsi0'), 'OK')
+        config = rig.config(101)
+        self.assertEqual((config['unused0'], config['boot']), ('local-lvm:vm-101-disk-0', ' '))
+        self.assertEqual(rig.post_config(101, delete='unused0'), 'OK')
+        self.assertNotIn('vm-101-disk-0', rig.volumes('local-lvm'))
+        self.assertEqual(rig.post_config(101, scsi0='local-lvm:0,import-from=store:import/noble.qcow2,ssd=1,discard=on',
+                                         boot='order=scsi0'), 'OK')
+        self.assertEqual(rig.config(101)['scsi0'], 'local-lvm:vm-101-disk-0,discard=on,size=3G,ssd=1')
+        self.assertEqual(rig.volumes('local-lvm')['vm-101-disk-0']['size'], 3 * GIB)
+        resize = '/nodes/pve1/qemu/101/resize'
+        self.assertEqual(rig.task(rig.call('PUT', resize, disk='scsi0', size='32G')), 'OK')
+        self.assertEqual(rig.task(rig.call('PUT', resize, disk='scsi0', size='+10G')), 'OK')
+        self.assertIn('size=42G', rig.config(101)['scsi0'])
+        self.assertEqual(rig.volumes('local-lvm')['vm-101-disk-0']['size'], 42 * GIB)
+        self.assertEqual(rig.task(rig.call('PUT', resize, disk='scsi0', size='42G')), 'OK')
+        self.assertEqual(rig.task(rig.call('PUT', resize, disk='scsi0', size='1G')), 'shrinking disks is not supported')
+        self.assertEqual(rig.task(rig.call('PUT', resize, disk='scsi9', size='+1G')), "disk 'scsi9' does not exist")
+        self.assertEqual(set(rig.call('PUT', resize, disk='hda', size='20gigs').errors), {'disk', 'size'})
+
+    def test_replace_in_one_step_keeps_the_old_disk_as_unused(self):
+        self.assertEqual(self.rig.post_config(101, scsi0='local-lvm:0,import-from=store:import/noble.qcow2'), 'OK')
+        config = self.rig.config(101)
+        self.assertEqual((config['scsi0'], config['unused0'], config['boot']),
+                         ('local-lvm:vm-101-disk-1,size=3G', 'local-lvm:vm-101-disk-0', 'order=scsi0'))
+
+    def test_unlink_takes_a_csi_volume_away_and_keeps_it_on_its_storage(self):
+        rig = self.rig
+        rig.call('POST', '/nodes/pve1/storage/local-lvm/content', vmid=9999, filename='vm-9999-pvc-z', size='1G')
+        self.assertEqual(rig.post_config(101, scsi7='local-lvm:vm-9999-pvc-z'), 'OK')
+        self.assertEqual(rig.call('PUT', '/nodes/pve1/qemu/101/unlink', idlist='scsi7').status, 200)
+        config = rig.config(101)
+        self.assertFalse([key for key in config if 'vm-9999-pvc-z' in str(config[key])])
+        self.assertIn('vm-9999-pvc-z', rig.volumes('local-lvm'))
+
+    def test_force_frees_at_once(self):
+        self.assertEqual(self.rig.post_config(101, delete='scsi0', force=1), 'OK')
+        self.assertNotIn('unused0', self.rig.config(101))
+        self.assertNotIn('vm-101-disk-0', self.rig.volumes('local-lvm'))
+
+    def test_import_errors(self):
+        post = '/nodes/pve1/qemu/101/config'
+        self.assertEqual(self.rig.call('POST', post, scsi0='store:8,import-from=store:import/noble.qcow2').errors, {
+            'scsi0': "'import-from' requires special syntax - use <storage ID>:0,import-from=<source>"})
+        self.assertEqual(self.rig.post_config(101, scsi0='store:0,import-from=store:import/missing.qcow2'),
+                         "failed to stat '/mnt/store/import/missing.qcow2'")
+        answer = self.rig.call('POST', post, scsi0='store:0,import-from=/mnt/store/import/noble.qcow2')
+        self.assertTrue(answer.reason.startswith('Only root can pass arbitrary filesystem paths.'))
+
+    def test_allocation_and_boot_order(self):
+        rig = self.rig
+        self.assertEqual(rig.call('PUT', '/nodes/pve1/qemu/101/config', scsi1='store:10').data, None)
+        self.assertEqual(rig.config(101)['scsi1'], 'store:101/vm-101-disk-0.raw,size=10G')
+        self.assertEqual(rig.post_config(101, boot='order=scsi7'), "invalid bootorder: device 'scsi7' does not exist'")
+        self.assertEqual(rig.post_config(101, boot='order=scsi0;net0'), 'OK')
+        self.assertEqual(rig.config(101)['boot'], 'order=scsi0;net0')
+
+    def test_hot_plug_and_pending_on_a_running_vm(self):
+        rig = self.rig
+        self.assertEqual(rig.post_config(102, scsi3='local-lvm:vm-9999-pvc-1,backup=0'), 'OK')
+        self.assertEqual(rig.config(102, current=1)['scsi3'], 'local-lvm:vm-9999-pvc-1,backup=0,size=10G')
+        self.assertEqual(rig.post_config(102, delete='scsi3'), 'OK')
+        config = rig.config(102, current=1)
+        self.assertNotIn('scsi3', config)
+        self.assertNotIn('unused0', config)
+        self.assertIn('vm-9999-pvc-1', rig.volumes('local-lvm'))
+        self.assertEqual(rig.post_config(102, cores=4), 'OK')
+        self.assertEqual((rig.config(102)['cores'], rig.config(102, current=1)['cores']), (4, 2))
+        self.assertIn("can't unplug bootdisk 'scsi0'", rig.post_config(102, delete='scsi0'))
+
+    def test_space_follows(self):
+        rig = self.rig
+        before = self.row('/nodes/pve1/storage', storage='local-lvm')['used']
+        self.assertEqual(rig.post_config(101, scsi1='local-lvm:100'), 'OK')
+        self.assertEqual(self.row('/nodes/pve1/storage', storage='local-lvm')['used'], before)
+        self.assertEqual(rig.post_config(101, scsi0='local-lvm:0,import-from=store:import/noble.qcow2'), 'OK')
+        row = self.row('/nodes/pve1/storage', storage='local-lvm')
+        self.assertEqual((row['used'], row['avail']), (before + 600000000, 400 * GIB - 600000000))
+        self.assertEqual(rig.get('/nodes/pve1/disks/lvmthin')[0]['used'], 100 * GIB + 600000000)
+
+
+class Configuration(Case):
+    def test_values_come_back_with_their_types(self):
+        put = '/nodes/pve1/qemu/101/config'
+        self.assertEqual(self.rig.call('PUT', put, cores=3, memory=2048, balloon=0, onboot=0, agent=1, description='d',
+                                       tags='k8s;capplan').status, 200)
+        config = self.rig.config(101)
+        self.assertEqual([config[k] for k in ('cores', 'memory', 'balloon', 'onboot', 'agent', 'tags')],
+                         [3, '2048', 0, 0, '1', 'capplan;k8s'])
+
+    def test_refusals(self):
+        put = '/nodes/pve1/qemu/101/config'
+        call = self.rig.call
+        self.assertEqual(call('PUT', put).reason, 'no options specified')
+        self.assertEqual(call('PUT', put, memory=4096, digest='0' * 40).reason,
+                         'checksum mismatch (file change by other user?)')
+        self.assertEqual(call('PUT', put, memory=4096, digest=self.rig.config(101)['digest']).status, 200)
+        self.assertEqual(call('PUT', put, delete='cores', cores=4).errors,
+                         {'delete': "you can't use '-cores' and -delete cores' at the same time"})
+        self.assertEqual(call('PUT', put, delete='scsi5').status, 200)
+        self.assertEqual(call('PUT', put, balloon=99999).reason,
+                         'balloon value too large (must be smaller than assigned memory)')
+        self.assertEqual(call('PUT', put, description='z', skiplock=1).errors, {'skiplock': 'Only root may use this option.'})
+        errors = call('PUT', put, memory='bogus', nosuch=1).errors
+        self.assertIn("type check ('integer') failed - got 'bogus'", errors['memory'])
+        self.assertIn('property is not defined in schema', errors['nosuch'])
+
+    def test_lock_and_protection(self):
+        rig, put = self.rig, '/nodes/pve1/qemu/101/config'
+        rig.control('PATCH', '/guests/101', {'lock': 'backup'})
+        self.assertEqual(rig.call('PUT', put, description='z').reason, 'VM is locked (backup)')
+        self.assertEqual(rig.post_config(101, description='z'), 'VM is locked (backup)')
+        self.assertEqual(rig.power(101, 'start'), 'VM is locked (backup)')
+        self.assertEqual(rig.task(rig.call('DELETE', '/nodes/pve1/qemu/101')), 'VM is locked (backup)')
+        self.assertEqual(rig.get('/nodes/pve1/qemu/101/status/current')['lock'], 'backup')
+        rig.control('PATCH', '/guests/101', {'lock': None, 'config': {'protection': 1}})
+        self.assertEqual(rig.call('DELETE', '/nodes/pve1/qemu/101').reason, "can't remove VM 101 - protection mode enabled")
+        self.assertEqual(rig.post_config(101, delete='scsi0'), "can't remove drive 'scsi0' - protection mode enabled")
+
+    def test_post_is_a_task_with_the_real_log(self):
+        answer = self.rig.call('POST', '/nodes/pve1/qemu/101/config', memory=8192, cores=2)
+        self.assertIn(':qmconfig:101:capplan@pve!ci:', answer.data)
+        self.assertEqual(self.rig.task(answer), 'OK')
+        self.assertEqual(self.rig.log(answer.data), ['update VM 101: -cores 2 -memory 8192', 'TASK OK'])
+        self.assertIsNone(self.rig.call('POST', '/nodes/pve1/qemu/101/config', description='x', background_delay=5).data)
+
+
+class Power(Case):
+    def memory(self):
+        return self.rig.get('/nodes/pve1/status')['memory']
+
+    def test_start_and_stop_move_the_memory_of_the_node(self):
+        rig = self.rig
+        self.assertEqual(rig.power(101, 'start'), 'OK')
+        self.assertEqual(self.memory(), {'total': 64 * GIB, 'used': 24 * GIB, 'free': 26 * GIB, 'available': 36 * GIB})
+        self.assertEqual(rig.power(101, 'start'), 'VM 101 already running')
+        self.assertEqual(rig.call('DELETE', '/nodes/pve1/qemu/101', purge=1).reason, 'VM 101 is running - destroy failed')
+        self.assertEqual(rig.power(101, 'stop'), 'OK')
+        self.assertEqual(rig.power(101, 'stop'), 'OK')
+        self.assertEqual(self.memory()['used'], 20 * GIB)
+        self.assertEqual(rig.power(777, 'start'), "Configuration file 'nodes/pve1/qemu-server/777.conf' does not exist")
+        self.assertEqual(rig.power(9000, 'start'), "you can't start a vm if it's a template")
+        starts = dict((g['vmid'], g['starts']) for g in rig.control('GET', '/guests'))
+        self.assertEqual((starts[101], starts[102]), (1, 0))
+
+    def test_a_start_takes_the_pending_values(self):
+        self.assertEqual(self.rig.power(102, 'shutdown', timeout=30), 'OK')
+        self.assertEqual(self.rig.power(102, 'start'), 'OK')
+        self.assertEqual(self.rig.config(102, current=1)['memory'], '4096')
+        self.assertEqual(self.row('/nodes/pve1/qemu', vmid=102)['maxmem'], 4 * GIB)
+
+    def test_shutdown(self):
+        rig = self.rig
+        self.assertEqual(rig.power(101, 'shutdown', timeout=30, forceStop=1), 'OK')
+        rig.control('PATCH', '/guests/102', {'acpi': False})
+        self.assertEqual(rig.power(102, 'shutdown', timeout=5), 'VM quit/powerdown failed - got timeout')
+        self.assertEqual(rig.power(102, 'shutdown', timeout=5, forceStop=1), 'OK')
+        self.assertEqual(rig.get('/nodes/pve1/qemu/102/status/current')['status'], 'stopped')
+
+    def test_cicustom_and_cdroms_are_checked_at_start_only(self):
+        rig = self.rig
+        self.assertEqual(rig.post_config(101, cicustom='user=store:snippets/missing.yaml'), 'OK')
+        self.assertEqual(rig.power(101, 'start'), "volume 'store:snippets/missing.yaml' does not exist")
+        answer = rig.call('PUT', '/nodes/pve1/qemu/101/cloudinit')
+        self.assertEqual((answer.status, answer.reason), (500, "volume 'store:snippets/missing.yaml' does not exist"))
+
+    def test_the_agent(self):
+        path = '/nodes/pve1/qemu/{0}/agent/network-get-interfaces'
+        self.assertEqual(self.rig.call('GET', path.format(101)).reason, 'VM 101 is not running')
+        self.assertEqual(self.rig.call('GET', path.format(102)).reason, 'QEMU guest agent is not running')
+        self.rig.control('PATCH', '/guests/102', {'agent': {'interfaces': [{'name': 'eth0'}]}})
+        self.assertEqual(self.rig.get(path.format(102)), {'result': [{'name': 'eth0'}]})
+
+    def test_no_quorum(self):
+        self.rig.control('POST', '/quorum', {'quorate': False})
+        self.assertEqual(self.rig.get('/cluster/status')[0]['quorate'], 0)
+        self.assertEqual(self.rig.call('POST', '/nodes/pve1/qemu/101/status/start').reason, 'cluster not ready - no quorum?')
 
 
 if __name__ == '__main__':

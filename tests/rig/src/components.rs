@@ -191,10 +191,10 @@ pub fn check() -> Result<(), Failure> {
     }
     let python = double_python()?;
     run(Command::new(python)
-        .args(["-m", "unittest", "-q", "test_double"])
+        .args(["-m", "unittest", "discover", "-q", "-s", "."])
         .current_dir(sources().join("pve"))
         .env("PYTHONDONTWRITEBYTECODE", "1"))?;
-    println!("ok  	pve/test_double.py");
+    println!("ok  	the double");
     Ok(())
 }
 
