@@ -1,6 +1,8 @@
 //! What breaks at night: parts of either plane, the tool itself, the disk under its state.
 
-use std::process::Stdio;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use capplan_rig::control_plane::Component;
@@ -270,6 +272,52 @@ fn a_request_that_the_real_api_would_refuse_fails_the_test_that_sends_it() -> Te
     Ok(())
 }
 
+/// What a test that is killed looks like from outside.
+#[test]
+#[ignore = "run, and killed, by the test below"]
+fn holds_a_rig_until_it_is_killed() -> Tested {
+    let rig = Rig::start()?;
+    println!("holding {}", rig.folder().display());
+    std::thread::sleep(Duration::from_secs(120));
+    Ok(())
+}
+
+#[test]
+fn a_rig_whose_test_is_killed_ends_with_it_and_the_next_one_sweeps_its_folder() -> Tested {
+    if skipped_without_own_plane() {
+        return Ok(());
+    }
+    let mut held = Command::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", "faults::holds_a_rig_until_it_is_killed", "--ignored", "--nocapture"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it runs once more");
+    let lines = BufReader::new(held.stdout.take().expect("piped")).lines();
+    let folder = lines.map_while(Result::ok).find_map(|line| line.strip_prefix("holding ").map(str::to_owned));
+    let folder = folder.expect("it says where");
+    assert!(processes_of(&folder) >= 2, "etcd and the API server run");
+    held.kill().expect("it runs");
+    drop(held.wait());
+    let start = Instant::now();
+    while processes_of(&folder) > 0 {
+        assert!(start.elapsed() < Duration::from_secs(10), "processes outlive their test");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    drop(Rig::start()?);
+    assert!(!Path::new(&folder).exists(), "the next rig sweeps {folder}");
+    Ok(())
+}
+
+/// How many processes name the folder on their command line.
+fn processes_of(folder: &str) -> usize {
+    let lines = std::fs::read_dir("/proc").expect("Linux").flatten().map(|process| {
+        let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).into_owned()
+    });
+    lines.filter(|line| line.contains(folder)).count()
+}
+
 #[test]
 fn two_rigs_run_side_by_side_and_leave_nothing_behind() -> Tested {
     if skipped_without_own_plane() {
@@ -285,11 +333,7 @@ fn two_rigs_run_side_by_side_and_leave_nothing_behind() -> Tested {
     };
     for folder in folders {
         assert!(!folder.exists(), "{}", folder.display());
-        for process in std::fs::read_dir("/proc").expect("Linux").flatten() {
-            let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line).into_owned();
-            assert!(!line.contains(&*folder.to_string_lossy()), "{line}");
-        }
+        assert_eq!(processes_of(&folder.to_string_lossy()), 0);
     }
     Ok(())
 }

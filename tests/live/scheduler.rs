@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use capplan_rig::kube::Call;
-use capplan_rig::placement::{Fate, Move, play};
+use capplan_rig::placement::{self, Fate, Move, play};
 use capplan_rig::plant::MissingOwners;
 use capplan_rig::{Rig, objects};
 use serde_json::{Value, json};
@@ -25,16 +25,15 @@ fn the_scheduler_places_what_fits_and_says_why_the_rest_does_not() -> Tested {
     if skipped_without_own_plane() {
         return Ok(());
     }
-    let mut rig = Rig::start()?;
-    rig.plant(objects::of(&scenario("slots-25")), MissingOwners::Drop)?;
-    rig.start_scheduler()?;
-    let placement = play(rig.api(), &[Move::Submit(vec![pod("small", "1Gi"), pod("huge", "100Gi")])], PATIENCE)?;
+    let snapshot = scenario("slots-25");
+    let submit = Move::Submit(vec![pod("small", "1Gi"), pod("huge", "100Gi")]);
+    let placement = placement::of(&snapshot, std::slice::from_ref(&submit), PATIENCE)?;
     assert!(matches!(&placement.pods["default/small"], Fate::Bound(node) if ["w1", "w2"].contains(&node.as_str())));
     let Fate::Unschedulable(why) = &placement.pods["default/huge"] else { panic!("{:?}", placement.pods) };
     assert!(why.contains("nodes are available") && why.contains("Insufficient memory"), "{why}");
 
     // 30 of 30 GiB are asked for on one node then, and the small pod is one too many.
-    let placement = play(rig.api(), &[Move::Drain("w1".to_owned())], PATIENCE)?;
+    let placement = placement::of(&snapshot, &[submit, Move::Drain("w1".to_owned())], PATIENCE)?;
     assert!(placement.refused.is_empty(), "{:?}", placement.refused);
     let unplaced: Vec<&String> = placement
         .pods

@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use capplan_model::Snapshot;
 use serde_json::{Value, json};
 
 use crate::kube::{Api, Call};
-use crate::{Failure, elements};
+use crate::plant::MissingOwners;
+use crate::{Failure, Rig, elements, objects};
 
 /// How long the world must not change before it counts as settled.
 const QUIET: Duration = Duration::from_millis(400);
@@ -76,6 +78,18 @@ fn fate(pod: &Value) -> Option<Fate> {
         _ if !text(pod, "/status/nominatedNodeName").is_empty() => None,
         _ => Some(Fate::Unschedulable(text(scheduled, "/message").to_owned())),
     }
+}
+
+/// Loads a snapshot into a control plane of its own, makes the changes, and answers where everything is
+/// and why the rest is nowhere.
+///
+/// # Errors
+/// The rig does not come up, or as [`play`].
+pub fn of(snapshot: &Snapshot, moves: &[Move], patience: Duration) -> Result<Placement, Failure> {
+    let mut rig = Rig::start()?;
+    rig.plant(objects::of(snapshot), MissingOwners::Drop)?;
+    rig.start_scheduler()?;
+    play(rig.api(), moves, patience)
 }
 
 /// Makes the changes, waits until the world is settled, and reads it.

@@ -36,6 +36,9 @@ impl Run {
     fn new() -> Result<Self, Failure> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let runs = components::folder()?.join("runs");
+        // A folder whose lock is not taken yet would look like one that was left behind.
+        let alone = File::create(components::folder()?.join("runs.lock")).map_err(failure("cannot make a lock file"))?;
+        alone.lock().map_err(failure("cannot take a lock"))?;
         sweep(&runs);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let folder = runs.join(format!("{}-{number}", std::process::id()));
