@@ -226,7 +226,7 @@ const MADE: [Kind; 3] = [
     kind("CustomResourceDefinition", "/apis/apiextensions.k8s.io/v1", "customresourcedefinitions", false, false),
 ];
 
-/// Paths of all objects of the kinds that the rig and its tests make, in the order of [`KINDS`].
+/// Paths of all objects of the kinds that the rig and its tests make, in the order in which they are planted.
 pub fn paths(api: &Api) -> Vec<String> {
     let mut paths = Vec::new();
     for kind in KINDS.iter().chain(&MADE) {
