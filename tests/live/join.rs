@@ -175,6 +175,18 @@ fn a_vm_joins_with_its_token_and_advertises_what_its_label_says() -> Tested {
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(rig.machines()?.settled(301, PATIENCE)?["phase"], "ready");
     assert_eq!(rig.api().list("/apis/certificates.k8s.io/v1/certificatesigningrequests")?.len(), requests.len());
+
+    // Another machine of the same number has nothing of it: it joins as itself, and the old node falls silent.
+    let operator = rig.double()?.operator().clone();
+    operator.power(HOST, 302, "stop")?;
+    operator.change(http::Method::DELETE, &format!("/nodes/{HOST}/qemu/302"), &[("purge", "1")])?;
+    boot(&mut rig, 302, "k8s-node8", &user_data("k8s-node8", &join_configuration(&endpoint, &token, &pin, LABELS, 302)))?;
+    let start = Instant::now();
+    while rig.machines()?.settled(302, PATIENCE)?["name"] != "k8s-node8" {
+        assert!(start.elapsed() < PATIENCE, "{}", rig.machines()?.status(302));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(count_of(rig.api(), "k8s-node8")?, 24);
     assert_eq!(rig.double()?.violations()?, [] as [Value; 0]);
     Ok(())
 }

@@ -8,10 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
@@ -23,7 +23,7 @@ type boot struct {
 	Name  string `json:"name"`
 	Phase string `json:"phase"`
 	Error string `json:"error,omitempty"`
-	// Disk is the volume of scsi0 that joined; another one has no certificate.
+	// Disk is the identity of the machine and disk that booted; another one has no certificate.
 	Disk   string `json:"disk,omitempty"`
 	Starts int    `json:"starts"`
 	// Driver tells whether the CSI driver registered, which it does once.
@@ -57,7 +57,16 @@ func (j *joiner) takeUp() error {
 		}
 		j.boots[one.VMID] = kept
 	}
-	return nil
+	if !j.adopt {
+		return nil
+	}
+	nodes, err := j.nodes.List(labels.Everything())
+	for _, node := range nodes {
+		if vm := j.guestOf(node); vm != nil && j.boots[vm.VMID].Phase == "" {
+			j.boots[vm.VMID] = &boot{VMID: vm.VMID, Name: node.Name, Phase: "adopted", Disk: vm.identity(), Starts: vm.Starts}
+		}
+	}
+	return err
 }
 
 func (j *joiner) takeUpNode(kept *boot) error {
@@ -101,16 +110,21 @@ func (j *joiner) step(ctx context.Context) {
 
 // boot is one start of a VM. cloud-init runs once for a disk: a failed join is not tried again.
 func (j *joiner) boot(ctx context.Context, vm guest) {
-	disk, _, _ := strings.Cut(vm.option("scsi0"), ",")
 	j.mutex.Lock()
 	known := *j.boots[vm.VMID]
 	j.mutex.Unlock()
-	if known.Phase != "" && known.Disk == disk && disk != "" {
+	if known.Phase != "" && known.Disk == vm.identity() {
 		klog.Infof("VM %d: boots again as %s", vm.VMID, known.Name)
 		j.note(known, known.Phase, nil)
 		return
 	}
-	now := boot{VMID: vm.VMID, Name: vm.Name, Disk: disk, Starts: vm.Starts}
+	if known.Name != "" {
+		j.world.mutex.Lock()
+		delete(j.joined, known.Name)
+		j.gone[known.Name] = true
+		j.world.mutex.Unlock()
+	}
+	now := boot{VMID: vm.VMID, Name: vm.Name, Disk: vm.identity(), Starts: vm.Starts}
 	_ = os.RemoveAll(j.folder(vm.VMID))
 	var found seed
 	if err := getJSON(ctx, fmt.Sprintf("%s/guests/%d/seed", j.control, vm.VMID), &found); err != nil {

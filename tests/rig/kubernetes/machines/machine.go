@@ -86,6 +86,7 @@ func (m *machine) join(ctx context.Context, words []string) error {
 	m.world.mutex.Lock()
 	defer m.world.mutex.Unlock()
 	m.joined[m.boot.Name] = client
+	delete(m.gone, m.boot.Name)
 	return nil
 }
 
@@ -267,18 +268,9 @@ func (m *machine) status() map[string]any {
 	return map[string]any{
 		"capacity": capacity(memory), "allocatable": capacity(memory - reservedMemory), "addresses": addresses, "conditions": conditions,
 		"nodeInfo": corev1.NodeSystemInfo{
-			SystemUUID: strings.ToLower(m.uuid()), KubeletVersion: m.kubeletVersion, ContainerRuntimeVersion: "containerd://2.2.4",
+			SystemUUID: m.vm.uuid(), KubeletVersion: m.kubeletVersion, ContainerRuntimeVersion: "containerd://2.2.4",
 			OSImage: "Ubuntu 24.04.4 LTS", KernelVersion: "6.8.0", OperatingSystem: "linux", Architecture: "amd64"},
 	}
-}
-
-func (m *machine) uuid() string {
-	for _, pair := range strings.Split(m.vm.option("smbios1"), ",") {
-		if value, found := strings.CutPrefix(pair, "uuid="); found {
-			return value
-		}
-	}
-	return ""
 }
 
 // address is the kubelet's --node-ip, or the first static one of the network configuration or of ipconfigN.

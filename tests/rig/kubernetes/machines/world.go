@@ -40,6 +40,23 @@ type guest struct {
 	Config   map[string]any `json:"config"`
 }
 
+// identity tells a machine from another that got its VMID, and its disk from the next one: the first disk's
+// volume and the SMBIOS UUID.
+func (g *guest) identity() string {
+	disk, _, _ := strings.Cut(g.option("scsi0"), ",")
+	return disk + " " + g.uuid()
+}
+
+// uuid is the machine's SMBIOS UUID.
+func (g *guest) uuid() string {
+	for _, pair := range strings.Split(g.option("smbios1"), ",") {
+		if value, found := strings.CutPrefix(pair, "uuid="); found {
+			return strings.ToLower(value)
+		}
+	}
+	return ""
+}
+
 // option is a value of the VM's configuration as text; numbers come without a fraction.
 func (g *guest) option(name string) string {
 	switch value := g.Config[name].(type) {
@@ -75,10 +92,12 @@ type world struct {
 	guests []guest
 	// joined has the client of each node that joined here: it acts with its own certificate.
 	joined map[string]kubernetes.Interface
+	// gone has the nodes whose machine got another disk: nobody speaks for them any more.
+	gone map[string]bool
 }
 
 func runFlags(set *flag.FlagSet) func(context.Context) error {
-	w := &world{joined: map[string]kubernetes.Interface{}}
+	w := &world{joined: map[string]kubernetes.Interface{}, gone: map[string]bool{}}
 	kubeconfig := set.String("kubeconfig", "", "kubeconfig of an administrator")
 	set.StringVar(&w.state, "state", "", "folder of what the machines keep")
 	address := set.String("pve", "", "address of the PVE API")
@@ -212,7 +231,7 @@ func (w *world) clientOf(node string) (kubernetes.Interface, bool) {
 	if client, found := w.joined[node]; found {
 		return client, true
 	}
-	return w.kube, w.adopt
+	return w.kube, w.adopt && !w.gone[node]
 }
 
 // isAlive tells whether the node's machine runs and is not silenced by a test.
