@@ -212,12 +212,12 @@ fn wrong_data_keep_a_vm_out_each_with_its_reason() -> Tested {
         (403, user_data("n403", &configuration(&token, &wrong_pin, LABELS, 403)), "failed", "public key"),
         (404, user_data("n404", &good).replace("\"hostname\":\"n404\"", "\"hostname\":[1]"), "refused", "hostname"),
         (405, user_data("n405", &good).replace("#cloud-config", "#cloud-konfig"), "refused", "#cloud-config"),
-        // A node may not give itself a role.
+        // A kubelet gives its node no role, and does not start.
         (
             406,
             user_data("n406", &configuration(&token, &pin, "node-role.kubernetes.io/control-plane=", 406)),
             "failed",
-            "not allowed",
+            "unknown 'kubernetes.io'",
         ),
         (407, "#cloud-config\nhostname: n407\n".to_owned(), "no-seed", "no command joins a cluster"),
     ];

@@ -24,6 +24,9 @@ use crate::{Failure, failure};
 /// Variable that names a kubeconfig of the developer's own cluster, to be used instead of ours.
 pub const KUBECONFIG_VARIABLE: &str = "CAPPLAN_TEST_KUBECONFIG";
 
+/// Variable that keeps the folder of a rig, with all logs, until the next rig starts.
+const KEEP_VARIABLE: &str = "CAPPLAN_RIG_KEEP";
+
 /// Folder of one run below `target/rig/runs`; removed with the value, unless the test panics.
 #[derive(Debug)]
 struct Run {
@@ -51,7 +54,7 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() || std::env::var_os(KEEP_VARIABLE).is_some() {
             eprintln!("rig: the logs stay in {} until the next rig starts", self.folder.display());
         } else {
             drop(std::fs::remove_dir_all(&self.folder));

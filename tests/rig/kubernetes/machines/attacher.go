@@ -1,13 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -17,271 +13,300 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/klog/v2"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	storagelisters "k8s.io/client-go/listers/storage/v1"
+	"k8s.io/client-go/util/workqueue"
 )
 
 const (
-	// finalizer is external-attacher's for this driver: dots become dashes (GetFinalizerName).
-	finalizer = "external-attacher/csi-proxmox-sinextra-dev"
-	// highestLun is the last that proxmox-csi tries: `for lun = 1; lun < 30; lun++` (attachVolume, v0.19.1).
-	highestLun = 29
-	// attacherAnnotation asks for a failure on a node: ghost, silent-hotplug, stuck; several with commas.
-	attacherAnnotation = "rig.capplan.test/attacher"
-	// longestRetry is how long the attacher waits between two tries at most (the real one: 5 min).
-	longestRetry = 5 * time.Second
+	// attachFinalizer is what GetFinalizerName of the external-attacher makes of the driver's name:
+	// every character outside [a-zA-Z0-9-] becomes a dash.
+	attachFinalizer = "external-attacher/csi-proxmox-sinextra-dev"
+	// nodeIDOnAttachment is the external-attacher's vaNodeIDAnnotation: the node ID to detach from when
+	// the CSINode is gone.
+	nodeIDOnAttachment = "csi.alpha.kubernetes.io/node-id"
+	// modeAnnotation on a Node chooses how the attacher fails there: a comma list of the modes below.
+	modeAnnotation = "rig.capplan.test/attacher"
+	// modeGhost drops the attachment but leaves the disk in the machine's configuration.
+	modeGhost = "ghost"
+	// modeSilent reports a volume as attached although Proxmox VE did not plug it.
+	modeSilent = "silent-hotplug"
+	// modeStuck does nothing at all.
+	modeStuck = "stuck"
+	// retryStart is the external-attacher's retry-interval-start; its retry-interval-max is 5 min.
+	retryStart = time.Second
+	// settleTime and settleInterval are TaskTimeout and TaskStatusCheckInterval of the plugin.
+	settleTime     = 30 * time.Second
+	settleInterval = 5 * time.Second
+	// codeInternal is gRPC's code of every error that attachVolume and detachVolume return.
+	codeInternal int32 = 13
 )
 
-type storageAttachment = storagev1.VolumeAttachment
-
-// errNoLun is the plugin's own text.
-var errNoLun = errors.New("no free lun found")
-
-// attacher plays external-attacher and the controller of proxmox-csi: every VolumeAttachment becomes a
-// scsiN of the VM's configuration, by the plugin's rules and through its requests.
+// attacher plays the external-attacher and the plugin's controller behind it.
 type attacher struct {
-	*world
-	mutex sync.Mutex
-	// busy has the attachments under work, or when they may be tried again.
-	busy map[string]time.Time
-	// tries counts the failures in a row.
-	tries map[string]int
-	// nodes are locked one operation at a time, as the plugin's vmLocks do.
+	client      kubernetes.Interface
+	pve         *pveClient
+	attachments storagelisters.VolumeAttachmentLister
+	nodes       corelisters.NodeLister
+	csiNodes    storagelisters.CSINodeLister
+	volumes     corelisters.PersistentVolumeLister
+	// forgetGone leaves the disk behind when the Node object is gone and the node ID holds no VMID, which
+	// is what the plugin does; otherwise the machine is looked up by name.
+	forgetGone bool
+	// poison makes the next change of a machine's configuration a task that fails with the given text.
+	poison func(ctx context.Context, machine *vm, failure string) error
+	queue  workqueue.TypedRateLimitingInterface[string]
+
+	mu    sync.Mutex
 	locks map[string]*sync.Mutex
 }
 
-func newAttacher(w *world) *attacher {
-	return &attacher{world: w, busy: map[string]time.Time{}, tries: map[string]int{}, locks: map[string]*sync.Mutex{}}
-}
-
-func (a *attacher) step(ctx context.Context) {
-	all, _ := a.attachments.List(labels.Everything())
-	for _, one := range all {
-		if one.Spec.Attacher != driver || one.Spec.Source.PersistentVolumeName == nil {
-			continue
-		}
-		detach := one.DeletionTimestamp != nil
-		isDone := one.Status.Attached
-		if detach {
-			isDone = !slices.Contains(one.Finalizers, finalizer)
-		}
-		if isDone {
-			continue
-		}
-		if a.take(one) {
-			go a.work(ctx, one.DeepCopy(), detach)
-		}
+func newAttacher(client kubernetes.Interface, pve *pveClient, retryMax time.Duration) *attacher {
+	return &attacher{
+		client: client, pve: pve, locks: map[string]*sync.Mutex{},
+		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](retryStart, retryMax)),
 	}
 }
 
-// take claims an attachment unless it is under work or is to wait after a failure.
-func (a *attacher) take(one *storageAttachment) bool {
-	a.mutex.Lock()
-	defer a.mutex.Unlock()
-	if until, found := a.busy[string(one.UID)]; found && time.Now().Before(until) {
-		return false
+// run serves the queue with the external-attacher's number of workers (worker-threads, 10).
+func (a *attacher) run(ctx context.Context) {
+	for range 10 {
+		go work(ctx, a.queue, a.sync)
 	}
-	a.busy[string(one.UID)] = time.Now().Add(time.Hour)
-	return true
+	<-ctx.Done()
+	a.queue.ShutDown()
 }
 
-func (a *attacher) lock(node string) *sync.Mutex {
-	a.mutex.Lock()
-	defer a.mutex.Unlock()
-	if a.locks[node] == nil {
-		a.locks[node] = &sync.Mutex{}
+// lock is the plugin's vmLocks: one change per node at a time.
+func (a *attacher) lock(node string) func() {
+	a.mu.Lock()
+	held := a.locks[node]
+	if held == nil {
+		held = &sync.Mutex{}
+		a.locks[node] = held
 	}
-	return a.locks[node]
+	a.mu.Unlock()
+	held.Lock()
+	return held.Unlock
 }
 
-func (a *attacher) work(ctx context.Context, one *storageAttachment, detach bool) {
-	lock := a.lock(one.Spec.NodeName)
-	lock.Lock()
-	var err error
-	if detach {
-		err = a.detach(ctx, one)
-	} else {
-		err = a.attach(ctx, one)
+func (a *attacher) sync(ctx context.Context, name string) (time.Duration, error) {
+	if cached, err := a.attachments.Get(name); err != nil || cached.Spec.Attacher != driverName {
+		return 0, nil
 	}
-	lock.Unlock()
-	a.mutex.Lock()
-	defer a.mutex.Unlock()
-	id := string(one.UID)
-	if err == nil {
-		// A moment for the informer to show what was written.
-		a.busy[id] = time.Now().Add(5 * tick)
-		delete(a.tries, id)
-		return
+	// The informer may not have seen this program's own last write; a volume is not to be plugged twice.
+	va, err := a.client.StorageV1().VolumeAttachments().Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return 0, nil
 	}
-	a.tries[id]++
-	a.busy[id] = time.Now().Add(min(longestRetry, time.Duration(1<<min(a.tries[id], 10))*200*time.Millisecond))
-	if !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-		klog.Warningf("attachment %s on %s: %v", one.Name, one.Spec.NodeName, err)
-	}
-}
-
-// fails tells whether a test asked for this failure on the node.
-func (a *attacher) fails(node *corev1.Node, mode string) bool {
-	return node != nil && slices.Contains(strings.Split(node.Annotations[attacherAnnotation], ","), mode)
-}
-
-// place finds the VM and the volume's `storage:disk`. The node may be gone already when a volume is detached.
-func (a *attacher) place(one *storageAttachment) (*corev1.Node, *guest, string, error) {
-	node, err := a.nodes.Get(one.Spec.NodeName)
 	if err != nil {
-		node = nil
+		return 0, err
 	}
-	named := node
-	if named == nil {
-		named = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: one.Spec.NodeName}}
+	modes := a.modes(va.Spec.NodeName)
+	if modes[modeStuck] {
+		return 2 * time.Second, nil
 	}
-	vm := a.guestOf(named)
-	pv, err := a.volumes.Get(*one.Spec.Source.PersistentVolumeName)
-	if err != nil {
-		return node, vm, "", err
+	if va.DeletionTimestamp != nil {
+		if !slices.Contains(va.Finalizers, attachFinalizer) {
+			return 0, nil
+		}
+		return 0, a.syncDetach(ctx, va, modes)
 	}
-	disk, err := diskOf(pv)
-	return node, vm, disk, err
+	if va.Status.Attached {
+		return 0, nil
+	}
+	return 0, a.syncAttach(ctx, va, modes)
 }
 
-// diskOf turns the handle `region/zone/storage/disk` into what a VM configuration names.
-func diskOf(pv *corev1.PersistentVolume) (string, error) {
+func (a *attacher) modes(node string) map[string]bool {
+	modes := map[string]bool{}
+	if object, err := a.nodes.Get(node); err == nil {
+		for _, mode := range strings.Split(object.Annotations[modeAnnotation], ",") {
+			modes[strings.TrimSpace(mode)] = true
+		}
+	}
+	return modes
+}
+
+// source finds the volume of an attachment.
+func (a *attacher) source(va *storagev1.VolumeAttachment) (*corev1.PersistentVolume, volume, error) {
+	if va.Spec.Source.PersistentVolumeName == nil {
+		return nil, volume{}, errors.New("neither InlineCSIVolumeSource nor PersistentVolumeName specified in VA source")
+	}
+	pv, err := a.volumes.Get(*va.Spec.Source.PersistentVolumeName)
+	if err != nil {
+		return nil, volume{}, err
+	}
 	if pv.Spec.CSI == nil {
-		return "", fmt.Errorf("%s is no CSI volume", pv.Name)
+		return nil, volume{}, errors.New("PersistentVolume is not a CSI volume")
 	}
-	parts := strings.SplitN(pv.Spec.CSI.VolumeHandle, "/", 4)
-	if len(parts) != 4 {
-		return "", fmt.Errorf("%s has no handle of proxmox-csi", pv.Name)
+	parsed, err := parseVolume(pv.Spec.CSI.VolumeHandle)
+	if err != nil {
+		err = fmt.Errorf("rpc error: code = InvalidArgument desc = %w", err)
 	}
-	return parts[2] + ":" + parts[3], nil
+	return pv, parsed, err
 }
 
-// lunOf is the slot that has the disk, and the lowest free one; zero for none.
-func lunOf(config map[string]any, disk string) (present, free int) {
-	for lun := 1; lun <= highestLun; lun++ {
-		value, found := config[fmt.Sprintf("scsi%d", lun)].(string)
-		volume, _, _ := strings.Cut(value, ",")
-		switch {
-		case found && volume == disk:
-			return lun, free
-		case !found && free == 0:
-			free = lun
-		}
-	}
-	return 0, free
-}
-
-func (a *attacher) attach(ctx context.Context, one *storageAttachment) error {
-	if !slices.Contains(one.Finalizers, finalizer) {
-		if err := a.patch(ctx, one, map[string]any{"metadata": map[string]any{"finalizers": append(one.Finalizers, finalizer)}}); err != nil {
-			return err
-		}
-	}
-	node, vm, disk, err := a.place(one)
-	if err != nil {
-		return a.failed(ctx, one, "attachError", err)
-	}
-	if a.fails(node, "stuck") {
-		return errors.New("stuck, as asked")
-	}
-	if node == nil || vm == nil {
-		return a.failed(ctx, one, "attachError", fmt.Errorf("failed to find VM of node %s", one.Spec.NodeName))
-	}
-	config, err := a.pve.config(ctx, vm)
-	if err != nil {
-		return a.failed(ctx, one, "attachError", fmt.Errorf("failed to get vm config: %v", err))
-	}
-	present, free := lunOf(config, disk)
-	if present == 0 && free == 0 {
-		return a.failed(ctx, one, "attachError", errNoLun)
-	}
-	lun := present
-	if present == 0 {
-		lun = free
-		change := url.Values{}
-		change.Set(fmt.Sprintf("scsi%d", lun), fmt.Sprintf("%s,backup=0,iothread=1,wwn=0x%x", disk, fmt.Sprintf("PVC-ID%02d", lun)))
-		if a.fails(node, "silent-hotplug") {
-			// QEMU kept the throttle group of an earlier disk: the task fails, the plugin believes that it worked.
-			if err := a.poison(ctx, vm, lun); err != nil {
-				return err
+// nodeID is the driver's name of the node: from the CSINode, or for a detach from the attachment itself.
+func (a *attacher) nodeID(va *storagev1.VolumeAttachment, detach bool) (string, error) {
+	object, err := a.csiNodes.Get(va.Spec.NodeName)
+	if err == nil {
+		for _, driver := range object.Spec.Drivers {
+			if driver.Name == driverName {
+				return driver.NodeID, nil
 			}
-			klog.Infof("attachment %s: silent hot-plug failure, as asked: %v", one.Name, a.pve.change(ctx, vm, change))
-		} else if err := a.pve.change(ctx, vm, change); err != nil {
-			return a.failed(ctx, one, "attachError", fmt.Errorf("unable to attach virtual machine disk: %v", err))
 		}
+		err = fmt.Errorf("CSINode %s does not contain driver %s", va.Spec.NodeName, driverName)
 	}
-	klog.Infof("attachment %s: %s is scsi%d of %d", one.Name, disk, lun, vm.VMID)
-	device := fmt.Sprintf("/dev/disk/by-id/wwn-0x%x", fmt.Sprintf("PVC-ID%02d", lun))
-	return a.patchStatus(ctx, one, map[string]any{"attached": true, "attachError": nil,
-		"attachmentMetadata": map[string]string{"DevicePath": device, "lun": fmt.Sprint(lun)}})
+	if detach {
+		if id := va.Annotations[nodeIDOnAttachment]; id != "" {
+			return id, nil
+		}
+		// An attachment that another attacher made and that carries no annotation: by the node's name.
+		return va.Spec.NodeName, nil
+	}
+	return "", err
 }
 
-// poison makes the next change of the VM's configuration a task that fails.
-func (a *attacher) poison(ctx context.Context, vm *guest, lun int) error {
-	text := fmt.Sprintf("hotplug problem - adding drive failed: attempt to add duplicate property 'throttle-drive-scsi%d' to object", lun)
-	rule, err := json.Marshal(map[string]any{"method": http.MethodPost, "path": vm.path() + "/config", "task": text, "times": 1})
+// find is the plugin's way from a node ID to a machine: the VMID in the ID, else the providerID of the
+// Node, else a machine with the node's name and UUID.
+func (a *attacher) find(ctx context.Context, nodeID string) (*vm, error) {
+	name, vmid, err := parseNodeID(nodeID)
+	if err != nil {
+		return nil, err
+	}
+	if vmid != 0 {
+		return a.pve.findVM(ctx, vmid)
+	}
+	node, err := a.nodes.Get(name)
+	if apierrors.IsNotFound(err) {
+		if a.forgetGone {
+			return nil, errNoVM
+		}
+		return a.pve.findVMByName(ctx, name, "")
+	}
+	if err != nil {
+		return nil, err
+	}
+	if vmid, ok := parseProviderID(node.Spec.ProviderID); ok {
+		return a.pve.findVM(ctx, vmid)
+	}
+	return a.pve.findVMByName(ctx, name, node.Status.NodeInfo.SystemUUID)
+}
+
+func (a *attacher) syncAttach(ctx context.Context, va *storagev1.VolumeAttachment, modes map[string]bool) error {
+	metadata, va, err := a.attach(ctx, va, modes)
+	if err != nil {
+		message := scrub(err.Error())
+		code := codeInternal
+		saveErr := a.patchStatus(ctx, va, func(status *storagev1.VolumeAttachmentStatus) {
+			status.AttachError = &storagev1.VolumeError{Time: metav1.Now(), Message: message, ErrorCode: &code}
+		})
+		if saveErr != nil && !apierrors.IsNotFound(saveErr) {
+			logf("attacher: %s: attach error not saved: %s", va.Name, scrub(saveErr.Error()))
+		}
+		return fmt.Errorf("attacher: %w", err)
+	}
+	return a.patchStatus(ctx, va, func(status *storagev1.VolumeAttachmentStatus) {
+		status.Attached, status.AttachError, status.AttachmentMetadata = true, nil, metadata
+	})
+}
+
+func (a *attacher) attach(ctx context.Context, va *storagev1.VolumeAttachment, modes map[string]bool) (map[string]string, *storagev1.VolumeAttachment, error) {
+	pv, v, err := a.source(va)
+	if err != nil {
+		return nil, va, err
+	}
+	if pv.DeletionTimestamp != nil {
+		return nil, va, fmt.Errorf("PersistentVolume %q is marked for deletion", pv.Name)
+	}
+	nodeID, err := a.nodeID(va, false)
+	if err != nil {
+		return nil, va, err
+	}
+	if va, err = a.claim(ctx, va, nodeID); err != nil {
+		return nil, va, fmt.Errorf("could not save VolumeAttachment: %w", err)
+	}
+	unlock := a.lock(va.Spec.NodeName)
+	defer unlock()
+	slot, err := a.plug(ctx, nodeID, v, pv, modes[modeSilent])
+	if err != nil {
+		return nil, va, fmt.Errorf("rpc error: code = Internal desc = %w", err)
+	}
+	return map[string]string{"DevicePath": "/dev/disk/by-id/wwn-0x" + slotWWN(slot), "lun": fmt.Sprint(slot)}, va, nil
+}
+
+// claim adds the finalizer and the node ID before anything happens at Proxmox VE.
+func (a *attacher) claim(ctx context.Context, va *storagev1.VolumeAttachment, nodeID string) (*storagev1.VolumeAttachment, error) {
+	if slices.Contains(va.Finalizers, attachFinalizer) && va.Annotations[nodeIDOnAttachment] == nodeID {
+		return va, nil
+	}
+	next := va.DeepCopy()
+	if !slices.Contains(next.Finalizers, attachFinalizer) {
+		next.Finalizers = append(next.Finalizers, attachFinalizer)
+	}
+	if next.Annotations == nil {
+		next.Annotations = map[string]string{}
+	}
+	next.Annotations[nodeIDOnAttachment] = nodeID
+	updated, err := a.client.StorageV1().VolumeAttachments().Update(ctx, next, metav1.UpdateOptions{})
+	if err != nil {
+		return va, err
+	}
+	return updated, nil
+}
+
+func (a *attacher) patchStatus(ctx context.Context, va *storagev1.VolumeAttachment, change func(*storagev1.VolumeAttachmentStatus)) error {
+	next := va.DeepCopy()
+	change(&next.Status)
+	patch, err := mergePatch(va, next)
 	if err != nil {
 		return err
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, a.control+"/fail", bytes.NewReader(rule))
+	_, err = a.client.StorageV1().VolumeAttachments().Patch(ctx, va.Name, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
+	return err
+}
+
+func (a *attacher) syncDetach(ctx context.Context, va *storagev1.VolumeAttachment, modes map[string]bool) error {
+	err := a.detach(ctx, va, modes)
+	if err != nil {
+		message := scrub(err.Error())
+		saveErr := a.patchStatus(ctx, va, func(status *storagev1.VolumeAttachmentStatus) {
+			status.DetachError = &storagev1.VolumeError{Time: metav1.Now(), Message: message}
+		})
+		if saveErr != nil && !apierrors.IsNotFound(saveErr) {
+			logf("attacher: %s: detach error not saved: %s", va.Name, scrub(saveErr.Error()))
+		}
+		return fmt.Errorf("attacher: %w", err)
+	}
+	next := va.DeepCopy()
+	next.Finalizers = slices.DeleteFunc(next.Finalizers, func(f string) bool { return f == attachFinalizer })
+	patch, err := mergePatch(va, next)
 	if err != nil {
 		return err
 	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return err
-	}
-	return response.Body.Close()
-}
-
-func (a *attacher) detach(ctx context.Context, one *storageAttachment) error {
-	node, vm, disk, err := a.place(one)
-	if a.fails(node, "stuck") {
-		return errors.New("stuck, as asked")
-	}
-	if err != nil && !apierrors.IsNotFound(err) {
-		return a.failed(ctx, one, "detachError", err)
-	}
-	if vm != nil && disk != "" && !a.fails(node, "ghost") {
-		config, err := a.pve.config(ctx, vm)
-		if err != nil {
-			return a.failed(ctx, one, "detachError", fmt.Errorf("failed to get vm config: %v", err))
-		}
-		if lun, _ := lunOf(config, disk); lun != 0 {
-			unlink := url.Values{"idlist": {fmt.Sprintf("scsi%d", lun)}}
-			if err := a.pve.call(ctx, http.MethodPut, vm.path()+"/unlink", unlink, nil); err != nil {
-				return a.failed(ctx, one, "detachError", fmt.Errorf("failed to unlink disk: %v", err))
-			}
-			klog.Infof("attachment %s: %s was scsi%d of %d", one.Name, disk, lun, vm.VMID)
-		}
-	}
-	kept := slices.DeleteFunc(slices.Clone(one.Finalizers), func(name string) bool { return name == finalizer })
-	return a.patch(ctx, one, map[string]any{"metadata": map[string]any{"finalizers": kept}})
-}
-
-// failed writes the error where external-attacher does, and answers it, so that it is tried again.
-func (a *attacher) failed(ctx context.Context, one *storageAttachment, field string, err error) error {
-	message := "rpc error: code = Internal desc = " + err.Error()
-	status := map[string]any{field: map[string]any{"message": message, "time": metav1.Now()}}
-	if field == "attachError" {
-		status["attached"] = false
-	}
-	if written := a.patchStatus(ctx, one, status); written != nil {
-		return written
+	_, err = a.client.StorageV1().VolumeAttachments().Patch(ctx, va.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
 	}
 	return err
 }
 
-func (a *attacher) patchStatus(ctx context.Context, one *storageAttachment, status map[string]any) error {
-	return a.patch(ctx, one, map[string]any{"status": status}, "status")
-}
-
-func (a *attacher) patch(ctx context.Context, one *storageAttachment, change map[string]any, subresources ...string) error {
-	body, err := json.Marshal(change)
+func (a *attacher) detach(ctx context.Context, va *storagev1.VolumeAttachment, modes map[string]bool) error {
+	_, v, err := a.source(va)
 	if err != nil {
 		return err
 	}
-	_, err = a.kube.StorageV1().VolumeAttachments().Patch(ctx, one.Name, types.MergePatchType, body, metav1.PatchOptions{}, subresources...)
-	return err
+	nodeID, err := a.nodeID(va, true)
+	if err != nil {
+		return err
+	}
+	unlock := a.lock(va.Spec.NodeName)
+	defer unlock()
+	if err := a.unplug(ctx, nodeID, v, modes[modeGhost]); err != nil {
+		return fmt.Errorf("rpc error: code = Internal desc = %w", err)
+	}
+	return nil
 }

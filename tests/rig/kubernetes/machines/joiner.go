@@ -8,231 +8,249 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
-	"k8s.io/apimachinery/pkg/labels"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
-	"k8s.io/klog/v2"
 )
 
-// boot is what a VM's disk remembers, and what tests read: DIR/nodes/VMID/status.json.
-type boot struct {
-	VMID  int    `json:"vmid"`
-	Name  string `json:"name"`
-	Phase string `json:"phase"`
-	Error string `json:"error,omitempty"`
-	// Disk is the identity of the machine and disk that booted; another one has no certificate.
-	Disk   string `json:"disk,omitempty"`
-	Starts int    `json:"starts"`
-	// Driver tells whether the CSI driver registered, which it does once.
-	Driver bool `json:"driver,omitempty"`
+// The phases of a machine's way into the cluster.
+const (
+	phaseNoSeed        = "no-seed"
+	phaseRefused       = "refused"
+	phaseDiscovering   = "discovering"
+	phaseBootstrapping = "bootstrapping"
+	phaseRegistering   = "registering"
+	phaseReady         = "ready"
+	phaseFailed        = "failed"
+)
+
+// status is DIR/nodes/VMID/status.json. It never holds a secret.
+type status struct {
+	VMID  int     `json:"vmid"`
+	Name  string  `json:"name"`
+	Phase string  `json:"phase"`
+	Error *string `json:"error"`
 }
 
-// joiner boots VMs.
+// record is DIR/nodes/VMID/record.json: what the machine's disk remembers besides its files.
+type record struct {
+	// Disk and UUID tell a machine from another one that got the same number later.
+	Disk     string `json:"disk"`
+	UUID     string `json:"uuid"`
+	Hostname string `json:"hostname"`
+	// Instance is the instance-id that cloud-init last ran for; it runs commands once per instance.
+	Instance string `json:"instance"`
+	// Adopted names the node of a machine that was in the cluster before this program came. Its files
+	// are not here; it comes back with the administrator's credential.
+	Adopted string `json:"adopted,omitempty"`
+	// Node is the name that the machine's kubelet registers.
+	Node string `json:"node,omitempty"`
+	// Network is the network data of the cloud-init drive.
+	Network string `json:"network,omitempty"`
+}
+
+// joiner plays what happens inside a virtual machine from power-on to a Ready node.
 type joiner struct {
-	*world
-	mutex sync.Mutex
-	boots map[int]*boot
+	admin     kubernetes.Interface
+	guests    *guestWatcher
+	keeper    *keeper
+	directory string
+	schema    string
+	version   string
+	discovery time.Duration
+	bootstrap time.Duration
+	ctx       context.Context
+
+	mu    sync.Mutex
+	boots map[int]context.CancelFunc
 }
 
-func newJoiner(w *world) *joiner {
-	return &joiner{world: w, boots: map[int]*boot{}}
+// vmDirectory holds everything of one machine; root below it is its file system.
+func (j *joiner) vmDirectory(vmid int) string {
+	return filepath.Join(j.directory, "nodes", strconv.Itoa(vmid))
 }
 
-// takeUp reads what an earlier run kept, and leaves alone the VMs that run already.
-func (j *joiner) takeUp() error {
-	for _, one := range j.guestList() {
-		kept := &boot{VMID: one.VMID, Starts: one.Starts}
-		if text, err := os.ReadFile(filepath.Join(j.folder(one.VMID), "status.json")); err == nil {
-			if err := json.Unmarshal(text, kept); err != nil {
-				return err
-			}
-			if kept.Phase == "ready" {
-				if err := j.takeUpNode(kept); err != nil {
-					return err
-				}
-			}
+// boot is called when a machine was switched on.
+func (j *joiner) boot(g guest) {
+	ctx, cancel := context.WithCancel(j.ctx)
+	j.mu.Lock()
+	if old := j.boots[g.VMID]; old != nil {
+		old()
+	}
+	j.boots[g.VMID] = cancel
+	j.mu.Unlock()
+	go j.watchPower(ctx, cancel, g)
+	go func() {
+		if err := j.run(ctx, g); err != nil && ctx.Err() == nil {
+			logf("joiner: %d: %s", g.VMID, scrub(err.Error()))
 		}
-		j.boots[one.VMID] = kept
-	}
-	if !j.adopt {
-		return nil
-	}
-	nodes, err := j.nodes.List(labels.Everything())
-	for _, node := range nodes {
-		if vm := j.guestOf(node); vm != nil && j.boots[vm.VMID].Phase == "" {
-			j.boots[vm.VMID] = &boot{VMID: vm.VMID, Name: node.Name, Phase: "adopted", Disk: vm.identity(), Starts: vm.Starts}
-		}
-	}
-	return err
+	}()
 }
 
-func (j *joiner) takeUpNode(kept *boot) error {
-	client, err := clientFor(filepath.Join(j.folder(kept.VMID), "kubelet.conf"))
-	if err != nil {
-		return err
-	}
-	j.world.mutex.Lock()
-	defer j.world.mutex.Unlock()
-	j.joined[kept.Name] = client
-	return nil
-}
-
-func clientFor(kubeconfig string) (kubernetes.Interface, error) {
-	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
-	if err != nil {
-		return nil, err
-	}
-	return kubernetes.NewForConfig(config)
-}
-
-func (j *joiner) step(ctx context.Context) {
-	for _, one := range j.guestList() {
-		j.mutex.Lock()
-		known := j.boots[one.VMID]
-		if known == nil {
-			known = &boot{VMID: one.VMID}
-			j.boots[one.VMID] = known
-		}
-		booted := one.Power == "running" && !one.Template && one.Starts > known.Starts
-		if booted {
-			known.Starts = one.Starts
-		}
-		j.mutex.Unlock()
-		if booted {
-			go j.boot(ctx, one)
-		}
-	}
-	j.registerDrivers(ctx)
-}
-
-// boot is one start of a VM. cloud-init runs once for a disk: a failed join is not tried again.
-func (j *joiner) boot(ctx context.Context, vm guest) {
-	j.mutex.Lock()
-	known := *j.boots[vm.VMID]
-	j.mutex.Unlock()
-	if known.Phase != "" && known.Disk == vm.identity() {
-		klog.Infof("VM %d: boots again as %s", vm.VMID, known.Name)
-		j.note(known, known.Phase, nil)
-		return
-	}
-	if known.Name != "" {
-		j.world.mutex.Lock()
-		delete(j.joined, known.Name)
-		j.gone[known.Name] = true
-		j.world.mutex.Unlock()
-	}
-	now := boot{VMID: vm.VMID, Name: vm.Name, Disk: vm.identity(), Starts: vm.Starts}
-	_ = os.RemoveAll(j.folder(vm.VMID))
-	var found seed
-	if err := getJSON(ctx, fmt.Sprintf("%s/guests/%d/seed", j.control, vm.VMID), &found); err != nil {
-		j.note(now, "failed", err)
-		return
-	}
-	if found.Source == "none" || found.Error != nil {
-		why := error(nil)
-		if found.Error != nil {
-			why = errors.New(*found.Error)
-		}
-		j.note(now, "no-seed", why)
-		return
-	}
-	if err := os.MkdirAll(j.folder(vm.VMID), 0o700); err != nil {
-		j.note(now, "failed", err)
-		return
-	}
-	for _, part := range []struct {
-		kind string
-		text *string
-	}{{"user-data", found.User}, {"vendor-data", found.Vendor}} {
-		if part.text == nil {
-			continue
-		}
-		if err := checkSchema(ctx, j.cloudInit, j.folder(vm.VMID), part.kind, *part.text); err != nil {
-			j.note(now, "refused", err)
+// watchPower ends what runs in a machine when it is switched off or started anew.
+func (j *joiner) watchPower(ctx context.Context, cancel context.CancelFunc, booted guest) {
+	for sleep(ctx, 500*time.Millisecond) {
+		if g, ok := j.guests.find(booted.VMID); !ok || !g.running() || g.Starts != booted.Starts {
+			cancel()
 			return
 		}
 	}
-	config, err := merged(&found)
-	if err != nil {
-		j.note(now, "refused", err)
-		return
-	}
-	now.Name = hostname(config, found.Meta)
-	root := filepath.Join(j.folder(vm.VMID), "root")
-	if err := writeFiles(root, config.WriteFiles); err != nil {
-		j.note(now, "refused", err)
-		return
-	}
-	words, err := joinCommand(config)
-	if err != nil {
-		j.note(now, "no-seed", err)
-		return
-	}
-	machine := &machine{joiner: j, vm: vm, boot: now, root: root, network: found.Network}
-	if err := machine.join(ctx, words); err != nil {
-		j.note(machine.boot, "failed", err)
-		return
-	}
-	j.note(machine.boot, "ready", nil)
 }
 
-// note writes how far a VM is. Errors come from kubeadm, the kubelet and the server, which never repeat a token's secret.
-func (j *joiner) note(now boot, phase string, err error) {
-	now.Phase, now.Error = phase, ""
-	if err != nil {
-		now.Error = err.Error()
-	}
-	klog.Infof("VM %d (%s): %s %s", now.VMID, now.Name, phase, now.Error)
-	j.mutex.Lock()
-	now.Driver = j.boots[now.VMID] != nil && j.boots[now.VMID].Disk == now.Disk && j.boots[now.VMID].Driver
-	kept := now
-	j.boots[now.VMID] = &kept
-	j.mutex.Unlock()
-	text, failed := json.Marshal(now)
-	if failed == nil {
-		failed = j.keep(now.VMID, "status.json", text)
-	}
-	if failed != nil {
-		klog.Errorf("VM %d: cannot keep its state: %v", now.VMID, failed)
-	}
-}
-
-// registerDrivers lets the CSI driver of each node that joined register, a moment after the node did.
-func (j *joiner) registerDrivers(ctx context.Context) {
-	j.mutex.Lock()
-	var waiting []boot
-	for _, one := range j.boots {
-		if one.Phase == "ready" && !one.Driver {
-			waiting = append(waiting, *one)
+// run is one boot.
+func (j *joiner) run(ctx context.Context, g guest) error {
+	directory := j.vmDirectory(g.VMID)
+	known := j.readRecord(g.VMID)
+	if known != nil && (known.Disk != systemDisk(g) || known.UUID != smbiosUUID(g.setting("smbios1"))) {
+		logf("joiner: %d has another disk than before and starts empty", g.VMID)
+		known = nil
+		if err := os.RemoveAll(directory); err != nil {
+			return err
 		}
 	}
-	j.mutex.Unlock()
-	for _, one := range waiting {
-		node, err := j.nodes.Get(one.Name)
-		client, ours := j.clientOf(one.Name)
-		if err != nil || !ours || time.Since(node.CreationTimestamp.Time) < j.driverDelay {
+	if known != nil && known.Adopted != "" {
+		known.Hostname = known.Adopted
+	}
+	if known == nil {
+		known = &record{Disk: systemDisk(g), UUID: smbiosUUID(g.setting("smbios1"))}
+	}
+	root := filepath.Join(directory, "root")
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return err
+	}
+	b := &bootRun{joiner: j, ctx: ctx, guest: g, record: known, directory: directory, root: root}
+	// systemd starts the kubelet of a machine that has joined, long before cloud-init's last stage.
+	if b.joined() {
+		b.startKubelet()
+	}
+	return b.cloudInit()
+}
+
+func (j *joiner) readRecord(vmid int) *record {
+	data, err := os.ReadFile(filepath.Join(j.vmDirectory(vmid), "record.json"))
+	if err != nil {
+		return nil
+	}
+	var known record
+	if json.Unmarshal(data, &known) != nil {
+		return nil
+	}
+	return &known
+}
+
+func (j *joiner) writeRecord(vmid int, known *record) error {
+	if err := os.MkdirAll(j.vmDirectory(vmid), 0o700); err != nil {
+		return err
+	}
+	data, err := json.Marshal(known)
+	if err != nil {
+		return err
+	}
+	return writeFileAtomically(filepath.Join(j.vmDirectory(vmid), "record.json"), data)
+}
+
+func (j *joiner) writeStatus(vmid int, name, phase string, failure error, secrets ...string) {
+	s := status{VMID: vmid, Name: name, Phase: phase}
+	line := fmt.Sprintf("joiner: %d %s: %s", vmid, name, phase)
+	if failure != nil {
+		message := scrub(failure.Error(), secrets...)
+		s.Error = &message
+		line += ": " + message
+	}
+	logf("%s", line)
+	data, err := json.Marshal(s)
+	if err == nil {
+		if err = os.MkdirAll(j.vmDirectory(vmid), 0o700); err == nil {
+			err = writeFileAtomically(filepath.Join(j.vmDirectory(vmid), "status.json"), data)
+		}
+	}
+	if err != nil {
+		logf("joiner: %d: status not written: %s", vmid, err)
+	}
+}
+
+// resume brings back the nodes of machines that joined in an earlier run of this program and still run,
+// and remembers the machines of adopted nodes.
+func (j *joiner) resume(ctx context.Context, adopt bool) {
+	entries, _ := os.ReadDir(filepath.Join(j.directory, "nodes"))
+	for _, entry := range entries {
+		vmid, err := strconv.Atoi(entry.Name())
+		if err != nil {
 			continue
 		}
-		if err := registerDriver(ctx, client, node); err != nil {
-			// As the real one, whose container crashes and is started again.
-			klog.Warningf("node %s: CSI driver: %v", one.Name, err)
+		g, found := j.guests.find(vmid)
+		known := j.readRecord(vmid)
+		if known != nil && known.Adopted == "" && known.Node != "" {
+			j.keeper.exclude(known.Node)
+		}
+		if !found || !g.running() || known == nil || known.Adopted != "" {
 			continue
 		}
-		j.mutex.Lock()
-		j.boots[one.VMID].Driver = true
-		kept := *j.boots[one.VMID]
-		j.mutex.Unlock()
-		j.note(kept, kept.Phase, nil)
+		root := filepath.Join(j.vmDirectory(vmid), "root")
+		if _, err := os.Stat(filepath.Join(root, kubeletConf)); err == nil {
+			j.boot(g)
+		}
+	}
+	if adopt {
+		j.remember(ctx)
 	}
 }
 
-// number reads a whole number of the VM's configuration.
-func (g *guest) number(name string, otherwise int64) int64 {
-	if value, err := strconv.ParseInt(g.option(name), 10, 64); err == nil {
-		return value
+// remember notes for every machine of an adopted node that its disk is a cluster member's: such a machine
+// comes back when it is switched on again, even after its Node was deleted.
+func (j *joiner) remember(ctx context.Context) {
+	nodes, err := j.admin.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		logf("joiner: nodes not listed: %s", scrub(err.Error()))
+		return
 	}
-	return otherwise
+	for _, node := range nodes.Items {
+		vmid, ok := parseProviderID(node.Spec.ProviderID)
+		var g guest
+		if ok {
+			g, ok = j.guests.find(vmid)
+		} else {
+			g, ok = j.guests.findByName(node.Name)
+		}
+		if !ok || j.readRecord(g.VMID) != nil {
+			continue
+		}
+		known := &record{Disk: systemDisk(g), UUID: smbiosUUID(g.setting("smbios1")), Hostname: node.Name, Adopted: node.Name}
+		if s, err := j.guests.seed(ctx, g.VMID); err == nil && s != nil {
+			known.Instance = instanceID(s)
+		}
+		if err := j.writeRecord(g.VMID, known); err != nil {
+			logf("joiner: %d: %s", g.VMID, err)
+		}
+	}
+}
+
+// comeBack registers the node of an adopted machine again if it was deleted: with the labels that a
+// kubelet gives itself and nothing else, which is how a removed worker returns after a power cut.
+func (j *joiner) comeBack(ctx context.Context, m *machine) error {
+	_, err := j.admin.CoreV1().Nodes().Get(ctx, m.flags.nodeName, metav1.GetOptions{})
+	if err == nil {
+		return nil
+	}
+	if !apierrors.IsNotFound(err) {
+		return err
+	}
+	logf("joiner: %d registers %s again", m.vmid, m.flags.nodeName)
+	if !registerNode(ctx, j.admin, m.node(), func(err error) { logf("joiner: %d: %s", m.vmid, scrub(err.Error())) }) {
+		return errors.New("switched off")
+	}
+	return nil
+}
+
+func instanceID(s *seed) string {
+	for _, line := range strings.Split(s.MetaData, "\n") {
+		if id, ok := strings.CutPrefix(strings.TrimSpace(line), "instance-id:"); ok {
+			return strings.Trim(strings.TrimSpace(id), `"'`)
+		}
+	}
+	return ""
 }

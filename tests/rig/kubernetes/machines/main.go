@@ -1,48 +1,43 @@
-// Machines plays what a cluster has around its control plane: nodes without kubelets, the controller of
-// proxmox-csi, and VMs that boot, read their cloud-init data and join. Where the real thing's code can run
-// here it does: discovery and join configuration are kubeadm's, the TLS bootstrap is the kubelet's.
+// Command machines plays what a cluster's control plane does not contain: the nodes with their kubelets,
+// the CSI attacher of the Proxmox driver, and virtual machines that boot and join. The control plane it
+// talks to is a real one; the Proxmox VE side is a double with the same API.
 //
-// It is a part of the rig under tests/rig and speaks to loopback addresses only.
+// Where the real code can run without a machine below it, it runs: kubeadm's discovery and configuration
+// parsing, the kubelet's flag parsing and TLS bootstrap, client-go's lease controller.
 package main
 
 import (
-	"context"
-	"flag"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
-
-	"k8s.io/klog/v2"
 )
+
+const usage = `usage: machines COMMAND [flags]
+
+  run    play nodes, the CSI attacher and booting machines
+  gate   a TLS proxy before the Kubernetes API that fails on demand
+
+"machines COMMAND --help" lists a command's flags.
+`
 
 func main() {
 	if len(os.Args) < 2 {
-		usage()
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
-	var run func(context.Context) error
-	set := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
+	var err error
 	switch os.Args[1] {
 	case "run":
-		run = runFlags(set)
+		err = runCommand(os.Args[2:])
 	case "gate":
-		run = gateFlags(set)
+		err = gateCommand(os.Args[2:])
+	case "help", "--help", "-h":
+		fmt.Print(usage)
 	default:
-		usage()
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
 	}
-	klogFlags := flag.NewFlagSet("klog", flag.ContinueOnError)
-	klog.InitFlags(klogFlags)
-	_ = klogFlags.Set("logtostderr", "true")
-	_ = set.Parse(os.Args[2:])
-	if err := run(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "error:", err)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "machines: %s\n", scrub(err.Error()))
 		os.Exit(1)
 	}
-}
-
-func usage() {
-	fmt.Fprintln(os.Stderr, "usage: machines run|gate [flags]")
-	os.Exit(2)
 }

@@ -2,58 +2,104 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/klog/v2"
+	"k8s.io/component-helpers/apimachinery/lease"
+	nodeutil "k8s.io/component-helpers/node/util"
+	"k8s.io/utils/clock"
 )
 
-// statusPeriod is how often a kubelet writes an unchanged status.
-//
-// Source: nodeStatusReportFrequency, 5 min, in pkg/kubelet/apis/config/v1beta1/defaults.go.
-const statusPeriod = 5 * time.Minute
+const (
+	// statusReportFrequency is the kubelet's nodeStatusReportFrequency: how often it writes an unchanged
+	// status (KubeletConfiguration defaults, pkg/kubelet/apis/config/v1beta1/defaults.go).
+	statusReportFrequency = 5 * time.Minute
+	// leaseFraction is the kubelet's nodeLeaseRenewIntervalFraction: a lease of 40 s is renewed each 10 s.
+	leaseFraction = 4
+	// managedAttachAnnotation is the kubelet's: without it the attach/detach controller of the
+	// controller-manager leaves the node alone (pkg/volume/util.ControllerManagedAttachAnnotation).
+	managedAttachAnnotation = "volumes.kubernetes.io/controller-managed-attach-detach"
+)
 
-// heart keeps nodes Ready: a Lease every few seconds, a status when it changes.
-type heart struct {
-	*world
-	renewed  map[string]time.Time
-	reported map[string]time.Time
-}
-
-func newHeart(w *world) *heart {
-	return &heart{world: w, renewed: map[string]time.Time{}, reported: map[string]time.Time{}}
-}
-
-func (h *heart) beat(ctx context.Context) {
-	nodes, _ := h.nodes.List(labels.Everything())
-	for _, node := range nodes {
-		if !h.isAlive(node) {
-			continue
-		}
-		client, _ := h.clientOf(node.Name)
-		if time.Since(h.renewed[node.Name]) >= time.Duration(h.leaseSeconds)*time.Second {
-			if err := renewLease(ctx, client, node, int32(4*h.leaseSeconds)); err != nil {
-				klog.Warningf("node %s: lease: %v", node.Name, err)
-				continue
-			}
-			h.renewed[node.Name] = time.Now()
-		}
-		if isReady(node) && time.Since(h.reported[node.Name]) < statusPeriod {
-			continue
-		}
-		if err := reportReady(ctx, client, node); err != nil {
-			klog.Warningf("node %s: status: %v", node.Name, err)
-			continue
-		}
-		h.reported[node.Name] = time.Now()
+// live is what the kubelet does all day, until ctx ends: the lease by client-go's own controller, the
+// status when something changed or every five minutes.
+func (k *keeper) live(ctx context.Context, id identity, node *corev1.Node) {
+	holder := lease.NewController(clock.RealClock{}, id.client, id.name, int32(k.lease.Seconds()*leaseFraction), nil,
+		k.lease, id.name, corev1.NamespaceNodeLease, ownedByNode(ctx, id))
+	go holder.Run(ctx)
+	if k.driver != nil && !id.driverDone.Load() {
+		go k.driver.register(ctx, id)
 	}
+	if id.machine != nil && !sleep(ctx, k.readyDelay) {
+		return
+	}
+	var reported time.Time
+	for {
+		current, err := k.nodes.Get(id.name)
+		if err == nil && (time.Since(reported) > statusReportFrequency || !isReady(current)) {
+			if err := k.report(ctx, id, current); err != nil {
+				if ctx.Err() == nil {
+					logf("nodes: %s: status not written: %s", id.name, scrub(err.Error()))
+				}
+			} else {
+				if reported.IsZero() && id.machine != nil {
+					id.machine.readied()
+				}
+				reported = time.Now()
+			}
+		}
+		if !sleep(ctx, time.Second) {
+			return
+		}
+	}
+}
+
+// ownedByNode sets the lease's owner as the kubelet does (pkg/kubelet/util.SetNodeOwnerFunc), so that the
+// garbage collector removes the lease with the Node.
+func ownedByNode(ctx context.Context, id identity) lease.ProcessLeaseFunc {
+	return func(held *coordinationv1.Lease) error {
+		if len(held.OwnerReferences) > 0 {
+			return nil
+		}
+		node, err := id.client.CoreV1().Nodes().Get(ctx, id.name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		held.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: id.name, UID: node.UID}}
+		return nil
+	}
+}
+
+// report writes the conditions of a healthy kubelet and, for a joined machine, its own status.
+func (k *keeper) report(ctx context.Context, id identity, current *corev1.Node) error {
+	if current.Annotations[managedAttachAnnotation] != "true" {
+		patch := []byte(`{"metadata":{"annotations":{"` + managedAttachAnnotation + `":"true"}}}`)
+		updated, err := id.client.CoreV1().Nodes().Patch(ctx, id.name, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
+		if err != nil {
+			return err
+		}
+		current = updated
+	}
+	wasReady := isReady(current)
+	next := current.DeepCopy()
+	if id.machine != nil {
+		id.machine.fillStatus(&next.Status)
+	}
+	now := metav1.Now()
+	setCondition(&next.Status, corev1.NodeMemoryPressure, corev1.ConditionFalse, "KubeletHasSufficientMemory", "kubelet has sufficient memory available", now)
+	setCondition(&next.Status, corev1.NodeDiskPressure, corev1.ConditionFalse, "KubeletHasNoDiskPressure", "kubelet has no disk pressure", now)
+	setCondition(&next.Status, corev1.NodePIDPressure, corev1.ConditionFalse, "KubeletHasSufficientPID", "kubelet has sufficient PID available", now)
+	setCondition(&next.Status, corev1.NodeReady, corev1.ConditionTrue, "KubeletReady", "kubelet is posting ready status", now)
+	if _, _, err := nodeutil.PatchNodeStatus(id.client.CoreV1(), types.NodeName(id.name), current, next); err != nil {
+		return err
+	}
+	if !wasReady {
+		logf("nodes: %s reports Ready", id.name)
+	}
+	return nil
 }
 
 func isReady(node *corev1.Node) bool {
@@ -65,56 +111,33 @@ func isReady(node *corev1.Node) bool {
 	return false
 }
 
-// renewLease does what k8s.io/component-helpers/apimachinery/lease does: get, create or update.
-func renewLease(ctx context.Context, client kubernetes.Interface, node *corev1.Node, seconds int32) error {
-	leases := client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
-	now := metav1.NowMicro()
-	lease, err := leases.Get(ctx, node.Name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		lease = &coordinationv1.Lease{
-			ObjectMeta: metav1.ObjectMeta{Name: node.Name, Namespace: corev1.NamespaceNodeLease, OwnerReferences: []metav1.OwnerReference{
-				{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}}},
-			Spec: coordinationv1.LeaseSpec{HolderIdentity: &node.Name, LeaseDurationSeconds: &seconds, RenewTime: &now},
-		}
-		_, err = leases.Create(ctx, lease, metav1.CreateOptions{})
-		return err
+// setCondition replaces a condition, keeping the time of its last transition when the status stays.
+func setCondition(status *corev1.NodeStatus, kind corev1.NodeConditionType, value corev1.ConditionStatus, reason, message string, now metav1.Time) {
+	condition := corev1.NodeCondition{
+		Type: kind, Status: value, Reason: reason, Message: message,
+		LastHeartbeatTime: now, LastTransitionTime: now,
 	}
-	if err != nil {
-		return err
-	}
-	lease.Spec.RenewTime = &now
-	_, err = leases.Update(ctx, lease, metav1.UpdateOptions{})
-	return err
-}
-
-// reportReady writes the conditions as a kubelet does whose node is well.
-func reportReady(ctx context.Context, client kubernetes.Interface, node *corev1.Node) error {
-	now := metav1.Now()
-	conditions := make([]corev1.NodeCondition, 0, len(node.Status.Conditions)+1)
-	ready := corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "KubeletReady",
-		Message: "kubelet is posting ready status", LastHeartbeatTime: now, LastTransitionTime: now}
-	for _, condition := range node.Status.Conditions {
-		switch {
-		case condition.Type == corev1.NodeReady:
-			if condition.Status == corev1.ConditionTrue {
-				ready.LastTransitionTime = condition.LastTransitionTime
-			}
+	for i, old := range status.Conditions {
+		if old.Type != kind {
 			continue
-		case condition.Status == corev1.ConditionUnknown:
-			// Written by the node controller while the node was silent.
-			condition.Status, condition.LastTransitionTime = corev1.ConditionFalse, now
 		}
-		condition.LastHeartbeatTime = now
-		conditions = append(conditions, condition)
+		if old.Status == value {
+			condition.LastTransitionTime = old.LastTransitionTime
+		}
+		status.Conditions[i] = condition
+		return
 	}
-	return patchNodeStatus(ctx, client, node.Name, map[string]any{"conditions": append(conditions, ready)})
+	status.Conditions = append(status.Conditions, condition)
 }
 
-func patchNodeStatus(ctx context.Context, client kubernetes.Interface, name string, status map[string]any) error {
-	patch, err := json.Marshal(map[string]any{"status": status})
-	if err != nil {
-		return err
+// sleep waits and answers false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
 	}
-	_, err = client.CoreV1().Nodes().Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
-	return err
 }

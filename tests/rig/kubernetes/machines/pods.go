@@ -2,10 +2,10 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"hash/fnv"
-	"slices"
+	"net/netip"
+	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -13,259 +13,282 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/klog/v2"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
+	nodehelper "k8s.io/kubernetes/pkg/util/node"
+	podutil "k8s.io/kubernetes/pkg/util/pod"
 )
+
+var everything = labels.Everything()
 
 const (
-	// longestGrace is how long a pod takes to end at most; the rig does not wait for real applications.
-	longestGrace = time.Second
-	// jobTime is how long a pod of a Job runs.
+	// runForeverAnnotation keeps a Job's pod running.
+	runForeverAnnotation = "rig.capplan.test/run-forever"
+	// jobTime is how long a Job's pod runs.
 	jobTime = time.Second
+	// byNode is the index of pods by the node they are bound to.
+	byNode = "node"
 )
 
-// pods runs what is bound to living nodes, as far as anybody can tell from outside.
-type pods struct {
-	*world
-	started map[types.UID]time.Time
+// podActor plays the part of the kubelet that concerns pods, for all live nodes.
+type podActor struct {
+	keeper  *keeper
+	pods    corelisters.PodLister
+	index   cache.Indexer
+	nodes   corelisters.NodeLister
+	volumes *podVolumes
+	// plugged says whether a volume that counts as attached is really in the machine's configuration;
+	// without its device the kubelet's mount fails and the pod stays in ContainerCreating.
+	plugged func(ctx context.Context, node *corev1.Node, volume attachable) bool
+	// graceLimit cuts the grace period of deleted pods.
+	graceLimit time.Duration
+
+	queue     workqueue.TypedRateLimitingInterface[string]
+	nodeQueue workqueue.TypedRateLimitingInterface[string]
+
+	mu       sync.Mutex
+	ending   map[types.UID]time.Time
+	started  map[types.UID]time.Time
+	address  map[types.UID]string
+	sequence int
 }
 
-func newPods(w *world) *pods {
-	return &pods{world: w, started: map[types.UID]time.Time{}}
-}
-
-func (p *pods) step(ctx context.Context) {
-	all, _ := p.pods.List(labels.Everything())
-	byNode := map[string][]*corev1.Pod{}
-	for _, pod := range all {
-		if pod.Spec.NodeName != "" && pod.Annotations[corev1.MirrorPodAnnotationKey] == "" {
-			byNode[pod.Spec.NodeName] = append(byNode[pod.Spec.NodeName], pod)
-		}
+func newPodActor() *podActor {
+	limiter := func() workqueue.TypedRateLimiter[string] {
+		return workqueue.NewTypedItemExponentialFailureRateLimiter[string](200*time.Millisecond, 10*time.Second)
 	}
-	nodes, _ := p.nodes.List(labels.Everything())
-	for _, node := range nodes {
-		if !p.isAlive(node) {
-			continue
-		}
-		p.reportVolumes(ctx, node, byNode[node.Name])
-		for _, pod := range byNode[node.Name] {
-			if err := p.sync(ctx, node, pod); err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-				klog.Warningf("pod %s/%s: %v", pod.Namespace, pod.Name, err)
-			}
-		}
+	return &podActor{
+		queue:     workqueue.NewTypedRateLimitingQueue(limiter()),
+		nodeQueue: workqueue.NewTypedRateLimitingQueue(limiter()),
+		ending:    map[types.UID]time.Time{}, started: map[types.UID]time.Time{}, address: map[types.UID]string{},
 	}
 }
 
-func isTerminal(pod *corev1.Pod) bool {
-	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
-}
-
-// volumesOf are the pod's volumes that the CSI driver attaches.
-func (w *world) volumesOf(pod *corev1.Pod) (volumes []*corev1.PersistentVolume, complete bool) {
-	for _, volume := range pod.Spec.Volumes {
-		name := ""
-		if volume.PersistentVolumeClaim != nil {
-			name = volume.PersistentVolumeClaim.ClaimName
-		} else if volume.Ephemeral != nil {
-			name = pod.Name + "-" + volume.Name
-		} else {
-			continue
-		}
-		claim, err := w.claims.PersistentVolumeClaims(pod.Namespace).Get(name)
-		if err != nil || claim.Spec.VolumeName == "" {
-			return volumes, false
-		}
-		pv, err := w.volumes.Get(claim.Spec.VolumeName)
-		if err != nil {
-			return volumes, false
-		}
-		if pv.Spec.CSI != nil && pv.Spec.CSI.Driver == driver {
-			volumes = append(volumes, pv)
-		}
+// podEvent queues a pod and its node; a pod that is gone only its node, for volumesInUse.
+func (a *podActor) podEvent(object any, gone bool) {
+	if tombstone, ok := object.(cache.DeletedFinalStateUnknown); ok {
+		object = tombstone.Obj
 	}
-	return volumes, true
-}
-
-func uniqueName(pv *corev1.PersistentVolume) corev1.UniqueVolumeName {
-	return corev1.UniqueVolumeName("kubernetes.io/csi/" + driver + "^" + pv.Spec.CSI.VolumeHandle)
-}
-
-// reportVolumes writes volumesInUse: a kubelet lists a volume as soon as a pod of its node wants it, and
-// until it is unmounted. The controller detaches nothing that is still listed there.
-func (p *pods) reportVolumes(ctx context.Context, node *corev1.Node, pods []*corev1.Pod) {
-	wanted := []corev1.UniqueVolumeName{}
-	for _, pod := range pods {
-		if isTerminal(pod) {
-			continue
-		}
-		volumes, _ := p.volumesOf(pod)
-		for _, pv := range volumes {
-			wanted = append(wanted, uniqueName(pv))
-		}
-	}
-	slices.Sort(wanted)
-	wanted = slices.Compact(wanted)
-	present := slices.Clone(node.Status.VolumesInUse)
-	slices.Sort(present)
-	if slices.Equal(wanted, present) {
+	pod, ok := object.(*corev1.Pod)
+	if !ok || pod.Spec.NodeName == "" {
 		return
 	}
-	client, _ := p.clientOf(node.Name)
-	if err := patchNodeStatus(ctx, client, node.Name, map[string]any{"volumesInUse": wanted}); err != nil {
-		klog.Warningf("node %s: volumesInUse: %v", node.Name, err)
+	a.nodeQueue.Add(pod.Spec.NodeName)
+	if !gone {
+		a.queue.Add(pod.Namespace + "/" + pod.Name)
+		return
 	}
+	a.mu.Lock()
+	delete(a.ending, pod.UID)
+	delete(a.started, pod.UID)
+	delete(a.address, pod.UID)
+	a.mu.Unlock()
 }
 
-// attached tells whether every volume is attached to the node.
-func (p *pods) attached(node *corev1.Node, volumes []*corev1.PersistentVolume) bool {
-	all, _ := p.attachments.List(labels.Everything())
-	for _, pv := range volumes {
-		if !slices.ContainsFunc(all, func(one *storageAttachment) bool {
-			return one.Spec.NodeName == node.Name && one.Status.Attached && one.Spec.Source.PersistentVolumeName != nil &&
-				*one.Spec.Source.PersistentVolumeName == pv.Name
-		}) {
-			return false
+// nodeEvent queues every pod of a node, after it came to life or an attachment of it changed.
+func (a *podActor) nodeEvent(node string) {
+	a.nodeQueue.Add(node)
+	for _, pod := range a.podsOf(node) {
+		if pod.DeletionTimestamp != nil || pod.Status.Phase == corev1.PodPending {
+			a.queue.Add(pod.Namespace + "/" + pod.Name)
 		}
 	}
-	return true
 }
 
-func (p *pods) sync(ctx context.Context, node *corev1.Node, pod *corev1.Pod) error {
-	client, _ := p.clientOf(node.Name)
-	api := client.CoreV1().Pods(pod.Namespace)
-	if pod.DeletionTimestamp != nil {
-		grace := longestGrace
-		if seconds := pod.DeletionGracePeriodSeconds; seconds != nil {
-			grace = min(grace, time.Duration(*seconds)*time.Second)
-		}
-		requested := pod.DeletionTimestamp.Add(-time.Duration(*orZero(pod.DeletionGracePeriodSeconds)) * time.Second)
-		if time.Since(requested) < grace {
-			return nil
-		}
-		now := int64(0)
-		return api.Delete(ctx, pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &now, Preconditions: &metav1.Preconditions{UID: &pod.UID}})
-	}
-	if isTerminal(pod) {
-		return nil
-	}
-	if pod.Status.Phase == corev1.PodRunning {
-		return p.finishJob(ctx, node, pod)
-	}
-	volumes, complete := p.volumesOf(pod)
-	if !complete || !p.attached(node, volumes) {
-		return p.report(ctx, node, pod, waiting(pod))
-	}
-	p.started[pod.UID] = time.Now()
-	return p.report(ctx, node, pod, running(node, pod))
-}
-
-func orZero(value *int64) *int64 {
-	if value == nil {
-		return new(int64)
-	}
-	return value
-}
-
-func (p *pods) finishJob(ctx context.Context, node *corev1.Node, pod *corev1.Pod) error {
-	owner := metav1.GetControllerOf(pod)
-	began, ours := p.started[pod.UID]
-	if owner == nil || owner.Kind != "Job" || !ours || pod.Annotations["rig.capplan.test/run-forever"] != "" || time.Since(began) < jobTime {
-		return nil
-	}
-	status := running(node, pod)
-	status["phase"] = corev1.PodSucceeded
-	now := metav1.Now()
-	var ended []corev1.ContainerStatus
-	for _, container := range pod.Spec.Containers {
-		ended = append(ended, corev1.ContainerStatus{Name: container.Name, Image: container.Image, State: corev1.ContainerState{
-			Terminated: &corev1.ContainerStateTerminated{Reason: "Completed", StartedAt: metav1.NewTime(began), FinishedAt: now}}})
-	}
-	status["containerStatuses"] = ended
-	return p.report(ctx, node, pod, status)
-}
-
-func (p *pods) report(ctx context.Context, node *corev1.Node, pod *corev1.Pod, status map[string]any) error {
-	if status == nil {
-		return nil
-	}
-	client, _ := p.clientOf(node.Name)
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pod.UID}, "status": status})
+func (a *podActor) podsOf(node string) []*corev1.Pod {
+	objects, err := a.index.ByIndex(byNode, node)
 	if err != nil {
-		return err
-	}
-	_, err = client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
-	return err
-}
-
-// conditions are those of a pod that is scheduled, and ready or not yet.
-func conditions(pod *corev1.Pod, ready bool) []corev1.PodCondition {
-	now, state := metav1.Now(), corev1.ConditionFalse
-	if ready {
-		state = corev1.ConditionTrue
-	}
-	out := []corev1.PodCondition{}
-	for _, condition := range pod.Status.Conditions {
-		if condition.Type == corev1.PodScheduled || condition.Type == corev1.DisruptionTarget {
-			out = append(out, condition)
-		}
-	}
-	out = append(out, corev1.PodCondition{Type: corev1.PodInitialized, Status: corev1.ConditionTrue, LastTransitionTime: now})
-	for _, kind := range []corev1.PodConditionType{corev1.ContainersReady, corev1.PodReady} {
-		out = append(out, corev1.PodCondition{Type: kind, Status: state, LastTransitionTime: now})
-	}
-	return out
-}
-
-// waiting is what a kubelet writes while volumes are not there; nothing if it is written already.
-func waiting(pod *corev1.Pod) map[string]any {
-	if len(pod.Status.ContainerStatuses) > 0 {
 		return nil
 	}
-	var containers []corev1.ContainerStatus
-	for _, container := range pod.Spec.Containers {
-		containers = append(containers, corev1.ContainerStatus{Name: container.Name, Image: container.Image,
-			State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ContainerCreating"}}})
+	pods := make([]*corev1.Pod, 0, len(objects))
+	for _, object := range objects {
+		if pod, ok := object.(*corev1.Pod); ok {
+			pods = append(pods, pod)
+		}
 	}
-	return map[string]any{"phase": corev1.PodPending, "startTime": metav1.Now(), "conditions": conditions(pod, false), "containerStatuses": containers}
+	return pods
 }
 
-func running(node *corev1.Node, pod *corev1.Pod) map[string]any {
-	now, yes := metav1.Now(), true
-	var containers, inits []corev1.ContainerStatus
-	for _, container := range pod.Spec.Containers {
-		containers = append(containers, corev1.ContainerStatus{Name: container.Name, Image: container.Image, Ready: true, Started: &yes,
-			State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: now}}})
+func (a *podActor) run(ctx context.Context, workers int) {
+	go work(ctx, a.nodeQueue, a.syncNode)
+	for range workers {
+		go work(ctx, a.queue, a.syncPod)
 	}
-	for _, container := range pod.Spec.InitContainers {
-		status := corev1.ContainerStatus{Name: container.Name, Image: container.Image, Ready: true}
-		if container.RestartPolicy != nil && *container.RestartPolicy == corev1.ContainerRestartPolicyAlways {
-			status.Started, status.State.Running = &yes, &corev1.ContainerStateRunning{StartedAt: now}
-		} else {
-			status.State.Terminated = &corev1.ContainerStateTerminated{Reason: "Completed", StartedAt: now, FinishedAt: now}
+	<-ctx.Done()
+	a.queue.ShutDown()
+	a.nodeQueue.ShutDown()
+}
+
+// work serves a queue: an error means again later, a positive time means again after it.
+func work(ctx context.Context, queue workqueue.TypedRateLimitingInterface[string], sync func(context.Context, string) (time.Duration, error)) {
+	for {
+		key, done := queue.Get()
+		if done {
+			return
 		}
-		inits = append(inits, status)
+		after, err := sync(ctx, key)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			if !apierrors.IsConflict(err) {
+				logf("%s: %s", key, scrub(err.Error()))
+			}
+			queue.AddRateLimited(key)
+		case after > 0:
+			queue.Forget(key)
+			queue.AddAfter(key, after)
+		default:
+			queue.Forget(key)
+		}
+		queue.Done(key)
 	}
-	address := podAddress(pod)
-	status := map[string]any{"phase": corev1.PodRunning, "conditions": conditions(pod, true), "containerStatuses": containers,
-		"podIP": address, "podIPs": []corev1.PodIP{{IP: address}}}
-	if len(inits) > 0 {
-		status["initContainerStatuses"] = inits
+}
+
+func (a *podActor) syncNode(ctx context.Context, name string) (time.Duration, error) {
+	client, live := a.keeper.alive(name)
+	node, err := a.nodes.Get(name)
+	if !live || err != nil {
+		return 0, nil
 	}
-	if pod.Status.StartTime == nil {
-		status["startTime"] = now
+	return 0, syncInUse(ctx, client, node, a.podsOf(name), a.volumes)
+}
+
+func (a *podActor) syncPod(ctx context.Context, key string) (time.Duration, error) {
+	namespace, name, _ := strings.Cut(key, "/")
+	pod, err := a.pods.Pods(namespace).Get(name)
+	if err != nil || pod.Annotations[corev1.MirrorPodAnnotationKey] != "" {
+		return 0, nil
 	}
-	for _, one := range node.Status.Addresses {
-		if one.Type == corev1.NodeInternalIP {
-			status["hostIP"], status["hostIPs"] = one.Address, []corev1.HostIP{{IP: one.Address}}
+	client, live := a.keeper.alive(pod.Spec.NodeName)
+	if !live {
+		return 0, nil
+	}
+	node, err := a.nodes.Get(pod.Spec.NodeName)
+	if err != nil {
+		return 0, nil
+	}
+	switch {
+	case pod.DeletionTimestamp != nil:
+		return a.end(ctx, client, pod)
+	case finished(pod):
+		return 0, nil
+	case pod.Status.Phase == corev1.PodRunning && len(pod.Status.ContainerStatuses) > 0:
+		return a.finishJob(ctx, client, pod)
+	}
+	return a.start(ctx, client, pod, node)
+}
+
+// start brings a pod to ContainerCreating and, once its volumes are there, to Running.
+func (a *podActor) start(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod, node *corev1.Node) (time.Duration, error) {
+	hostIP := ""
+	if ips, err := nodehelper.GetNodeHostIPs(node); err == nil {
+		hostIP = ips[0].String()
+	}
+	list, ready := a.volumes.of(pod)
+	for _, v := range list {
+		if !a.volumes.attached(node.Name, v) || !a.plugged(ctx, node, v) {
+			ready = false
 			break
 		}
 	}
-	return status
+	if !ready {
+		if len(pod.Status.ContainerStatuses) == 0 {
+			if err := patchPod(ctx, client, pod, creatingStatus(pod, hostIP)); err != nil {
+				return 0, err
+			}
+		}
+		return time.Second, nil
+	}
+	podIP := hostIP
+	if !pod.Spec.HostNetwork {
+		podIP = a.podIP(pod, node)
+	}
+	if err := patchPod(ctx, client, pod, runningStatus(pod, hostIP, podIP)); err != nil {
+		return 0, err
+	}
+	a.mu.Lock()
+	a.started[pod.UID] = time.Now()
+	a.mu.Unlock()
+	logf("pods: %s/%s runs on %s", pod.Namespace, pod.Name, node.Name)
+	return 0, nil
 }
 
-// podAddress is an address of 10.244.0.0/16 (flannel's and kubeadm's example) that follows from the UID.
-func podAddress(pod *corev1.Pod) string {
-	hash := fnv.New32()
-	_, _ = hash.Write([]byte(pod.UID))
-	sum := hash.Sum32()
-	return fmt.Sprintf("10.244.%d.%d", byte(sum>>8), 1+byte(sum)%254)
+// finishJob lets a Job's pod that this program started succeed after its time.
+func (a *podActor) finishJob(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) (time.Duration, error) {
+	a.mu.Lock()
+	began, ours := a.started[pod.UID]
+	a.mu.Unlock()
+	if _, forever := pod.Annotations[runForeverAnnotation]; forever || !ours || !ownedByJob(pod) {
+		return 0, nil
+	}
+	if left := jobTime - time.Since(began); left > 0 {
+		return left, nil
+	}
+	return 0, patchPod(ctx, client, pod, endedStatus(pod, 0))
+}
+
+func ownedByJob(pod *corev1.Pod) bool {
+	owner := metav1.GetControllerOf(pod)
+	return owner != nil && owner.Kind == "Job"
+}
+
+// exitTerminated is the code of a process that SIGTERM ended: 128 + 15.
+const exitTerminated = 143
+
+// end waits out the grace period and deletes the pod for good, as the kubelet does once its containers
+// are gone. A pod that others wait for (a Job's, or one with finalizers) reports its end first.
+func (a *podActor) end(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) (time.Duration, error) {
+	a.mu.Lock()
+	seen, known := a.ending[pod.UID]
+	if !known {
+		seen = time.Now()
+		a.ending[pod.UID] = seen
+	}
+	a.mu.Unlock()
+	if left := grace(pod, a.graceLimit) - time.Since(seen); left > 0 && !finished(pod) {
+		return left, nil
+	}
+	if !finished(pod) && (len(pod.Finalizers) > 0 || ownedByJob(pod)) {
+		return 0, patchPod(ctx, client, pod, endedStatus(pod, exitTerminated))
+	}
+	if pod.DeletionGracePeriodSeconds != nil && *pod.DeletionGracePeriodSeconds == 0 {
+		return 0, nil
+	}
+	now := int64(0)
+	err := client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
+		GracePeriodSeconds: &now, Preconditions: metav1.NewUIDPreconditions(string(pod.UID)),
+	})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return 0, err
+	}
+	logf("pods: %s/%s ended on %s", pod.Namespace, pod.Name, pod.Spec.NodeName)
+	return 0, nil
+}
+
+func patchPod(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod, status corev1.PodStatus) error {
+	_, _, _, err := podutil.PatchPodStatus(ctx, client, pod.Namespace, pod.Name, pod.UID, pod.Status, status)
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// podIP gives each pod an address of its own, from the node's pod range or from 10.244.0.0/16, which is
+// what kubeadm's examples use.
+func (a *podActor) podIP(pod *corev1.Pod, node *corev1.Node) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if known := a.address[pod.UID]; known != "" {
+		return known
+	}
+	a.sequence++
+	ip := fmt.Sprintf("10.244.%d.%d", a.sequence/250%256, a.sequence%250+2)
+	if prefix, err := netip.ParsePrefix(node.Spec.PodCIDR); err == nil && prefix.Addr().Is4() && prefix.Bits() <= 24 {
+		bytes := prefix.Addr().As4()
+		bytes[3] = byte(a.sequence%250 + 2)
+		ip = netip.AddrFrom4(bytes).String()
+	}
+	a.address[pod.UID] = ip
+	return ip
 }

@@ -1,112 +1,286 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
-// pve is the attacher's client of the PVE API.
-type pve struct {
-	address string
-	token   string
-	client  *http.Client
+// pveClient speaks to Proxmox VE as the CSI plugin does through luthermonson/go-proxmox: JSON bodies, an
+// API token in the Authorization header, and errors with the texts of that library, because they end up
+// in a VolumeAttachment.
+type pveClient struct {
+	base   string
+	token  string
+	client *http.Client
+	// noUnlink is set once the server has said that it does not know PUT …/unlink.
+	noUnlink atomic.Bool
 }
 
-func newPVE(address, certificate, tokenFile string) (*pve, error) {
+// pveError keeps the status apart from the text that go-proxmox would have made of it.
+type pveError struct {
+	status int
+	text   string
+}
+
+func (e *pveError) Error() string { return e.text }
+
+func newPVEClient(base, certificate, tokenFile string) (*pveClient, error) {
 	pem, err := os.ReadFile(certificate)
 	if err != nil {
 		return nil, err
 	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s has no certificate", certificate)
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s holds no certificate", certificate)
 	}
 	token, err := os.ReadFile(tokenFile)
 	if err != nil {
 		return nil, err
 	}
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}
-	return &pve{address: address, token: strings.TrimSpace(string(token)), client: &http.Client{Transport: transport, Timeout: time.Minute}}, nil
+	return &pveClient{
+		base:  strings.TrimSuffix(base, "/") + "/api2/json",
+		token: strings.TrimSpace(string(token)),
+		client: &http.Client{
+			Timeout:   60 * time.Second,
+			Transport: &http.Transport{Proxy: nil, TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}},
+		},
+	}, nil
 }
 
-// call sends one request and decodes its data. The error never has the token in it.
-func (p *pve) call(ctx context.Context, method, path string, form url.Values, into any) error {
-	var body io.Reader
-	if form != nil {
-		body = strings.NewReader(form.Encode())
+func (c *pveClient) do(ctx context.Context, method, path string, body map[string]string, into any) error {
+	var reader io.Reader
+	if body != nil {
+		data, err := json.Marshal(body)
+		if err != nil {
+			return err
+		}
+		reader = bytes.NewReader(data)
 	}
-	request, err := http.NewRequestWithContext(ctx, method, p.address+"/api2/json"+path, body)
+	request, err := http.NewRequestWithContext(ctx, method, c.base+path, reader)
 	if err != nil {
 		return err
 	}
-	request.Header.Set("Authorization", "PVEAPIToken="+p.token)
-	if form != nil {
-		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	if body != nil {
+		request.Header.Set("Content-Type", "application/json")
 	}
-	response, err := p.client.Do(request)
+	request.Header.Set("Authorization", "PVEAPIToken="+c.token)
+	request.Header.Set("User-Agent", "go-proxmox/dev")
+	response, err := c.client.Do(request)
 	if err != nil {
 		return err
 	}
 	defer response.Body.Close()
-	content, err := io.ReadAll(response.Body)
+	data, err := io.ReadAll(io.LimitReader(response.Body, 64<<20))
 	if err != nil {
 		return err
 	}
-	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s %s: %s", method, path, response.Status)
+	// The cases of go-proxmox's Req and handleResponse.
+	switch status := response.StatusCode; {
+	case status == http.StatusUnauthorized || status == http.StatusForbidden:
+		return &pveError{status, "not authorized to access endpoint"}
+	case status == http.StatusInternalServerError || status == http.StatusNotImplemented:
+		return &pveError{status, response.Status}
+	case status == http.StatusBadRequest:
+		var errorsByKey struct {
+			Errors json.RawMessage `json:"errors"`
+		}
+		if json.Unmarshal(data, &errorsByKey) == nil && errorsByKey.Errors != nil {
+			data = errorsByKey.Errors
+		}
+		return &pveError{status, fmt.Sprintf("bad request: %s - %s", response.Status, bytes.TrimSpace(data))}
+	case status >= 300:
+		return &pveError{status, response.Status}
 	}
-	return json.Unmarshal(content, &struct {
-		Data any `json:"data"`
-	}{into})
-}
-
-func (g *guest) path() string {
-	return fmt.Sprintf("/nodes/%s/qemu/%d", g.Node, g.VMID)
-}
-
-// config reads the configuration with pending changes merged in, as go-proxmox does.
-func (p *pve) config(ctx context.Context, g *guest) (map[string]any, error) {
-	config := map[string]any{}
-	return config, p.call(ctx, http.MethodGet, g.path()+"/config", nil, &config)
-}
-
-// change makes a change as a task and follows it to its end.
-func (p *pve) change(ctx context.Context, g *guest, form url.Values) error {
-	var upid string
-	if err := p.call(ctx, http.MethodPost, g.path()+"/config", form, &upid); err != nil {
+	if into == nil {
+		return nil
+	}
+	var wrapped struct {
+		Data json.RawMessage `json:"data"`
+	}
+	if err := json.Unmarshal(data, &wrapped); err != nil {
 		return err
 	}
-	return p.follow(ctx, g.Node, upid)
+	if len(wrapped.Data) == 0 || string(wrapped.Data) == "null" {
+		return nil
+	}
+	return json.Unmarshal(wrapped.Data, into)
 }
 
-func (p *pve) follow(ctx context.Context, node, upid string) error {
+// pveGuest is a row of cluster/resources.
+type pveGuest struct {
+	Type     string `json:"type"`
+	VMID     int    `json:"vmid"`
+	Name     string `json:"name"`
+	Node     string `json:"node"`
+	Template loose  `json:"template"`
+}
+
+// errNoVM is go-proxmox's ErrVirtualMachineNotFound.
+var errNoVM = errors.New("virtual machine not found")
+
+// guests lists the virtual machines of the cluster.
+func (c *pveClient) guests(ctx context.Context) ([]pveGuest, error) {
+	var rows []pveGuest
+	if err := c.do(ctx, http.MethodGet, "/cluster/resources?type=vm", nil, &rows); err != nil {
+		return nil, err
+	}
+	machines := rows[:0]
+	for _, row := range rows {
+		if row.Type == "qemu" || row.Type == "" {
+			machines = append(machines, row)
+		}
+	}
+	return machines, nil
+}
+
+// vm is one virtual machine with the configuration that Proxmox VE answers, pending changes applied.
+type vm struct {
+	vmid   int
+	node   string
+	name   string
+	config map[string]any
+}
+
+// findVM looks a machine up by number and reads its configuration.
+func (c *pveClient) findVM(ctx context.Context, vmid int) (*vm, error) {
+	rows, err := c.guests(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, row := range rows {
+		if row.VMID == vmid {
+			return c.readVM(ctx, row)
+		}
+	}
+	return nil, errNoVM
+}
+
+// findVMByName follows FindVMByNode of the plugin: the name must begin with the node's name and the SMBIOS
+// UUID must be the one that the node reports. A node without a reported UUID matches by its exact name.
+func (c *pveClient) findVMByName(ctx context.Context, node, systemUUID string) (*vm, error) {
+	rows, err := c.guests(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, row := range rows {
+		if !strings.HasPrefix(row.Name, node) || bool(row.Template) {
+			continue
+		}
+		if systemUUID == "" && row.Name != node {
+			continue
+		}
+		machine, err := c.readVM(ctx, row)
+		if err != nil {
+			return nil, err
+		}
+		uuid := smbiosUUID(text(machine.config["smbios1"]))
+		if systemUUID == "" || strings.EqualFold(uuid, systemUUID) || uuid == "" && row.Name == node {
+			return machine, nil
+		}
+	}
+	return nil, errNoVM
+}
+
+func (c *pveClient) readVM(ctx context.Context, row pveGuest) (*vm, error) {
+	machine := &vm{vmid: row.VMID, node: row.Node, name: row.Name}
+	path := fmt.Sprintf("/nodes/%s/qemu/%d/config", url.PathEscape(row.Node), row.VMID)
+	if err := c.do(ctx, http.MethodGet, path, nil, &machine.config); err != nil {
+		return nil, err
+	}
+	return machine, nil
+}
+
+// setDisk is the plugin's way to plug a disk: POST config, which answers a task.
+func (c *pveClient) setDisk(ctx context.Context, machine *vm, slot, value string) (task string, err error) {
+	path := fmt.Sprintf("/nodes/%s/qemu/%d/config", url.PathEscape(machine.node), machine.vmid)
+	err = c.do(ctx, http.MethodPost, path, map[string]string{slot: value}, &task)
+	return task, err
+}
+
+// unlinkDisk is the plugin's way to unplug: PUT unlink with idlist, which Proxmox VE turns into delete=scsiN
+// and which answers no task. A server without that path gets the delete itself.
+func (c *pveClient) unlinkDisk(ctx context.Context, machine *vm, slot string) (task string, err error) {
+	path := fmt.Sprintf("/nodes/%s/qemu/%d", url.PathEscape(machine.node), machine.vmid)
+	if !c.noUnlink.Load() {
+		err = c.do(ctx, http.MethodPut, path+"/unlink", map[string]string{"idlist": slot}, &task)
+		var answer *pveError
+		if !errors.As(err, &answer) || answer.status != http.StatusNotImplemented && answer.status != http.StatusNotFound {
+			return task, err
+		}
+		c.noUnlink.Store(true)
+	}
+	err = c.do(ctx, http.MethodPost, path+"/config", map[string]string{"delete": slot}, &task)
+	return task, err
+}
+
+// taskTimeout is the plugin's bound for a task: WaitFor(ctx, 5*60) in pkg/csi/utils.go.
+const taskTimeout = 5 * time.Minute
+
+// taskInterval is DefaultWaitInterval of go-proxmox.
+const taskInterval = time.Second
+
+// follow waits until a task has stopped and answers its exit status. It does not judge it: go-proxmox's
+// WaitFor ends without an error when a task failed, and the plugin asks no further. That is how a failed
+// hot-plug looks like success there.
+func (c *pveClient) follow(ctx context.Context, node, task string) (exit string, err error) {
+	if !strings.HasPrefix(task, "UPID:") {
+		return "", nil
+	}
+	if parts := strings.Split(task, ":"); len(parts) > 1 {
+		node = parts[1]
+	}
+	path := fmt.Sprintf("/nodes/%s/tasks/%s/status", url.PathEscape(node), url.PathEscape(task))
+	deadline := time.Now().Add(taskTimeout)
 	for {
-		var task struct {
-			Status     string `json:"status"`
-			ExitStatus string `json:"exitstatus"`
+		var status struct {
+			Status string `json:"status"`
+			Exit   string `json:"exitstatus"`
 		}
-		if err := p.call(ctx, http.MethodGet, "/nodes/"+node+"/tasks/"+url.PathEscape(upid)+"/status", nil, &task); err != nil {
-			return err
+		if err := c.do(ctx, http.MethodGet, path, nil, &status); err != nil {
+			return "", err
 		}
-		if task.Status == "stopped" {
-			if task.ExitStatus != "OK" && !strings.HasPrefix(task.ExitStatus, "WARNINGS") {
-				return fmt.Errorf("task failed: %s", task.ExitStatus)
-			}
-			return nil
+		if status.Status != "running" {
+			return status.Exit, nil
+		}
+		if time.Now().After(deadline) {
+			return "", errors.New("the operation has timed out")
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(100 * time.Millisecond):
+			return "", ctx.Err()
+		case <-time.After(taskInterval):
 		}
 	}
+}
+
+// smbiosUUID takes the uuid out of a smbios1 value such as "uuid=…,serial=…".
+func smbiosUUID(value string) string {
+	for _, part := range strings.Split(value, ",") {
+		if uuid, ok := strings.CutPrefix(part, "uuid="); ok {
+			return strings.ToLower(uuid)
+		}
+	}
+	return ""
+}
+
+// wholeNumber reads a configuration number, with a default when it is absent or no number.
+func wholeNumber(value string, otherwise int) int {
+	number, err := strconv.Atoi(value)
+	if err != nil {
+		return otherwise
+	}
+	return number
 }

@@ -8,172 +8,282 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"sigs.k8s.io/yaml"
 )
 
-// seed is what a VM finds when it boots, as the double's control API reads it from what the VM was given.
-type seed struct {
-	Source  string  `json:"source"`
-	User    *string `json:"user-data"`
-	Meta    *string `json:"meta-data"`
-	Vendor  *string `json:"vendor-data"`
-	Network *string `json:"network-config"`
-	Error   *string `json:"error"`
+// cloudConfig is a cloud-config document with the keys that this program acts on.
+type cloudConfig map[string]any
+
+// instance is what cloud-init would work from: user data over vendor data, and the metadata.
+type instance struct {
+	id       string
+	hostname string
+	config   cloudConfig
 }
 
-// cloudConfig is the part of a cloud-config that decides whether and how a node joins.
-type cloudConfig struct {
-	Hostname   string      `json:"hostname"`
-	FQDN       string      `json:"fqdn"`
-	WriteFiles []writeFile `json:"write_files"`
-	BootCmd    []any       `json:"bootcmd"`
-	RunCmd     []any       `json:"runcmd"`
-}
-
-type writeFile struct {
-	Path     string `json:"path"`
-	Content  string `json:"content"`
-	Encoding string `json:"encoding"`
-}
-
-// defaultHostname is what cloud images call themselves until they are told otherwise.
-const defaultHostname = "ubuntu"
-
-// checkSchema asks the real cloud-init whether it takes the data.
-func checkSchema(ctx context.Context, command, folder, kind, text string) error {
-	if !strings.HasPrefix(text, "#cloud-config") {
-		return fmt.Errorf("%s does not begin with #cloud-config", kind)
-	}
-	file := filepath.Join(folder, kind)
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		return err
-	}
-	output, err := exec.CommandContext(ctx, command, "schema", "--config-file", file).CombinedOutput()
-	if err != nil {
-		// cloud-init names the keys and quotes values only that are not of their type.
-		return fmt.Errorf("cloud-init schema refuses %s: %v: %s", kind, err, firstLines(string(output), 3))
-	}
-	return nil
-}
-
-func firstLines(text string, count int) string {
-	lines := strings.Split(strings.TrimSpace(text), "\n")
-	return strings.Join(lines[:min(count, len(lines))], "; ")
-}
-
-// merged is the user data over the vendor data: cloud-init keeps the user's value of a key that both have.
-func merged(s *seed) (*cloudConfig, error) {
-	all := map[string]any{}
-	for _, text := range []*string{s.Vendor, s.User} {
-		if text == nil {
-			continue
-		}
-		part := map[string]any{}
-		if err := yaml.Unmarshal([]byte(*text), &part); err != nil {
-			return nil, err
-		}
-		for key, value := range part {
-			all[key] = value
-		}
-	}
-	body, err := yaml.Marshal(all)
+// readSeed checks a seed as cloud-init would and merges it. schema names the cloud-init program; empty
+// skips its check.
+func readSeed(ctx context.Context, s *seed, schema, directory string) (*instance, error) {
+	user, err := readCloudConfig(ctx, s.UserData, "user-data", schema, directory)
 	if err != nil {
 		return nil, err
 	}
-	config := &cloudConfig{}
-	return config, yaml.Unmarshal(body, config)
+	vendor, err := readCloudConfig(ctx, s.VendorData, "vendor-data", schema, directory)
+	if err != nil {
+		return nil, err
+	}
+	var metadata map[string]any
+	if err := yaml.Unmarshal([]byte(s.MetaData), &metadata); err != nil {
+		return nil, errors.New("meta-data is not YAML")
+	}
+	config := mergeConfig(user, vendor)
+	found := &instance{id: text(metadata["instance-id"]), config: config}
+	found.hostname = effectiveHostname(config, text(metadata["local-hostname"]))
+	return found, nil
 }
 
-// hostname is what the machine calls itself: user data first, then meta data, then the image's own.
-func hostname(config *cloudConfig, meta *string) string {
-	for _, name := range []string{config.Hostname, strings.Split(config.FQDN, ".")[0], fieldOf(meta, "local-hostname"), fieldOf(meta, "hostname")} {
-		if name != "" {
-			return strings.Split(name, ".")[0]
-		}
+// readCloudConfig accepts what begins with #cloud-config and passes "cloud-init schema". cloud-init itself
+// only warns of data that its schema refuses and goes on without what it cannot use; here such data is
+// refused whole, since a machine that boots half configured is the failure to find.
+func readCloudConfig(ctx context.Context, data, name, schema, directory string) (cloudConfig, error) {
+	if strings.TrimSpace(data) == "" {
+		return cloudConfig{}, nil
 	}
-	return defaultHostname
-}
-
-func fieldOf(text *string, name string) string {
-	if text == nil {
-		return ""
+	if first, _, _ := strings.Cut(data, "\n"); strings.TrimRight(first, " \t\r") != "#cloud-config" {
+		return nil, fmt.Errorf("%s does not begin with #cloud-config", name)
 	}
-	fields := map[string]any{}
-	if yaml.Unmarshal([]byte(*text), &fields) != nil {
-		return ""
-	}
-	value, _ := fields[name].(string)
-	return value
-}
-
-// content decodes a file as cloud-init's write_files does.
-func (f *writeFile) content() ([]byte, error) {
-	body := []byte(f.Content)
-	encoding := strings.ToLower(f.Encoding)
-	if strings.Contains(encoding, "b64") || strings.Contains(encoding, "base64") {
-		decoded, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(f.Content), ""))
-		if err != nil {
+	if schema != "" {
+		file := filepath.Join(directory, name)
+		if err := os.WriteFile(file, []byte(data), 0o600); err != nil {
 			return nil, err
 		}
-		body = decoded
-	}
-	if strings.HasPrefix(encoding, "gz") {
-		reader, err := gzip.NewReader(bytes.NewReader(body))
-		if err != nil {
-			return nil, err
+		defer os.Remove(file)
+		// Root and a network are not needed: only "schema --system" reads the instance's own data.
+		output, err := exec.CommandContext(ctx, schema, "schema", "--config-file", file).CombinedOutput()
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			return nil, fmt.Errorf("cloud-init schema refuses %s: %s", name, schemaVerdict(string(output)))
 		}
-		return io.ReadAll(reader)
+		if err != nil {
+			return nil, fmt.Errorf("cloud-init schema does not run: %w", err)
+		}
 	}
-	return body, nil
+	config := cloudConfig{}
+	if err := yaml.Unmarshal([]byte(data), &config); err != nil {
+		return nil, fmt.Errorf("%s is not a YAML mapping", name)
+	}
+	return config, nil
 }
 
-// writeFiles puts the files below root; a path that leads out of it is refused.
-func writeFiles(root string, files []writeFile) error {
-	for _, file := range files {
-		if !strings.HasPrefix(file.Path, "/") || !filepath.IsLocal(strings.TrimPrefix(filepath.Clean(file.Path), "/")) {
-			return fmt.Errorf("write_files has no absolute path: %s", file.Path)
+// schemaVerdict shortens the schema's complaint to the key and the rule: the rest quotes the data.
+func schemaVerdict(output string) string {
+	var lines []string
+	for _, line := range strings.Split(output, "\n") {
+		line = strings.TrimSpace(line)
+		_, complaint, found := strings.Cut(line, "Cloud config schema errors:")
+		if !found {
+			continue
 		}
-		body, err := file.content()
+		for _, part := range strings.Split(complaint, ", ") {
+			key, rule, found := strings.Cut(strings.TrimSpace(part), ": ")
+			if !found || strings.ContainsAny(key, "'\"{}[]") {
+				continue
+			}
+			if at := strings.LastIndex(rule, " is not "); at >= 0 {
+				rule = rule[at+1:]
+			} else if at := strings.Index(rule, "is not valid yaml"); at < 0 && len(rule) > 60 {
+				rule = rule[:60]
+			}
+			lines = append(lines, key+": "+rule)
+		}
+	}
+	if len(lines) == 0 {
+		return "it gives no reason"
+	}
+	return scrub(strings.Join(lines, "; "))
+}
+
+// mergeConfig lays user data over vendor data: cloud-init's mergemanydict takes the first source that has
+// a key, merges mappings and replaces everything else.
+func mergeConfig(user, vendor map[string]any) cloudConfig {
+	merged := cloudConfig{}
+	for key, value := range vendor {
+		merged[key] = value
+	}
+	for key, value := range user {
+		below, lower := merged[key].(map[string]any)
+		above, upper := value.(map[string]any)
+		if lower && upper {
+			merged[key] = map[string]any(mergeConfig(above, below))
+		} else {
+			merged[key] = value
+		}
+	}
+	return merged
+}
+
+// imageHostname is the name that a cloud image carries when nobody names it.
+const imageHostname = "ubuntu"
+
+// effectiveHostname follows get_hostname_fqdn (cloudinit/util.py) and _select_hostname of the distribution:
+// the short name, unless prefer_fqdn_over_hostname asks for the long one.
+func effectiveHostname(config cloudConfig, local string) string {
+	if truth(config["preserve_hostname"]) {
+		return imageHostname
+	}
+	hostname, fqdn := text(config["hostname"]), text(config["fqdn"])
+	switch {
+	case fqdn != "":
+		if hostname == "" {
+			hostname, _, _ = strings.Cut(fqdn, ".")
+		}
+	case strings.Contains(hostname, "."):
+		fqdn = hostname
+		hostname, _, _ = strings.Cut(hostname, ".")
+	case hostname == "" && local != "":
+		if ip := net.ParseIP(local); ip != nil && ip.To4() != nil {
+			local = "ip-" + strings.ReplaceAll(local, ".", "-")
+		}
+		fqdn = local
+		hostname, _, _ = strings.Cut(local, ".")
+	}
+	if truth(config["prefer_fqdn_over_hostname"]) && fqdn != "" {
+		return fqdn
+	}
+	if hostname == "" {
+		return imageHostname
+	}
+	return hostname
+}
+
+func truth(value any) bool {
+	switch v := value.(type) {
+	case bool:
+		return v
+	case string:
+		return strings.EqualFold(v, "true") || v == "1" || strings.EqualFold(v, "yes") || strings.EqualFold(v, "on")
+	}
+	return false
+}
+
+// writeFiles plays the write_files module below root. deferred chooses the entries that cloud-init writes
+// in its last stage. A path that leaves root through ".." or a symbolic link is refused.
+func writeFiles(config cloudConfig, root string, deferred bool) error {
+	entries, _ := config["write_files"].([]any)
+	guard, err := os.OpenRoot(root)
+	if err != nil {
+		return err
+	}
+	defer guard.Close()
+	for i, entry := range entries {
+		file, ok := entry.(map[string]any)
+		if !ok || text(file["path"]) == "" || truth(file["defer"]) != deferred {
+			continue
+		}
+		name := text(file["path"])
+		for _, part := range strings.Split(name, "/") {
+			if part == ".." {
+				return fmt.Errorf("write_files entry %d leaves the file system", i+1)
+			}
+		}
+		content, err := decodeContent(text(file["content"]), text(file["encoding"]))
 		if err != nil {
-			return fmt.Errorf("write_files %s: %v", file.Path, err)
+			return fmt.Errorf("write_files entry %d: %w", i+1, err)
 		}
-		path := filepath.Join(root, filepath.Clean(file.Path))
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			return err
+		inside := strings.TrimPrefix(path.Clean("/"+name), "/")
+		if inside == "" {
+			return fmt.Errorf("write_files entry %d names no file", i+1)
 		}
-		if err := os.WriteFile(path, body, 0o600); err != nil {
-			return err
+		if err := guard.MkdirAll(path.Dir(inside), 0o700); err != nil {
+			return fmt.Errorf("write_files entry %d: %w", i+1, err)
+		}
+		flags := os.O_WRONLY | os.O_CREATE | os.O_TRUNC
+		if truth(file["append"]) {
+			flags = os.O_WRONLY | os.O_CREATE | os.O_APPEND
+		}
+		// The mode of the data is not applied: whatever it says, only the owner reads it here.
+		handle, err := guard.OpenFile(inside, flags, 0o600)
+		if err != nil {
+			return fmt.Errorf("write_files entry %d: %w", i+1, err)
+		}
+		_, err = handle.Write(content)
+		if closeErr := handle.Close(); err == nil {
+			err = closeErr
+		}
+		if err != nil {
+			return fmt.Errorf("write_files entry %d: %w", i+1, err)
 		}
 	}
 	return nil
 }
 
-// errNoJoin says that the data do not make a node of the machine.
-var errNoJoin = errors.New("no command joins a cluster")
-
-// joinCommand is the `kubeadm join` among the commands, as words.
-func joinCommand(config *cloudConfig) ([]string, error) {
-	for _, command := range append(append([]any{}, config.BootCmd...), config.RunCmd...) {
-		var words []string
-		switch value := command.(type) {
-		case string:
-			words = strings.Fields(value)
-		case []any:
-			for _, word := range value {
-				words = append(words, fmt.Sprint(word))
+// decodeContent knows the encodings of cc_write_files.py; an unknown one counts as text there too.
+func decodeContent(content, encoding string) ([]byte, error) {
+	data := []byte(content)
+	encoding = strings.ToLower(strings.TrimSpace(encoding))
+	switch encoding {
+	case "b64", "base64", "gz+base64", "gzip+base64", "gz+b64", "gzip+b64":
+		compact := strings.Map(func(r rune) rune {
+			if strings.ContainsRune(" \t\r\n", r) {
+				return -1
 			}
+			return r
+		}, content)
+		decoded, err := base64.StdEncoding.DecodeString(compact)
+		if err != nil {
+			return nil, errors.New("content is not base64")
 		}
-		if len(words) == 3 && filepath.Base(words[0]) == "sh" && words[1] == "-c" {
-			words = strings.Fields(words[2])
+		data = decoded
+	}
+	if strings.HasPrefix(encoding, "gz") {
+		reader, err := gzip.NewReader(bytes.NewReader(data))
+		if err != nil {
+			return nil, errors.New("content is not gzip")
 		}
-		if len(words) >= 2 && filepath.Base(words[0]) == "kubeadm" && words[1] == "join" {
-			return words[2:], nil
+		if data, err = io.ReadAll(io.LimitReader(reader, 64<<20)); err != nil {
+			return nil, errors.New("content is not gzip")
 		}
 	}
-	return nil, errNoJoin
+	return data, nil
+}
+
+// commands lists the entries of bootcmd or runcmd: a list is an argument vector, a text is a shell line.
+func commands(config cloudConfig, key string) ([]command, error) {
+	entries, ok := config[key].([]any)
+	if !ok {
+		return nil, nil
+	}
+	var list []command
+	for i, entry := range entries {
+		label := key + " entry " + strconv.Itoa(i+1)
+		switch v := entry.(type) {
+		case string:
+			parsed, err := parseShell(v)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", label, err)
+			}
+			for _, c := range parsed {
+				c.label = label
+				list = append(list, c)
+			}
+		case []any:
+			c := command{label: label}
+			for _, word := range v {
+				c.words = append(c.words, text(word))
+			}
+			list = append(list, c)
+		case nil:
+		default:
+			return nil, fmt.Errorf("%s is neither a text nor a list", label)
+		}
+	}
+	return list, nil
 }
