@@ -142,7 +142,7 @@ class Rig:
         connection = self.connection()
         sent = dict({'Authorization': 'PVEAPIToken={0}={1}'.format(token, SECRET)} if token else {}, **(headers or {}))
         try:
-            connection.request(method, '/api2/json' + path, body, sent)
+            connection.request(method, '/api2/json' + path, body, sent, encode_chunked='Transfer-Encoding' in sent)
             return Answer(connection.getresponse())
         finally:
             connection.close()
