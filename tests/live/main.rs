@@ -33,13 +33,6 @@ fn skipped() -> bool {
     true
 }
 
-/// A small cluster in the short form of our scenarios, as a snapshot.
-fn scenario(name: &str) -> Snapshot {
-    let path = format!("{}/scenarios/{name}.toml", env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(path).expect("part of the repository");
-    Scenario::parse(&text).expect("a valid scenario").snapshot()
-}
-
 /// The same, and for a test that needs a control plane of the rig's own: one that it may end, or that stands still.
 fn skipped_without_own_plane() -> bool {
     if std::env::var_os(capplan_rig::KUBECONFIG_VARIABLE).is_some() {
@@ -47,6 +40,13 @@ fn skipped_without_own_plane() -> bool {
         return true;
     }
     skipped()
+}
+
+/// A small cluster in the short form of our scenarios, as a snapshot.
+fn scenario(name: &str) -> Snapshot {
+    let path = format!("{}/scenarios/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).expect("part of the repository");
+    Scenario::parse(&text).expect("a valid scenario").snapshot()
 }
 
 /// The objects that `capplan doctor --print-roles` prints for `kubectl apply`.

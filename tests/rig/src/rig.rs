@@ -125,7 +125,7 @@ impl Rig {
         let turn = foreign.as_ref().map(|_| take_turn()).transpose()?;
         let plane = match &foreign {
             Some(_) => None,
-            None => Some(ControlPlane::new(&programs, &run.folder.join("kubernetes"), node_grace)?),
+            None => Some(start_plane(&programs, &run.folder, node_grace)?),
         };
         let kubeconfig = foreign.or_else(|| plane.as_ref().map(ControlPlane::admin)).unwrap_or_default();
         let api = Api::new(&kubeconfig)?;
@@ -321,6 +321,16 @@ impl Rig {
     /// It was not started.
     pub fn gate(&self) -> Result<&Gate, Failure> {
         self.gate.as_ref().ok_or_else(|| Failure::new("the gate was not started"))
+    }
+}
+
+/// A control plane; once more if another program took a port between our look and the server's.
+fn start_plane(programs: &Programs, folder: &Path, node_grace: Duration) -> Result<ControlPlane, Failure> {
+    match ControlPlane::new(programs, &folder.join("kubernetes"), node_grace) {
+        Err(failure) if failure.to_string().contains("address already in use") => {
+            ControlPlane::new(programs, &folder.join("kubernetes-again"), node_grace)
+        }
+        plane => plane,
     }
 }
 
