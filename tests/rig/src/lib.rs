@@ -53,6 +53,11 @@ pub(crate) fn elements(value: serde_json::Value) -> Option<Vec<serde_json::Value
     if let serde_json::Value::Array(elements) = value { Some(elements) } else { None }
 }
 
+/// The text at a JSON pointer; empty if there is none.
+pub(crate) fn text<'a>(value: &'a serde_json::Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(serde_json::Value::as_str).unwrap_or_default()
+}
+
 /// Says what failed before saying why.
 pub(crate) fn failure<E: std::error::Error>(what: impl Into<String>) -> impl FnOnce(E) -> Failure {
     let what = what.into();

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::kube::{Api, Call};
 use crate::plant::MissingOwners;
-use crate::{Failure, Rig, elements, objects};
+use crate::{Failure, Rig, elements, objects, text};
 
 /// How long the world must not change before it counts as settled.
 const QUIET: Duration = Duration::from_millis(400);
@@ -49,10 +49,6 @@ pub struct Placement {
     pub pods: BTreeMap<String, Fate>,
     /// Pods that an eviction was refused for, with the server's words.
     pub refused: BTreeMap<String, String>,
-}
-
-fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
 fn full_name(pod: &Value) -> String {

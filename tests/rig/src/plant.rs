@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 
 use crate::kube::{Api, Call};
-use crate::{Failure, failure};
+use crate::{Failure, failure, text};
 
 /// How the API names a kind.
 struct Kind {
@@ -94,10 +94,6 @@ pub fn recorded(folder: &Path) -> Result<Vec<Value>, Failure> {
         }
     }
     Ok(objects)
-}
-
-fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// Identity of an object across servers.

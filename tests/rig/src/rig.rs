@@ -145,11 +145,6 @@ impl Rig {
         })
     }
 
-    /// Whether the control plane is our own: only then its components can be ended and started.
-    pub fn owns_the_control_plane(&self) -> bool {
-        self.plane.is_some()
-    }
-
     /// Folder of this run.
     pub fn folder(&self) -> &Path {
         &self.run.folder

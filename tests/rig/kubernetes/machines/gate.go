@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -132,13 +131,9 @@ func newGate(upstream, authority, file string) (*gate, error) {
 	if err != nil {
 		return nil, err
 	}
-	pem, err := os.ReadFile(authority)
+	pool, err := rootsFrom(authority)
 	if err != nil {
 		return nil, err
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s holds no certificate", authority)
 	}
 	g := &gate{seen: []request{}}
 	if file != "" {

@@ -162,22 +162,11 @@ func (w *guestWatcher) seed(ctx context.Context, vmid int) (*seed, error) {
 	return &found, nil
 }
 
-// poll reads all machines once. The list may come bare, as {"guests": […]} or as {"data": […]}.
+// poll reads all machines once.
 func (w *guestWatcher) poll(ctx context.Context) error {
-	var raw json.RawMessage
-	if err := w.get(ctx, "/guests", &raw); err != nil {
-		return err
-	}
 	var list []guest
-	if err := json.Unmarshal(raw, &list); err != nil {
-		var wrapped struct {
-			Guests []guest `json:"guests"`
-			Data   []guest `json:"data"`
-		}
-		if inner := json.Unmarshal(raw, &wrapped); inner != nil {
-			return err
-		}
-		list = append(wrapped.Guests, wrapped.Data...)
+	if err := w.get(ctx, "/guests", &list); err != nil {
+		return err
 	}
 	byID := make(map[int]guest, len(list))
 	var booted []guest

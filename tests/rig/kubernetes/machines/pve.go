@@ -37,14 +37,23 @@ type pveError struct {
 
 func (e *pveError) Error() string { return e.text }
 
-func newPVEClient(base, certificate, tokenFile string) (*pveClient, error) {
-	pem, err := os.ReadFile(certificate)
+// rootsFrom reads the certificates that a client trusts.
+func rootsFrom(file string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s holds no certificate", certificate)
+		return nil, fmt.Errorf("%s holds no certificate", file)
+	}
+	return pool, nil
+}
+
+func newPVEClient(base, certificate, tokenFile string) (*pveClient, error) {
+	pool, err := rootsFrom(certificate)
+	if err != nil {
+		return nil, err
 	}
 	token, err := os.ReadFile(tokenFile)
 	if err != nil {
