@@ -357,6 +357,7 @@ fn faults() -> Vec<Fault> {
         minor("/api/v1/events", "events"),
         minor("/api/v1/namespaces", "namespaces"),
         minor("/api/v1/resourcequotas", "resourcequotas"),
+        minor("/api/v1/services", "services"),
         minor("/apis/apps/v1/daemonsets", "daemonsets"),
         minor("/apis/apps/v1/deployments", "deployments"),
         minor("/apis/apps/v1/replicasets", "replicasets"),

@@ -592,7 +592,7 @@ fn idle_pve(path: &str) -> Option<Value> {
 }
 
 /// Every list of the Kubernetes API that a report reads.
-pub const KUBE_LISTS: [&str; 23] = [
+pub const KUBE_LISTS: [&str; 24] = [
     "/api/v1/events",
     "/api/v1/namespaces",
     "/api/v1/nodes",
@@ -600,6 +600,7 @@ pub const KUBE_LISTS: [&str; 23] = [
     "/api/v1/persistentvolumes",
     "/api/v1/pods",
     "/api/v1/resourcequotas",
+    "/api/v1/services",
     "/apis/apps/v1/daemonsets",
     "/apis/apps/v1/deployments",
     "/apis/apps/v1/replicasets",

@@ -71,6 +71,8 @@ pub struct Kube {
     pub priority_classes: Reading<Vec<PriorityClass>>,
     /// Namespaces.
     pub namespaces: Reading<Vec<Namespace>>,
+    /// Services: their selectors are what the scheduler spreads pods by.
+    pub services: Reading<Vec<Service>>,
     /// ResourceQuotas.
     pub quotas: Reading<Vec<Quota>>,
     /// Events about capacity: failed attaches and mounts, evictions, failed scheduling, pressure.
@@ -82,7 +84,7 @@ pub struct Kube {
 }
 
 /// Amounts of the resources that the scheduler counts.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Resources {
     /// CPU time.
@@ -206,7 +208,7 @@ impl Node {
 }
 
 /// A taint of a node.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Taint {
     /// Key.
@@ -222,7 +224,7 @@ pub struct Taint {
 }
 
 /// What a taint does to pods that do not tolerate it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Effect {
     /// Not scheduled here.
     #[default]
@@ -295,11 +297,17 @@ pub struct Pod {
     /// Deletion requested at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deleting: Option<Timestamp>,
+    /// `status.startTime`: when its kubelet took it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started: Option<Timestamp>,
     /// When it ended or was evicted, for terminal pods.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended: Option<Timestamp>,
     /// Effective requests: max(containers + sidecars, init containers) + overhead.
     pub requests: Resources,
+    /// What the scheduler adds to the requests when it scores nodes.
+    #[serde(skip_serializing_if = "is_default")]
+    pub assumed: Assumed,
     /// Effective limits by the same rule; a container without a limit counts as zero.
     #[serde(skip_serializing_if = "is_default")]
     pub limits: Resources,
@@ -321,9 +329,31 @@ pub struct Pod {
     /// Conditions that are not True, and `DisruptionTarget`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
-    /// Distinct images.
+    /// Images, one a container, those of init containers last.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<String>,
+}
+
+/// What the scheduler assumes of containers that request nothing, when it scores nodes by what is
+/// left. It never decides whether a pod fits.
+///
+/// # Source
+/// `DefaultMilliCPURequest` (100m) and `DefaultMemoryRequest` (200 MiB) a container,
+/// `pkg/scheduler/util/pod_resources.go`; `pkg/scheduler/framework/plugins/noderesources` (v1.36).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Assumed {
+    /// CPU beyond the requests.
+    #[serde(skip_serializing_if = "is_default")]
+    pub cpu: MilliCpu,
+    /// Memory beyond the requests.
+    #[serde(skip_serializing_if = "is_default")]
+    pub memory: Bytes,
+    /// CPU and memory that the pod counts for while its own node is sought, if it has pod-level
+    /// requests: the scorer leaves these out then (`NewFit` does not enable them), and counts them
+    /// once the pod is on a node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_arrival: Option<(MilliCpu, Bytes)>,
 }
 
 impl Pod {
@@ -361,7 +391,7 @@ pub struct LocalData {
 }
 
 /// The controlling owner of an object.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Owner {
     /// Kind, such as `ReplicaSet`.
@@ -373,7 +403,7 @@ pub struct Owner {
 }
 
 /// What the scheduler looks at beyond resources. Spelled as the API spells it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Scheduling {
     /// Labels the node must have.
@@ -398,19 +428,25 @@ pub struct Scheduling {
     /// Priority.
     #[serde(skip_serializing_if = "is_default")]
     pub priority: i32,
+    /// PriorityClass of a template, whose priority is not resolved yet.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub priority_class: String,
     /// `Never` or `PreemptLowerPriority`; empty for the default.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub preemption_policy: String,
     /// Scheduler, if not `default-scheduler`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub scheduler: String,
+    /// Whether a scheduling gate holds it back.
+    #[serde(skip_serializing_if = "is_default")]
+    pub gated: bool,
     /// Features the simulator does not model, such as `resourceClaims`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unmodelled: Vec<String>,
 }
 
 /// A toleration.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Toleration {
     /// Key; empty matches all.
@@ -446,7 +482,7 @@ impl Toleration {
 }
 
 /// Affinity of a pod.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Affinity {
     /// To nodes.
@@ -461,7 +497,7 @@ pub struct Affinity {
 }
 
 /// Affinity to nodes.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NodeAffinity {
     /// Must hold: any of the terms.
@@ -473,7 +509,7 @@ pub struct NodeAffinity {
 }
 
 /// Terms of which one must match.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct NodeSelector {
     /// The terms, joined by "or".
@@ -481,7 +517,7 @@ pub struct NodeSelector {
 }
 
 /// Requirements that must all hold.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct NodeSelectorTerm {
     /// On labels.
@@ -493,7 +529,7 @@ pub struct NodeSelectorTerm {
 }
 
 /// A weighted preference for nodes.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PreferredNodeTerm {
     /// 1 to 100.
@@ -503,7 +539,7 @@ pub struct PreferredNodeTerm {
 }
 
 /// One requirement on a label or field.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Requirement {
     /// Label or field.
@@ -534,18 +570,23 @@ impl Requirement {
 }
 
 impl NodeSelector {
-    /// Whether any term matches `node`. A term without requirements matches nothing.
+    /// Whether any term matches `node`.
     pub fn matches(&self, node: &Node) -> bool {
-        self.node_selector_terms.iter().any(|term| {
-            !(term.match_expressions.is_empty() && term.match_fields.is_empty())
-                && term.match_expressions.iter().all(|one| one.holds(node.labels.get(&one.key).map(String::as_str)))
-                && term.match_fields.iter().all(|one| one.key == "metadata.name" && one.holds(Some(node.name.as_str())))
-        })
+        self.node_selector_terms.iter().any(|term| term.matches(node))
+    }
+}
+
+impl NodeSelectorTerm {
+    /// Whether every requirement holds for `node`. A term without requirements matches nothing.
+    pub fn matches(&self, node: &Node) -> bool {
+        !(self.match_expressions.is_empty() && self.match_fields.is_empty())
+            && self.match_expressions.iter().all(|one| one.holds(node.labels.get(&one.key).map(String::as_str)))
+            && self.match_fields.iter().all(|one| one.key == "metadata.name" && one.holds(Some(node.name.as_str())))
     }
 }
 
 /// Affinity to or away from pods.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PodAffinity {
     /// Must hold.
@@ -557,7 +598,7 @@ pub struct PodAffinity {
 }
 
 /// Which pods, and over which topology.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct PodAffinityTerm {
     /// Pods meant; `None` matches none.
@@ -580,7 +621,7 @@ pub struct PodAffinityTerm {
 }
 
 /// A weighted preference for pods.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct WeightedPodTerm {
     /// 1 to 100.
@@ -590,7 +631,7 @@ pub struct WeightedPodTerm {
 }
 
 /// A label selector.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct LabelSelector {
     /// Equalities.
@@ -610,7 +651,7 @@ impl LabelSelector {
 }
 
 /// A topology spread constraint.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct TopologySpread {
     /// Largest allowed difference.
@@ -671,6 +712,15 @@ pub struct PersistentVolume {
     /// Nodes it can be used from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_affinity: Option<NodeSelector>,
+    /// Labels: its zone and region, and what a claim may select it by.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: Labels,
+    /// Whether it is a block device instead of a file system.
+    #[serde(skip_serializing_if = "is_default")]
+    pub block: bool,
+    /// Deletion requested at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deleting: Option<Timestamp>,
 }
 
 /// A PersistentVolumeClaim.
@@ -696,6 +746,15 @@ pub struct Claim {
     /// `volume.kubernetes.io/selected-node`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selected_node: Option<NodeName>,
+    /// Volumes it may be bound to, if it says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selector: Option<LabelSelector>,
+    /// Whether it asks for a block device instead of a file system.
+    #[serde(skip_serializing_if = "is_default")]
+    pub block: bool,
+    /// Deletion requested at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deleting: Option<Timestamp>,
     /// Creation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created: Option<Timestamp>,
@@ -911,6 +970,18 @@ pub struct Namespace {
     pub uid: String,
     /// Labels.
     pub labels: Labels,
+}
+
+/// A Service, as far as the scheduler looks at it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Service {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Labels of its pods; empty if it selects none.
+    pub selector: Labels,
 }
 
 /// A ResourceQuota.

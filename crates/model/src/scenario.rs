@@ -552,6 +552,7 @@ fn empty_kube() -> Kube {
         cron_jobs: Reading::Known(Vec::new()),
         priority_classes: Reading::Known(Vec::new()),
         namespaces: Reading::Known(vec![Namespace { name: "apps".into(), ..Default::default() }]),
+        services: Reading::Known(Vec::new()),
         quotas: Reading::Known(Vec::new()),
         events: Reading::Known(Vec::new()),
         node_metrics: Reading::Known(Vec::new()),

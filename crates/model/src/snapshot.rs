@@ -111,6 +111,7 @@ impl Snapshot {
         }
         by(&mut kube.priority_classes, |class| class.name.clone());
         by(&mut kube.namespaces, |namespace| namespace.name.clone());
+        by(&mut kube.services, |service| (service.namespace.clone(), service.name.clone()));
         by(&mut kube.quotas, |quota| (quota.namespace.clone(), quota.name.clone()));
         by(&mut kube.events, |event| (event.subject.clone(), event.reason.clone(), event.message.clone(), event.last_seen));
         by(&mut kube.node_metrics, |metrics| metrics.name.clone());
@@ -200,6 +201,7 @@ impl Snapshot {
         note(&mut list, "cronjobs", &kube.cron_jobs);
         note(&mut list, "priorityclasses", &kube.priority_classes);
         note(&mut list, "namespaces", &kube.namespaces);
+        note(&mut list, "services", &kube.services);
         note(&mut list, "resourcequotas", &kube.quotas);
         note(&mut list, "events", &kube.events);
         note(&mut list, "node metrics", &kube.node_metrics);

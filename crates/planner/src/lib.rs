@@ -7,3 +7,4 @@ pub mod forecast;
 pub mod project;
 pub mod report;
 pub mod rules;
+pub mod scheduler;

@@ -236,7 +236,7 @@ fn unmodelled(pod: &Pod) -> Option<&'static str> {
         Some("topology spread")
     } else if !rules.host_ports.is_empty() {
         Some("host ports")
-    } else if !rules.unmodelled.is_empty() {
+    } else if !rules.unmodelled.is_empty() || rules.gated {
         Some("resource claims or scheduling gates")
     } else {
         None

@@ -210,6 +210,7 @@ fn silent_kube(why: &str) -> Kube {
         cron_jobs: Reading::unknown(why),
         priority_classes: Reading::unknown(why),
         namespaces: Reading::unknown(why),
+        services: Reading::unknown(why),
         quotas: Reading::unknown(why),
         events: Reading::unknown(why),
         node_metrics: Reading::unknown(why),

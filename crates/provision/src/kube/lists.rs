@@ -5,7 +5,7 @@ use std::io::BufReader;
 use std::path::Path;
 
 use capplan_model::Reading;
-use capplan_model::kube::{Kube, Workload};
+use capplan_model::kube::{Kube, PersistentVolume, Pod, Workload};
 use serde::Deserialize;
 
 use super::stream;
@@ -76,6 +76,7 @@ pub fn read(folder: &Path) -> Kube {
             cron_jobs: workloads::<wire::CronJob>(folder, |one| one.0),
             priority_classes: list(folder),
             namespaces: list(folder),
+            services: list(folder),
             quotas: list(folder),
             events: list(folder),
             node_metrics: list(folder),
@@ -86,4 +87,20 @@ pub fn read(folder: &Path) -> Kube {
     kube.pods = pods;
     kube.version = version;
     kube
+}
+
+/// Reads the pods of one list.
+///
+/// # Errors
+/// The text is not a list of pods.
+pub fn pods(text: &[u8]) -> Result<Vec<Pod>, serde_json::Error> {
+    wire::List::<Pod>::decode(text).map(|list| list.items)
+}
+
+/// Reads the PersistentVolumes of one list.
+///
+/// # Errors
+/// The text is not a list of PersistentVolumes.
+pub fn persistent_volumes(text: &[u8]) -> Result<Vec<PersistentVolume>, serde_json::Error> {
+    wire::List::<PersistentVolume>::decode(text).map(|list| list.items)
 }

@@ -107,10 +107,11 @@ pub async fn observe(reader: &Reader, progress: Progress<'_>) -> Kube {
             list(reader, progress),
         )
     };
+    let services = list(reader, progress);
     let pods = list(reader, progress);
     let nodes = list(reader, progress);
-    let (version, leases, handles, workloads, storage, rest, pods, nodes) =
-        futures::join!(version, leases, handles, all_workloads, storage, rest, pods, nodes);
+    let (version, leases, handles, workloads, storage, rest, services, pods, nodes) =
+        futures::join!(version, leases, handles, all_workloads, storage, rest, services, pods, nodes);
     kube.version = version;
     kube.leases = leases;
     kube.ipam_handles = handles;
@@ -118,19 +119,21 @@ pub async fn observe(reader: &Reader, progress: Progress<'_>) -> Kube {
     (kube.persistent_volumes, kube.claims, kube.storage_classes, kube.csi_nodes, kube.csi_drivers, kube.csi_storage_capacities) =
         storage;
     (kube.pdbs, kube.priority_classes, kube.namespaces, kube.quotas, kube.events, kube.node_metrics) = rest;
+    kube.services = services;
     kube.pods = pods;
     kube.nodes = nodes;
     kube
 }
 
 /// A resource that a report reads: API group and plural name.
-pub const RESOURCES: [(&str, &str); 23] = [
+pub const RESOURCES: [(&str, &str); 24] = [
     ("", "nodes"),
     ("", "pods"),
     ("", "persistentvolumes"),
     ("", "persistentvolumeclaims"),
     ("", "namespaces"),
     ("", "resourcequotas"),
+    ("", "services"),
     ("", "events"),
     ("storage.k8s.io", "storageclasses"),
     ("storage.k8s.io", "volumeattachments"),

@@ -167,7 +167,14 @@ impl Meta {
 
 /// A map of quantities, read without keeping their text.
 #[derive(Default)]
-pub(crate) struct Amounts(Resources, Option<u64>);
+pub(crate) struct Amounts {
+    resources: Resources,
+    pods: Option<u64>,
+    /// Whether CPU is named at all, if only as zero.
+    names_cpu: bool,
+    /// Whether memory is named at all, if only as zero.
+    names_memory: bool,
+}
 
 impl<'de> Deserialize<'de> for Amounts {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -202,11 +209,17 @@ impl<'de> Deserialize<'de> for Amounts {
                 while let Some(name) = map.next_key::<Cow<'de, str>>()? {
                     let (whole, milli) = map.next_value_seed(AmountSeed)?;
                     match name.as_ref() {
-                        "cpu" => amounts.0.cpu = MilliCpu(milli),
-                        "memory" => amounts.0.memory = Bytes(whole),
-                        "ephemeral-storage" => amounts.0.ephemeral = Bytes(whole),
-                        "pods" => amounts.1 = Some(whole),
-                        _ => drop(amounts.0.extended.insert(name.into_owned(), whole)),
+                        "cpu" => {
+                            amounts.resources.cpu = MilliCpu(milli);
+                            amounts.names_cpu = true;
+                        }
+                        "memory" => {
+                            amounts.resources.memory = Bytes(whole);
+                            amounts.names_memory = true;
+                        }
+                        "ephemeral-storage" => amounts.resources.ephemeral = Bytes(whole),
+                        "pods" => amounts.pods = Some(whole),
+                        _ => drop(amounts.resources.extended.insert(name.into_owned(), whole)),
                     }
                 }
                 Ok(amounts)
@@ -278,9 +291,9 @@ impl Listed for model::Node {
             kubelet_version: status.node_info.kubelet_version,
             architecture: status.node_info.architecture,
             internal_ips: status.addresses.into_iter().filter(|one| one.kind == "InternalIP").map(|one| one.address).collect(),
-            max_pods: status.allocatable.1.unwrap_or_default(),
-            allocatable: status.allocatable.0,
-            capacity: status.capacity.0,
+            max_pods: status.allocatable.pods.unwrap_or_default(),
+            allocatable: status.allocatable.resources,
+            capacity: status.capacity.resources,
             conditions: status.conditions.into_iter().map(Into::into).collect(),
             volumes_in_use: status.volumes_in_use,
             volumes_attached: status.volumes_attached.into_iter().map(|one| one.name).collect(),
@@ -315,12 +328,15 @@ wire!(PodSpec {
     affinity: Option<model::Affinity>,
     tolerations: Tolerations,
     topology_spread_constraints: Vec<model::TopologySpread>,
-    priority: i32,
+    priority: Option<i32>,
+    priority_class_name: String,
     preemption_policy: String,
     scheduler_name: String,
+    runtime_class_name: String,
     volumes: Vec<Volume>,
     resource_claims: Vec<IgnoredAny>,
     scheduling_gates: Vec<IgnoredAny>,
+    scheduling_group: Option<IgnoredAny>,
 });
 wire!(Container { image: String, resources: Requirements, restart_policy: RestartPolicy, ports: HostPorts });
 wire!(Requirements { requests: Amounts, limits: Amounts });
@@ -330,11 +346,18 @@ wire!(Volume {
     ephemeral: Option<IgnoredAny>,
     empty_dir: Option<IgnoredAny>,
     host_path: Option<IgnoredAny>,
+    iscsi: Option<IgnoredAny>,
+    rbd: Option<IgnoredAny>,
+    aws_elastic_block_store: Option<IgnoredAny>,
+    azure_disk: Option<IgnoredAny>,
+    gce_persistent_disk: Option<IgnoredAny>,
+    cinder: Option<IgnoredAny>,
 });
 wire!(ClaimSource { claim_name: String });
 wire!(PodStatus {
     phase: String,
     reason: String,
+    start_time: Option<Timestamp>,
     conditions: PodConditions,
     container_statuses: Vec<ContainerStatus>,
     init_container_statuses: Vec<ContainerStatus>,
@@ -349,35 +372,85 @@ wire!(Terminated { finished_at: Option<Timestamp> });
 /// # Source
 /// `PodRequests` and `PodLimits`, `k8s.io/component-helpers/resource` (v1.36): containers and
 /// restartable init containers run together; each init container runs with the restartable ones
-/// before it; overhead comes on top; pod-level amounts, where set, replace the sum.
-fn effective(spec: &PodSpec, side: impl Fn(&Requirements) -> &Amounts, overhead: bool) -> Resources {
+/// before it.
+fn together(spec: &PodSpec, of: impl Fn(&Requirements) -> Cow<'_, Resources>) -> Resources {
     let mut together = Resources::default();
     for container in &spec.containers {
-        together.add(&side(&container.resources).0);
+        together.add(&of(&container.resources));
     }
     let (mut sidecars, mut peak) = (Resources::default(), Resources::default());
     for container in &spec.init_containers {
-        let own = &side(&container.resources).0;
+        let own = of(&container.resources);
         let mut now = sidecars.clone();
-        now.add(own);
+        now.add(&own);
         if container.restart_policy == RestartPolicy::Always {
-            together.add(own);
-            sidecars.add(own);
+            together.add(&own);
+            sidecars.add(&own);
         }
         peak.raise_to(&now);
     }
     together.raise_to(&peak);
-    let pod_level = &side(&spec.resources).0;
-    if pod_level.cpu > MilliCpu(0) {
-        together.cpu = pod_level.cpu;
-    }
-    if pod_level.memory > Bytes(0) {
-        together.memory = pod_level.memory;
-    }
-    if overhead {
-        together.add(&spec.overhead.0);
-    }
     together
+}
+
+/// What a pod takes: pod-level amounts, where set, replace the sum of its containers; overhead comes
+/// on top of requests.
+fn effective(spec: &PodSpec, of: impl Fn(&Requirements) -> Cow<'_, Resources>, side: Side) -> Resources {
+    let mut all = together(spec, of);
+    let pod_level = match side {
+        Side::Requests => &spec.resources.requests,
+        Side::Limits => &spec.resources.limits,
+    };
+    if pod_level.names_cpu {
+        all.cpu = pod_level.resources.cpu;
+    }
+    if pod_level.names_memory {
+        all.memory = pod_level.resources.memory;
+    }
+    for (name, amount) in pod_level.resources.extended.iter().filter(|(name, _)| name.starts_with("hugepages-")) {
+        all.extended.insert(name.clone(), *amount);
+    }
+    if side == Side::Requests {
+        all.add(&spec.overhead.resources);
+    }
+    all
+}
+
+/// Which amounts of a container.
+#[derive(Clone, Copy, PartialEq)]
+enum Side {
+    Requests,
+    Limits,
+}
+
+/// CPU that the scheduler assumes of a container that names none, when it scores.
+const ASSUMED_CPU: MilliCpu = MilliCpu(100);
+/// Memory that the scheduler assumes of a container that names none, when it scores.
+const ASSUMED_MEMORY: Bytes = Bytes(200 * 1024 * 1024);
+
+/// What the scheduler's assumptions add to `requests`.
+fn assumed(spec: &PodSpec, requests: &Resources) -> model::Assumed {
+    let complete = |one: &Container| one.resources.requests.names_cpu && one.resources.requests.names_memory;
+    let pod_level = spec.resources.requests.names_cpu || spec.resources.requests.names_memory;
+    if !pod_level && spec.containers.iter().chain(&spec.init_containers).all(complete) {
+        return model::Assumed::default();
+    }
+    let filled = |one: &Requirements| {
+        let own = &one.requests;
+        Resources {
+            cpu: if own.names_cpu { own.resources.cpu } else { ASSUMED_CPU },
+            memory: if own.names_memory { own.resources.memory } else { ASSUMED_MEMORY },
+            ..Resources::default()
+        }
+    };
+    let placed = effective(spec, |one| Cow::Owned(filled(one)), Side::Requests);
+    let mut arriving = together(spec, |one| Cow::Owned(filled(one)));
+    arriving.add(&spec.overhead.resources);
+    model::Assumed {
+        cpu: MilliCpu(placed.cpu.0.saturating_sub(requests.cpu.0)),
+        memory: placed.memory.minus(requests.memory),
+        on_arrival: pod_level.then_some((arriving.cpu, arriving.memory)),
+    }
 }
 
 fn phase(text: &str) -> Phase {
@@ -396,8 +469,9 @@ impl Listed for model::Pod {
     type Wire = PodWire;
     fn from_wire(wire: PodWire) -> Option<Self> {
         let PodWire { metadata, spec, status } = wire;
-        let requests = effective(&spec, |one| &one.requests, true);
-        let limits = effective(&spec, |one| &one.limits, false);
+        let requests = effective(&spec, |one| Cow::Borrowed(&one.requests.resources), Side::Requests);
+        let limits = effective(&spec, |one| Cow::Borrowed(&one.limits.resources), Side::Limits);
+        let assumed = assumed(&spec, &requests);
         let owner = metadata.owner();
         let phase = phase(&status.phase);
         let statuses = || status.container_statuses.iter().chain(&status.init_container_statuses);
@@ -425,18 +499,10 @@ impl Listed for model::Pod {
             local.empty_dir |= volume.empty_dir.is_some();
             local.host_path |= volume.host_path.is_some();
         }
+        let unmodelled = unmodelled(&spec);
         let containers = || spec.containers.iter().chain(&spec.init_containers);
-        let mut images: Vec<String> = containers().map(|one| one.image.clone()).filter(|image| !image.is_empty()).collect();
-        images.sort_unstable();
-        images.dedup();
+        let images = containers().map(|one| one.image.clone()).collect();
         let host_ports = containers().flat_map(|one| one.ports.0.iter().cloned()).collect();
-        let mut unmodelled = Vec::new();
-        if !spec.resource_claims.is_empty() {
-            unmodelled.push("resourceClaims".to_owned());
-        }
-        if !spec.scheduling_gates.is_empty() {
-            unmodelled.push("schedulingGates".to_owned());
-        }
         let (tolerations, default_tolerations) = spec.tolerations.split();
         Some(Self {
             namespace: metadata.namespace,
@@ -449,8 +515,10 @@ impl Listed for model::Pod {
             labels: metadata.labels,
             created: metadata.creation_timestamp,
             deleting: metadata.deletion_timestamp,
+            started: status.start_time,
             ended,
             requests,
+            assumed,
             limits,
             claims,
             local,
@@ -465,17 +533,42 @@ impl Listed for model::Pod {
                 default_tolerations,
                 topology_spread: spec.topology_spread_constraints,
                 host_ports,
-                priority: spec.priority,
+                priority: spec.priority.unwrap_or_default(),
+                // A pod's class is resolved by admission; a template's is not yet.
+                priority_class: if spec.priority.is_some() { String::new() } else { spec.priority_class_name },
                 preemption_policy: if spec.preemption_policy == "PreemptLowerPriority" {
                     String::new()
                 } else {
                     spec.preemption_policy
                 },
                 scheduler: if spec.scheduler_name == "default-scheduler" { String::new() } else { spec.scheduler_name },
+                gated: !spec.scheduling_gates.is_empty(),
                 unmodelled,
             },
         })
     }
+}
+
+/// Features of a pod that the simulator does not model.
+fn unmodelled(spec: &PodSpec) -> Vec<String> {
+    let inline = |test: fn(&Volume) -> bool| spec.volumes.iter().any(test);
+    // Admission writes the overhead of a RuntimeClass into the pod; in a template it is still missing.
+    let unresolved = !spec.runtime_class_name.is_empty() && spec.overhead.resources == Resources::default();
+    [
+        (!spec.resource_claims.is_empty(), "resourceClaims"),
+        (spec.scheduling_group.is_some(), "schedulingGroup"),
+        (unresolved && spec.priority.is_none(), "runtimeClassName"),
+        (inline(|one| one.iscsi.is_some()), "inline iscsi volume"),
+        (inline(|one| one.rbd.is_some()), "inline rbd volume"),
+        (inline(|one| one.aws_elastic_block_store.is_some()), "inline awsElasticBlockStore volume"),
+        (inline(|one| one.azure_disk.is_some()), "inline azureDisk volume"),
+        (inline(|one| one.gce_persistent_disk.is_some()), "inline gcePersistentDisk volume"),
+        (inline(|one| one.cinder.is_some()), "inline cinder volume"),
+    ]
+    .into_iter()
+    .filter(|(used, _)| *used)
+    .map(|(_, name)| name.to_owned())
+    .collect()
 }
 
 wire!(PvWire { metadata: Meta, spec: PvSpec, status: PvStatus });
@@ -487,6 +580,7 @@ wire!(PvSpec {
     persistent_volume_reclaim_policy: String,
     access_modes: Vec<String>,
     node_affinity: Option<VolumeNodeAffinity>,
+    volume_mode: String,
     local: Option<IgnoredAny>,
     host_path: Option<IgnoredAny>,
     nfs: Option<IgnoredAny>,
@@ -504,7 +598,7 @@ pub(crate) struct StorageAmount(Bytes);
 impl<'de> Deserialize<'de> for StorageAmount {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let amounts = Amounts::deserialize(deserializer)?;
-        Ok(Self(Bytes(amounts.0.extended.get("storage").copied().unwrap_or_default())))
+        Ok(Self(Bytes(amounts.resources.extended.get("storage").copied().unwrap_or_default())))
     }
 }
 
@@ -534,12 +628,22 @@ impl Listed for model::PersistentVolume {
             reclaim_policy: spec.persistent_volume_reclaim_policy,
             access_modes: spec.access_modes,
             node_affinity: spec.node_affinity.and_then(|affinity| affinity.required),
+            labels: metadata.labels,
+            block: spec.volume_mode == "Block",
+            deleting: metadata.deletion_timestamp,
         })
     }
 }
 
 wire!(ClaimWire { metadata: Meta, spec: ClaimSpec, status: PhaseStatus });
-wire!(ClaimSpec { access_modes: Vec<String>, resources: ClaimResources, storage_class_name: String, volume_name: String });
+wire!(ClaimSpec {
+    access_modes: Vec<String>,
+    resources: ClaimResources,
+    selector: Option<LabelSelector>,
+    storage_class_name: String,
+    volume_mode: String,
+    volume_name: String,
+});
 wire!(ClaimResources { requests: StorageAmount });
 wire!(PhaseStatus { phase: String });
 
@@ -558,6 +662,9 @@ impl Listed for model::Claim {
             requested: spec.resources.requests.0,
             access_modes: spec.access_modes,
             selected_node: metadata.annotations.selected_node.map(Into::into),
+            selector: spec.selector,
+            block: spec.volume_mode == "Block",
+            deleting: metadata.deletion_timestamp,
             created: metadata.creation_timestamp,
         })
     }
@@ -849,6 +956,18 @@ impl Listed for model::Namespace {
     }
 }
 
+wire!(ServiceWire { metadata: Meta, spec: ServiceSpec });
+wire!(ServiceSpec { selector: Labels });
+
+impl Listed for model::Service {
+    const PATH: &'static str = "/api/v1/services";
+    const PLURAL: &'static str = "services";
+    type Wire = ServiceWire;
+    fn from_wire(wire: ServiceWire) -> Option<Self> {
+        Some(Self { namespace: wire.metadata.namespace, name: wire.metadata.name, selector: wire.spec.selector })
+    }
+}
+
 wire!(QuotaWire { metadata: Meta, status: QuotaStatus });
 wire!(QuotaStatus { hard: BTreeMap<String, String>, used: BTreeMap<String, String> });
 
@@ -921,7 +1040,7 @@ impl Listed for model::NodeMetrics {
     const PLURAL: &'static str = "nodemetrics";
     type Wire = MetricsWire;
     fn from_wire(wire: MetricsWire) -> Option<Self> {
-        Some(Self { name: wire.metadata.name.into(), cpu: wire.usage.0.cpu, memory: wire.usage.0.memory })
+        Some(Self { name: wire.metadata.name.into(), cpu: wire.usage.resources.cpu, memory: wire.usage.resources.memory })
     }
 }
 

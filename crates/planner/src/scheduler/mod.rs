@@ -1,0 +1,316 @@
+//! kube-scheduler's decisions, without kube-scheduler.
+//!
+//! Follows v1.36 with its default profile: the filters in its order, the default scores with their
+//! weights, preemption. Each function names the source it follows. Tests compare it with recorded
+//! decisions of the real one, and with the real one itself.
+//!
+//! Not modelled: dynamic resource allocation, pod groups, inline volumes of storage systems, nominated
+//! pods, resizes in progress (the spec counts), images mounted as volumes, ReplicationControllers as
+//! owners that pods are spread by, extenders and changed profiles. A pod that uses one of the first
+//! three says so ([`Cluster::unmodelled`]). In a cluster of more than 100 nodes the real scheduler
+//! looks at a part of them only; here all are looked at, so its choice may be another good one.
+
+mod affinity;
+mod class;
+mod cluster;
+mod cycle;
+mod filter;
+mod preempt;
+mod score;
+mod selector;
+mod spread;
+mod storage;
+mod topology;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use capplan_model::kube::Pod;
+use indexmap::IndexMap;
+use rustc_hash::FxBuildHasher;
+
+pub use cluster::{Cluster, NodeId, PodId};
+pub use filter::Reason;
+pub use preempt::Candidate;
+
+use cycle::Cycle;
+use filter::Refusal;
+use storage::{ClaimId, ClaimRejection};
+
+/// Version of kube-scheduler whose rules these are.
+pub const FOLLOWS: &str = "v1.36";
+
+/// A plugin that scores nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Plugin {
+    /// Soft taints.
+    TaintToleration,
+    /// Preferred node affinity.
+    NodeAffinity,
+    /// Free CPU and memory.
+    NodeResourcesFit,
+    /// Evenness of CPU and memory.
+    NodeResourcesBalancedAllocation,
+    /// Soft topology spread.
+    PodTopologySpread,
+    /// Preferred affinity between pods.
+    InterPodAffinity,
+    /// Images that are there already.
+    ImageLocality,
+}
+
+impl Plugin {
+    /// Its weight in the default profile.
+    pub fn weight(self) -> i64 {
+        match self {
+            Self::TaintToleration => 3,
+            Self::NodeAffinity | Self::PodTopologySpread | Self::InterPodAffinity => 2,
+            Self::NodeResourcesFit | Self::NodeResourcesBalancedAllocation | Self::ImageLocality => 1,
+        }
+    }
+
+    /// Its name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TaintToleration => "TaintToleration",
+            Self::NodeAffinity => "NodeAffinity",
+            Self::NodeResourcesFit => "NodeResourcesFit",
+            Self::NodeResourcesBalancedAllocation => "NodeResourcesBalancedAllocation",
+            Self::PodTopologySpread => "PodTopologySpread",
+            Self::InterPodAffinity => "InterPodAffinity",
+            Self::ImageLocality => "ImageLocality",
+        }
+    }
+}
+
+/// Why a pod goes nowhere, whatever the nodes are like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// A scheduling gate holds it back.
+    Gated,
+    /// Another scheduler looks after it.
+    OtherScheduler(String),
+    /// Its affinity terms name no common node.
+    AffinityConflict,
+    /// None of the nodes that its affinity names exists.
+    NotNamed,
+    /// A claim does not exist.
+    ClaimMissing(String),
+    /// A claim's volume does not exist any more.
+    ClaimLost {
+        /// The claim.
+        claim: String,
+        /// The volume it was bound to.
+        volume: String,
+    },
+    /// A claim is being deleted.
+    ClaimDeleting(String),
+    /// A claim is not bound and does not wait for a pod.
+    ClaimUnbound,
+}
+
+impl Rejection {
+    /// The scheduler's own words.
+    pub fn scheduler_words(&self) -> String {
+        match self {
+            Self::Gated => "Scheduling is blocked due to non-empty scheduling gates".to_owned(),
+            Self::OtherScheduler(name) => format!("looked after by {name}"),
+            Self::AffinityConflict => "pod affinity terms conflict".to_owned(),
+            Self::NotNamed => "node(s) didn't satisfy plugin NodeAffinity".to_owned(),
+            Self::ClaimMissing(claim) => format!("persistentvolumeclaim \"{claim}\" not found"),
+            Self::ClaimLost { claim, volume } => {
+                format!("persistentvolumeclaim \"{claim}\" bound to non-existent persistentvolume \"{volume}\"")
+            }
+            Self::ClaimDeleting(claim) => format!("persistentvolumeclaim \"{claim}\" is being deleted"),
+            Self::ClaimUnbound => "pod has unbound immediate PersistentVolumeClaims".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gated => f.write_str("held back by a scheduling gate"),
+            Self::OtherScheduler(name) => write!(f, "scheduled by {name}, which is not simulated"),
+            Self::AffinityConflict => f.write_str("its node affinity terms contradict each other"),
+            Self::NotNamed => f.write_str("its node affinity names no node that exists"),
+            Self::ClaimMissing(claim) => write!(f, "claim {claim} does not exist"),
+            Self::ClaimLost { claim, volume } => write!(f, "volume {volume} of claim {claim} does not exist"),
+            Self::ClaimDeleting(claim) => write!(f, "claim {claim} is being deleted"),
+            Self::ClaimUnbound => f.write_str("a claim is not bound, and its class binds without waiting for a pod"),
+        }
+    }
+}
+
+/// What speaks for the whole pod, and the nodes that its affinity names, if it does.
+///
+/// # Source
+/// `PreFilter` of NodeAffinity, VolumeRestrictions and VolumeBinding, in this order (v1.36).
+fn prefilter(pod: &Pod, claims: &[ClaimId], cluster: &Cluster<'_>) -> (Option<Rejection>, Option<Vec<NodeId>>) {
+    if pod.scheduling.gated {
+        return (Some(Rejection::Gated), None);
+    }
+    if !pod.scheduling.scheduler.is_empty() {
+        return (Some(Rejection::OtherScheduler(pod.scheduling.scheduler.clone())), None);
+    }
+    let named = match named_nodes(pod) {
+        Some(names) if names.is_empty() => return (Some(Rejection::AffinityConflict), None),
+        names => names.map(|names| {
+            let ids = cluster.nodes().filter(|node| names.contains(&cluster.node(*node).name.as_str()));
+            ids.collect::<Vec<_>>()
+        }),
+    };
+    let rejection = cluster.storage.rejection(claims).map(|rejection| match rejection {
+        ClaimRejection::Missing(claim) => Rejection::ClaimMissing(claim),
+        ClaimRejection::Lost { claim, volume } => Rejection::ClaimLost { claim, volume },
+        ClaimRejection::Deleting(claim) => Rejection::ClaimDeleting(claim),
+        ClaimRejection::Unbound => Rejection::ClaimUnbound,
+    });
+    (rejection, named)
+}
+
+/// Nodes that every required affinity term names by `metadata.name`; `None` if one of them does not.
+fn named_nodes(pod: &Pod) -> Option<Vec<&str>> {
+    let affinity = pod.scheduling.affinity.as_ref()?.node_affinity.as_ref()?.required.as_ref()?;
+    let mut all: Vec<&str> = Vec::new();
+    for term in &affinity.node_selector_terms {
+        let by_name = term.match_fields.iter().filter(|one| one.key == "metadata.name" && one.operator == "In");
+        let names = by_name.map(|one| one.values.iter().map(String::as_str).collect::<Vec<_>>()).reduce(|mut names, others| {
+            names.retain(|name| others.contains(name));
+            names
+        });
+        all.extend(names?);
+    }
+    (!affinity.node_selector_terms.is_empty()).then_some(all)
+}
+
+/// How a pod fares on every node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// Why it goes nowhere whatever the nodes are like.
+    pub rejection: Option<Rejection>,
+    /// Nodes it may go on.
+    pub feasible: Vec<NodeId>,
+    /// Weighted scores of the feasible nodes, by plugin.
+    pub scores: BTreeMap<Plugin, Vec<i64>>,
+    /// Why not, for each of the other nodes.
+    pub refused: BTreeMap<NodeId, Vec<Reason>>,
+}
+
+impl Judgement {
+    /// Final scores of the feasible nodes.
+    pub fn totals(&self) -> Vec<i64> {
+        (0..self.feasible.len()).map(|place| self.scores.values().map(|column| column[place]).sum()).collect()
+    }
+
+    /// The nodes with the highest score: the scheduler takes any of them.
+    pub fn best(&self) -> Vec<NodeId> {
+        let totals = self.totals();
+        let most = totals.iter().max();
+        self.feasible.iter().zip(&totals).filter(|(_, total)| Some(*total) == most).map(|(node, _)| *node).collect()
+    }
+
+    /// How many nodes give each reason.
+    pub fn counts(&self) -> BTreeMap<&Reason, usize> {
+        let mut counts = BTreeMap::new();
+        for reason in self.refused.values().flatten() {
+            *counts.entry(reason).or_default() += 1;
+        }
+        counts
+    }
+}
+
+/// Classes whose judgement is kept.
+const KEPT: usize = 64;
+
+/// The scheduler with its picture of a cluster.
+#[derive(Clone, Debug)]
+pub struct Scheduler<'a> {
+    /// The cluster.
+    pub cluster: Cluster<'a>,
+    cycles: IndexMap<usize, Cycle, FxBuildHasher>,
+}
+
+impl<'a> Scheduler<'a> {
+    /// A scheduler that starts from `cluster`.
+    pub fn new(cluster: Cluster<'a>) -> Self {
+        Self { cluster, cycles: IndexMap::default() }
+    }
+
+    fn cycle(&mut self, pod: PodId) -> (&mut Cycle, &mut Cluster<'a>) {
+        let class = self.cluster.pods[pod].class;
+        let fresh = match self.cycles.get_mut(&class) {
+            Some(cycle) => cycle.follow(&self.cluster),
+            None => false,
+        };
+        if !fresh {
+            if self.cycles.len() >= KEPT {
+                self.cycles.shift_remove_index(0);
+            }
+            self.cycles.insert(class, Cycle::of(pod, &mut self.cluster));
+        }
+        (&mut self.cycles[&class], &mut self.cluster)
+    }
+
+    fn refusal(&mut self, pod: PodId, node: NodeId) -> Option<Refusal> {
+        let (cycle, cluster) = self.cycle(pod);
+        cycle.refusal(node, cluster)
+    }
+
+    /// Why the pod goes nowhere, whatever the nodes are like.
+    pub fn rejection(&mut self, pod: PodId) -> Option<Rejection> {
+        self.cycle(pod).0.rejection().cloned()
+    }
+
+    /// Nodes the pod may go on.
+    pub fn feasible(&mut self, pod: PodId) -> Vec<NodeId> {
+        let (cycle, cluster) = self.cycle(pod);
+        cycle.feasible(cluster)
+    }
+
+    /// The first node from `start` on, round the list, that the pod may go on.
+    pub fn first_fit(&mut self, pod: PodId, start: NodeId) -> Option<NodeId> {
+        let (cycle, cluster) = self.cycle(pod);
+        if cycle.rejection().is_some() {
+            return None;
+        }
+        let nodes = cluster.nodes.len();
+        (start..nodes)
+            .chain(0..start.min(nodes))
+            .find(|node| !cluster.nodes[*node].gone && cycle.refusal(*node, cluster).is_none())
+    }
+
+    /// The nodes the scheduler would choose among, all with the highest score.
+    pub fn best(&mut self, pod: PodId) -> Vec<NodeId> {
+        let (cycle, cluster) = self.cycle(pod);
+        let feasible = cycle.feasible(cluster);
+        // The scheduler scores nothing if there is no choice.
+        if feasible.len() <= 1 {
+            return feasible;
+        }
+        let mut totals = vec![0; feasible.len()];
+        for (_, column) in cycle.scores(&feasible, cluster) {
+            totals.iter_mut().zip(column).for_each(|(total, score)| *total += score);
+        }
+        let most = totals.iter().max().copied();
+        feasible.into_iter().zip(totals).filter(|(_, total)| Some(*total) == most).map(|(node, _)| node).collect()
+    }
+
+    /// How the pod fares on every node.
+    pub fn judge(&mut self, pod: PodId) -> Judgement {
+        let (cycle, cluster) = self.cycle(pod);
+        let rejection = cycle.rejection().cloned();
+        let class = cluster.pods[pod].class;
+        let (mut feasible, mut refused) = (Vec::new(), BTreeMap::new());
+        if rejection.is_none() {
+            for node in cluster.nodes() {
+                match cycle.refusal(node, cluster) {
+                    Some(refusal) => drop(refused.insert(node, refusal.reasons(&cluster.classes[class], cluster))),
+                    None => feasible.push(node),
+                }
+            }
+        }
+        let scores = if feasible.len() > 1 { cycle.scores(&feasible, cluster).into_iter().collect() } else { BTreeMap::new() };
+        Judgement { rejection, feasible, scores, refused }
+    }
+}
