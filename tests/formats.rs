@@ -16,13 +16,21 @@ fn demo() -> Scenario {
 }
 
 #[test]
-fn the_published_schema_is_the_one_of_the_types() {
-    let schema = json::schema().expect("a schema");
-    let path = file("schemas/capplan.report.1.json");
-    if std::env::var_os("UPDATE_REPORTS").is_some() {
-        std::fs::write(&path, &schema).expect("writable");
+fn the_published_schemas_are_those_of_the_types() {
+    for (format, name) in [
+        (json::Format::Report, "report"),
+        (json::Format::Simulation, "simulation"),
+        (json::Format::Sweep, "sweep"),
+        (json::Format::Scenario, "scenario"),
+    ] {
+        let schema = json::schema(format).expect("a schema");
+        let path = file(&format!("schemas/capplan.{name}.1.json"));
+        if std::env::var_os("UPDATE_REPORTS").is_some() {
+            std::fs::write(&path, &schema).expect("writable");
+        }
+        let published = std::fs::read_to_string(path).expect("readable");
+        assert_eq!(published, schema, "run UPDATE_REPORTS=1 cargo test --test formats");
     }
-    assert_eq!(std::fs::read_to_string(path).expect("readable"), schema, "run UPDATE_REPORTS=1 cargo test --test formats");
 }
 
 #[test]

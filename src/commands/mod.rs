@@ -7,6 +7,7 @@ pub mod man;
 pub mod policy;
 pub mod report;
 pub mod schema;
+pub mod simulate;
 pub mod snapshot;
 
 mod observed;
@@ -40,6 +41,8 @@ pub struct Cli {
 pub enum Command {
     /// What is used of what, which limit bites first, and what to do about it.
     Report(report::Args),
+    /// What would happen: changes played on a copy of the cluster.
+    Simulate(Box<simulate::Args>),
     /// Save both planes to one file.
     Snapshot(snapshot::Args),
     /// The samples that sustained rules and forecasts rest on.
@@ -65,6 +68,7 @@ pub enum Command {
 pub async fn run(cli: Cli) -> Result<Exit, CliError> {
     match cli.command {
         Command::Report(args) => report::run(&cli.options, &args).await,
+        Command::Simulate(args) => simulate::run(&cli.options, &args).await,
         Command::Snapshot(args) => snapshot::run(&cli.options, &args).await,
         Command::History(args) => history::run(&cli.options, &args).await,
         Command::Init(args) => init::run(&cli.options, &args),

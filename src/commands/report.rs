@@ -79,7 +79,8 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
 }
 
 async fn report(config: &Config, observed: Observed, no_history: bool) -> Report {
-    let Observed { snapshot, id, history, live } = observed;
+    let id = observed.id();
+    let Observed { snapshot, history, live, .. } = observed;
     let (history, unread) = match history {
         Some(history) => (history, Vec::new()),
         None if no_history => Default::default(),
@@ -96,7 +97,7 @@ fn text(report: &Report, format: Format) -> Result<String, CliError> {
     match format {
         Format::Text => Ok(render::text::report(report)),
         Format::Markdown => Ok(render::markdown::report(report)),
-        Format::Json => render::json::report(report).map_err(|error| failed(&error)),
+        Format::Json => render::json::text(report).map_err(|error| failed(&error)),
         Format::Csv => render::csv::report(report).map_err(|error| failed(&error)),
     }
 }

@@ -1,7 +1,5 @@
 //! `capplan schema`.
 
-use clap::ValueEnum;
-
 use crate::render;
 use crate::ui::{CliError, Exit};
 
@@ -10,20 +8,12 @@ use crate::ui::{CliError, Exit};
 pub struct Args {
     /// Which format
     #[arg(value_enum)]
-    format: Format,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
-    /// capplan.report/1
-    Report,
+    format: render::json::Format,
 }
 
 /// Runs the command.
 pub(super) fn run(args: &Args) -> Result<Exit, CliError> {
-    let schema = match args.format {
-        Format::Report => render::json::schema(),
-    };
+    let schema = render::json::schema(args.format);
     super::print(&schema.map_err(|error| CliError::from_error(Exit::Unexpected, &error))?)?;
     Ok(Exit::Done)
 }

@@ -2,11 +2,10 @@
 
 use std::path::PathBuf;
 
-use capplan_provision::{observe, store};
-use jiff::Timestamp;
+use capplan_provision::store;
 
-use super::observed::live;
-use crate::config::{Config, Options, now};
+use super::observed::{from_lists, live};
+use crate::config::{Config, Options};
 use crate::ui::{CliError, Exit, note};
 
 /// Save both planes to one file
@@ -28,12 +27,7 @@ pub struct Args {
 pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError> {
     let config = Config::load(options)?;
     let snapshot = match &args.from_lists {
-        Some(folder) => {
-            if !folder.is_dir() {
-                return Err(CliError::new(Exit::Usage, format!("{} is no folder", folder.display())));
-            }
-            observe::from_lists(folder, instant_of(folder)?)
-        }
+        Some(folder) => from_lists(folder)?,
         None => live(&config).await?,
     };
     let name = format!("capplan-{}.snapshot", snapshot.taken.strftime("%Y-%m-%dT%H%M%SZ"));
@@ -46,16 +40,4 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
     // The process ends here; giving back 150,000 pods one by one takes longer than that.
     std::mem::forget(snapshot);
     Ok(Exit::Done)
-}
-
-/// When saved lists were saved: `CAPPLAN_NOW`, or the time stamp of the list of nodes.
-fn instant_of(folder: &std::path::Path) -> Result<Timestamp, CliError> {
-    if std::env::var_os("CAPPLAN_NOW").is_some() {
-        return now();
-    }
-    let modified = std::fs::metadata(folder.join("nodes.json")).and_then(|file| file.modified());
-    match modified.ok().and_then(|at| Timestamp::try_from(at).ok()) {
-        Some(at) => Ok(at),
-        None => now(),
-    }
 }

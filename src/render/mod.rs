@@ -6,7 +6,10 @@ pub mod csv;
 pub mod html;
 pub mod json;
 pub mod markdown;
+pub mod simulation;
 pub mod text;
+
+mod page;
 
 use capplan_planner::report::{Action, Recommendation, Severity, Verdict};
 use jiff::Timestamp;

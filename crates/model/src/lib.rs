@@ -4,6 +4,7 @@
 //! imports this one; this one imports none of ours.
 
 pub mod capacity;
+pub mod change;
 pub mod history;
 pub mod ids;
 pub mod join;

@@ -6,10 +6,12 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de::Error};
 
 use crate::Reading;
 use crate::capacity::Dimension;
+use crate::change::Change;
 use crate::history::{History, Point};
 use crate::ids::{ObjectName, VmId};
 use crate::kube::{
@@ -26,7 +28,7 @@ pub const FORMAT: &str = "capplan.scenario/1";
 const DRIVER: &str = "csi.proxmox.sinextra.dev";
 
 /// A cluster in short form.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
     /// `capplan.scenario/1`.
@@ -54,19 +56,27 @@ pub struct Scenario {
     /// Samples of the past.
     #[serde(default)]
     pub history: Vec<HistoryShape>,
+    /// A captured snapshot to start from instead of a short form: a path, from this file's folder on.
+    #[serde(default)]
+    pub snapshot: Option<String>,
+    /// What happens then, for `capplan simulate`.
+    #[serde(default)]
+    pub changes: Vec<Change>,
 }
 
 /// A host.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HostShape {
     /// Name.
     pub name: String,
     /// Memory.
     #[serde(deserialize_with = "bytes")]
+    #[schemars(with = "String")]
     pub memory: Bytes,
     /// Memory available.
     #[serde(deserialize_with = "bytes")]
+    #[schemars(with = "String")]
     pub available: Bytes,
     /// Threads.
     pub cpus: u64,
@@ -76,27 +86,31 @@ pub struct HostShape {
 }
 
 /// A thin pool.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PoolShape {
     /// `volume group/logical volume`.
     pub name: String,
     /// Size.
     #[serde(deserialize_with = "bytes")]
+    #[schemars(with = "String")]
     pub size: Bytes,
     /// Data in use.
     #[serde(deserialize_with = "bytes")]
+    #[schemars(with = "String")]
     pub used: Bytes,
     /// Size of the metadata.
     #[serde(deserialize_with = "bytes")]
+    #[schemars(with = "String")]
     pub metadata_size: Bytes,
     /// Metadata in use.
     #[serde(deserialize_with = "bytes")]
+    #[schemars(with = "String")]
     pub metadata_used: Bytes,
 }
 
 /// A guest that is no node.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GuestShape {
     /// VMID.
@@ -107,6 +121,7 @@ pub struct GuestShape {
     pub host: String,
     /// Memory.
     #[serde(deserialize_with = "bytes")]
+    #[schemars(with = "String")]
     pub memory: Bytes,
     /// Virtual CPUs.
     #[serde(default = "one")]
@@ -123,7 +138,7 @@ pub struct GuestShape {
 }
 
 /// A node and its VM.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NodeShape {
     /// Name of node and VM.
@@ -134,9 +149,11 @@ pub struct NodeShape {
     pub host: String,
     /// Memory of the VM.
     #[serde(deserialize_with = "bytes")]
+    #[schemars(with = "String")]
     pub memory: Bytes,
     /// Allocatable memory; otherwise that of the VM less 1.25 GiB.
     #[serde(default, deserialize_with = "some_bytes")]
+    #[schemars(with = "Option<String>")]
     pub allocatable: Option<Bytes>,
     /// Virtual CPUs.
     pub cpus: u64,
@@ -169,6 +186,7 @@ pub struct NodeShape {
     pub boots_from_scsi1: bool,
     /// Memory in use, by the metrics API.
     #[serde(default, deserialize_with = "some_bytes")]
+    #[schemars(with = "Option<String>")]
     pub memory_used: Option<Bytes>,
     /// Pods.
     #[serde(default)]
@@ -179,7 +197,7 @@ pub struct NodeShape {
 }
 
 /// Some equal pods.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PodShape {
     /// Name of the workload.
@@ -189,12 +207,15 @@ pub struct PodShape {
     pub count: u64,
     /// Memory request of each.
     #[serde(default, deserialize_with = "bytes")]
+    #[schemars(with = "String")]
     pub memory: Bytes,
     /// Memory limit of each.
     #[serde(default, deserialize_with = "bytes")]
+    #[schemars(with = "String")]
     pub limit: Bytes,
     /// CPU request of each.
     #[serde(default, deserialize_with = "cpu")]
+    #[schemars(with = "String")]
     pub cpu: MilliCpu,
     /// Extended resources of each.
     #[serde(default)]
@@ -208,7 +229,7 @@ pub struct PodShape {
 }
 
 /// Samples of one series.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HistoryShape {
     /// Dimension.
@@ -220,15 +241,19 @@ pub struct HistoryShape {
     pub days: u32,
     /// Value at the beginning.
     #[serde(deserialize_with = "amount")]
+    #[schemars(with = "AmountText")]
     pub from: f64,
     /// Value an hour ago.
     #[serde(deserialize_with = "amount")]
+    #[schemars(with = "AmountText")]
     pub to: f64,
     /// Height of a daily wave on top.
     #[serde(default, deserialize_with = "amount")]
+    #[schemars(with = "AmountText")]
     pub wave: f64,
     /// Limit.
     #[serde(default, deserialize_with = "some_amount")]
+    #[schemars(with = "Option<AmountText>")]
     pub limit: Option<f64>,
     /// Samples left out, evenly spread: holes in the series.
     #[serde(default)]
@@ -239,13 +264,14 @@ pub struct HistoryShape {
 }
 
 /// A sample with another value.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetPoint {
     /// Which sample.
     pub hours_ago: u32,
     /// Its value.
     #[serde(deserialize_with = "amount")]
+    #[schemars(with = "AmountText")]
     pub used: f64,
 }
 
@@ -657,6 +683,15 @@ fn some_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Bytes
 fn cpu<'de, D: Deserializer<'de>>(deserializer: D) -> Result<MilliCpu, D::Error> {
     let text = String::deserialize(deserializer)?;
     MilliCpu::parse(&text).map_err(|_| D::Error::custom(format!("`{text}` is not an amount of CPU such as `500m`")))
+}
+
+/// A number, or a size in words.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "stands for what `amount` reads, in the schema")]
+enum AmountText {
+    Number(f64),
+    Size(String),
 }
 
 fn amount<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {

@@ -3,6 +3,7 @@
 //! The planner is not known here: only values of `capplan-model` pass between them.
 
 pub mod kube;
+pub mod manifest;
 pub mod observe;
 pub mod prometheus;
 pub mod pve;

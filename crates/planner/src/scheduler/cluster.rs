@@ -120,6 +120,7 @@ pub struct Cluster<'a> {
     pub(super) epoch: u64,
     undo: Vec<Undo>,
     bound: u32,
+    listed_nodes: usize,
 }
 
 /// Selectors by which pods without spread constraints of their own are spread.
@@ -193,6 +194,7 @@ impl<'a> Cluster<'a> {
             epoch: 0,
             undo: Vec::new(),
             bound: 0,
+            listed_nodes: nodes.len(),
         };
         for node in nodes {
             cluster.insert_node(Cow::Borrowed(node));
@@ -250,6 +252,20 @@ impl<'a> Cluster<'a> {
     /// The pods on a node.
     pub fn pods_on(&self, node: NodeId) -> &[PodId] {
         &self.nodes[node].pods
+    }
+
+    /// Whether a change added the pod.
+    pub fn is_added(&self, pod: PodId) -> bool {
+        matches!(self.pods[pod].seen, Seen::Added(_))
+    }
+
+    /// Nodes that a change altered and that are still there, without those it added.
+    pub fn altered_nodes(&self) -> impl Iterator<Item = &Node> {
+        let kept = self.nodes.iter().take(self.listed_nodes).filter(|row| !row.gone);
+        kept.filter_map(|row| match &row.node {
+            Cow::Owned(node) => Some(node),
+            Cow::Borrowed(_) => None,
+        })
     }
 
     /// Number of pods seen so far, wherever they are.

@@ -5,7 +5,8 @@ use std::fmt;
 use capplan_model::kube::{Effect, Node, Pod, Taint};
 
 use super::class::Class;
-use super::cluster::{Cluster, NodeId};
+use super::cluster::{Cluster, NodeId, NodeRow};
+use super::storage::Storage;
 
 /// Why a pod does not go on a node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -332,9 +333,16 @@ fn exceeds_limit(class: &Class, node: NodeId, cluster: &Cluster<'_>) -> bool {
     fresh.retain(|key| !is_used(*key));
     row.limits.iter().any(|(driver, limit)| {
         let of_driver = |key: &usize| cluster.storage.driver_of(*key) == *driver;
-        let new = fresh.iter().filter(|key| of_driver(key)).count();
-        let used = row.volumes.iter().filter(|(key, _)| of_driver(key)).count();
-        let attached = row.attached.iter().filter(|key| of_driver(key) && !is_used(**key)).count();
-        new > 0 && (used + attached + new) as u64 > *limit
+        let new = fresh.iter().filter(|key| of_driver(key)).count() as u64;
+        new > 0 && counted(row, *driver, &cluster.storage) + new > *limit
     })
+}
+
+/// Volumes of a driver that the scheduler counts on a node: those of its pods, and others attached.
+pub(super) fn counted(row: &NodeRow<'_>, driver: usize, storage: &Storage<'_>) -> u64 {
+    let of_driver = |key: usize| storage.driver_of(key) == driver;
+    let used = row.volumes.iter().filter(|(key, _)| of_driver(*key)).count();
+    let is_used = |key: usize| row.volumes.iter().any(|(one, _)| *one == key);
+    let attached = row.attached.iter().filter(|key| of_driver(**key) && !is_used(**key)).count();
+    (used + attached) as u64
 }

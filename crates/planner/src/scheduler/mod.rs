@@ -25,7 +25,8 @@ mod topology;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use capplan_model::kube::Pod;
+use capplan_model::kube::{Pod, Taint};
+use capplan_model::units::{Bytes, MilliCpu};
 use indexmap::IndexMap;
 use rustc_hash::FxBuildHasher;
 
@@ -184,6 +185,25 @@ fn named_nodes(pod: &Pod) -> Option<Vec<&str>> {
     (!affinity.node_selector_terms.is_empty()).then_some(all)
 }
 
+/// Seconds until a NoExecute taint evicts the pod: zero for one that does not tolerate it, `None` for
+/// one that tolerates it for ever.
+pub fn toleration_seconds(pod: &Pod, taint: &Taint) -> Option<i64> {
+    /// Seconds of the two tolerations that the DefaultTolerationSeconds admission plugin adds.
+    const DEFAULT: i64 = 300;
+    let mut covering = pod.scheduling.tolerations.iter().filter(|one| one.covers(taint)).peekable();
+    if covering.peek().is_none() {
+        return Some(if filter::tolerates(pod, taint) { DEFAULT } else { 0 });
+    }
+    // The shortest of the tolerations that name a time counts; one without a time is for ever.
+    let shortest = covering.filter_map(|one| one.toleration_seconds).min();
+    shortest.map(|seconds| seconds.max(0))
+}
+
+/// Whether a NoExecute taint never evicts the pod.
+pub fn tolerates_for_ever(pod: &Pod, taint: &Taint) -> bool {
+    toleration_seconds(pod, taint).is_none()
+}
+
 /// How a pod fares on every node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {
@@ -312,5 +332,110 @@ impl<'a> Scheduler<'a> {
         }
         let scores = if feasible.len() > 1 { cycle.scores(&feasible, cluster).into_iter().collect() } else { BTreeMap::new() };
         Judgement { rejection, feasible, scores, refused }
+    }
+}
+
+impl Cluster<'_> {
+    /// How much is missing, in words, where a reason is about an amount.
+    pub fn shortfall(&self, pod: PodId, reason: &Reason, nodes: &[NodeId]) -> String {
+        let class = &self.classes[self.pods[pod].class];
+        let most = |free: &dyn Fn(NodeId) -> i64| nodes.iter().map(|node| free(*node)).max().unwrap_or(0).max(0).unsigned_abs();
+        match reason {
+            Reason::Memory => {
+                let free = most(&|node| self.loads[node].most_memory - self.loads[node].memory);
+                format!(" (needs {}, most free {})", Bytes(class.memory.unsigned_abs()), Bytes(free))
+            }
+            Reason::Cpu => {
+                let free = most(&|node| self.loads[node].most_cpu - self.loads[node].cpu);
+                format!(" (needs {}, most free {})", MilliCpu(class.cpu.unsigned_abs()), MilliCpu(free))
+            }
+            Reason::Ephemeral => {
+                let free = most(&|node| self.loads[node].most_ephemeral - self.loads[node].ephemeral);
+                format!(" (needs {}, most free {})", Bytes(class.ephemeral.unsigned_abs()), Bytes(free))
+            }
+            Reason::Extended(name) => {
+                let Some((resource, wanted)) = class.extended.iter().find(|(one, _)| self.resources[*one] == *name) else {
+                    return String::new();
+                };
+                let free = most(&|node| self.nodes[node].most_extended[*resource] - self.nodes[node].extended[*resource]);
+                format!(" (needs {wanted}, most free {free})")
+            }
+            Reason::NotNamed
+            | Reason::Unschedulable
+            | Reason::Taint
+            | Reason::NodeAffinity
+            | Reason::Ports
+            | Reason::Pods
+            | Reason::ClaimInUse
+            | Reason::VolumeLimit
+            | Reason::VolumeElsewhere
+            | Reason::NoVolume
+            | Reason::NoCapacity
+            | Reason::VolumeLost
+            | Reason::VolumeZone
+            | Reason::SpreadLabel
+            | Reason::Spread
+            | Reason::Affinity
+            | Reason::AntiAffinity
+            | Reason::ExistingAntiAffinity => String::new(),
+        }
+    }
+
+    /// What is left of a dimension on a node: `cpu` (thousandths), `memory`, `ephemeral storage`, `pods`
+    /// or an extended resource.
+    pub fn free(&self, node: NodeId, dimension: &str) -> u64 {
+        let load = &self.loads[node];
+        let left = match dimension {
+            "cpu" => load.most_cpu - load.cpu,
+            "memory" => load.most_memory - load.memory,
+            "ephemeral storage" => load.most_ephemeral - load.ephemeral,
+            "pods" => load.most_pods - load.pods,
+            name => self
+                .resources
+                .iter()
+                .position(|one| one == name)
+                .map_or(0, |resource| self.nodes[node].most_extended[resource] - self.nodes[node].extended[resource]),
+        };
+        left.max(0).unsigned_abs()
+    }
+
+    /// Whether one copy of the pod leaves the others as much as it found, but for amounts: nothing of it
+    /// depends on where other pods of its kind are.
+    pub fn is_independent(&self, pod: PodId) -> bool {
+        let rules = &self.pod(pod).scheduling;
+        let class = &self.classes[self.pods[pod].class];
+        let minds = rules.affinity.as_ref().is_some_and(|affinity| {
+            let terms = |one: &Option<capplan_model::kube::PodAffinity>| one.as_ref().is_some_and(|one| !one.required.is_empty());
+            terms(&affinity.pod_affinity) || terms(&affinity.pod_anti_affinity)
+        });
+        !minds && class.ports.is_empty() && rules.topology_spread.iter().all(|one| one.when_unsatisfiable == "ScheduleAnyway")
+    }
+
+    /// How many copies of an independent pod fit on a node that takes one, each with volumes of its own, and
+    /// the dimension that refuses the next one.
+    pub fn copies(&self, pod: PodId, node: NodeId) -> (u64, &'static str) {
+        let class = &self.classes[self.pods[pod].class];
+        let (load, row) = (&self.loads[node], &self.nodes[node]);
+        let times = |wanted: i64, free: i64| if wanted > 0 { (free.max(0) / wanted).unsigned_abs() } else { u64::MAX };
+        let mut least = (times(1, load.most_pods - load.pods), "pods");
+        let mut consider = |count: u64, dimension: &'static str| {
+            if count < least.0 {
+                least = (count, dimension);
+            }
+        };
+        consider(times(class.cpu, load.most_cpu - load.cpu), "cpu");
+        consider(times(class.memory, load.most_memory - load.memory), "memory-requests");
+        consider(times(class.ephemeral, load.most_ephemeral - load.ephemeral), "ephemeral-storage");
+        for (resource, wanted) in &class.extended {
+            consider(times(*wanted, row.most_extended[*resource] - row.extended[*resource]), "extended-resource");
+        }
+        let keys: Vec<usize> = class.claims.iter().filter_map(|claim| self.storage.key(*claim)).collect();
+        for (driver, limit) in &row.limits {
+            let wanted = keys.iter().filter(|key| self.storage.driver_of(**key) == *driver).count() as u64;
+            if wanted > 0 {
+                consider(limit.saturating_sub(filter::counted(row, *driver, &self.storage)) / wanted, "volume-slots");
+            }
+        }
+        least
     }
 }

@@ -7,3 +7,11 @@ mod stream;
 mod wire;
 
 pub use client::{Connection, KubeError, Reader};
+
+/// Reads one pod, or the template of one, from its API object.
+pub(crate) fn template_pod(object: serde_json::Value) -> Result<capplan_model::kube::Pod, serde_json::Error> {
+    // As a list of one: the reading of pods is the same for all.
+    let list = serde_json::to_vec(&serde_json::json!({ "items": [object] }))?;
+    let mut pods = lists::pods(&list)?;
+    pods.pop().ok_or_else(|| serde::de::Error::custom("no pod"))
+}

@@ -1,0 +1,171 @@
+//! The storage plugin's side of a placement: a disk slot of the VM for each volume.
+
+use std::collections::BTreeMap;
+
+use capplan_model::Snapshot;
+use capplan_model::ids::{NodeName, PvName};
+use capplan_model::kube::{Claim, Pod};
+use capplan_model::slots::{PLUGIN_SLOTS, VolumeSlots};
+
+/// Slots of one VM.
+#[derive(Clone, Debug)]
+struct Plug {
+    /// Free slots; `None` is unknown.
+    free: Option<u64>,
+    /// Volumes that are there, with the pods that use each.
+    there: BTreeMap<String, u32>,
+    occupied: Option<u64>,
+    advertised: Option<u64>,
+}
+
+/// Disk slots of all workers' VMs.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Plugs {
+    nodes: BTreeMap<NodeName, Plug>,
+    /// Volume of each claim of the plugin's, by `namespace/name`.
+    volumes: BTreeMap<String, String>,
+    classes: Vec<String>,
+    /// Slots of a VM that has no other disks.
+    pub unknown: Option<String>,
+}
+
+impl Plugs {
+    pub(super) fn of(snapshot: &Snapshot, driver: &str) -> Self {
+        let kube = &snapshot.kube;
+        let mut plugs = Self {
+            classes: kube
+                .storage_classes
+                .items()
+                .iter()
+                .filter(|class| class.provisioner == driver)
+                .map(|class| class.name.clone())
+                .collect(),
+            ..Self::default()
+        };
+        let ours: BTreeMap<&PvName, Option<String>> = kube
+            .persistent_volumes
+            .items()
+            .iter()
+            .filter(|volume| volume.driver == driver)
+            .map(|volume| (&volume.name, volume.handle.as_ref().and_then(capplan_model::ids::VolumeHandle::volid)))
+            .collect();
+        for claim in kube.claims.items() {
+            match &claim.volume {
+                Some(volume) if ours.contains_key(volume) => {
+                    plugs.volumes.insert(format!("{}/{}", claim.namespace, claim.name), volume.0.clone());
+                }
+                Some(_) => {}
+                None => plugs.add_claim(claim),
+            }
+        }
+        let by_volid: BTreeMap<&str, &PvName> =
+            ours.iter().filter_map(|(name, volid)| Some((volid.as_deref()?, *name))).collect();
+        let slots = VolumeSlots::of_workers(snapshot, driver);
+        plugs.unknown = slots.why().map(str::to_owned);
+        for one in slots.known().into_iter().flatten() {
+            let config = one.config.known();
+            let mut there: BTreeMap<String, u32> = BTreeMap::new();
+            for volid in config.into_iter().flat_map(|config| config.plugged.values()) {
+                if let Some(volume) = by_volid.get(volid.as_str()) {
+                    there.insert(volume.0.clone(), 0);
+                }
+            }
+            for attachment in one.attached.known().into_iter().flatten() {
+                there.insert(attachment.volume.0.clone(), 0);
+            }
+            let occupied = config.map(capplan_model::slots::ConfigSlots::occupied);
+            let plug = Plug {
+                free: occupied.map(|occupied| PLUGIN_SLOTS.saturating_sub(occupied)),
+                there,
+                occupied,
+                advertised: one.advertised.known().copied().flatten(),
+            };
+            plugs.nodes.insert(one.node.clone(), plug);
+        }
+        for pod in kube.pods.items().iter().filter(|pod| !pod.is_terminal() && !pod.claims.is_empty()) {
+            let Some(plug) = pod.node.as_ref().and_then(|node| plugs.nodes.get_mut(node)) else { continue };
+            for claim in &pod.claims {
+                if let Some(volume) = plugs.volumes.get(&format!("{}/{claim}", pod.namespace))
+                    && let Some(users) = plug.there.get_mut(volume)
+                {
+                    *users += 1;
+                }
+            }
+        }
+        plugs
+    }
+
+    /// A worker that is not there yet.
+    pub(super) fn add_node(&mut self, node: &NodeName, advertised: Option<u64>) {
+        let plug = Plug { free: Some(PLUGIN_SLOTS), there: BTreeMap::new(), occupied: Some(0), advertised };
+        self.nodes.insert(node.clone(), plug);
+    }
+
+    /// A claim whose volume the plugin will make.
+    pub(super) fn add_claim(&mut self, claim: &Claim) {
+        if self.classes.contains(&claim.storage_class) {
+            let name = format!("{}/{}", claim.namespace, claim.name);
+            self.volumes.insert(name.clone(), format!("new volume of claim {name}"));
+        }
+    }
+
+    /// Attaches the volumes of a pod; answers those that find no free slot.
+    pub(super) fn attach(&mut self, pod: &Pod, node: &NodeName) -> Vec<String> {
+        let mut refused = Vec::new();
+        let Some(plug) = self.nodes.get_mut(node) else { return refused };
+        for claim in &pod.claims {
+            let Some(volume) = self.volumes.get(&format!("{}/{claim}", pod.namespace)) else { continue };
+            if let Some(users) = plug.there.get_mut(volume) {
+                *users += 1;
+                continue;
+            }
+            match &mut plug.free {
+                Some(0) => refused.push(volume.clone()),
+                Some(free) => {
+                    *free -= 1;
+                    plug.there.insert(volume.clone(), 1);
+                }
+                None => drop(plug.there.insert(volume.clone(), 1)),
+            }
+        }
+        refused
+    }
+
+    /// Detaches the volumes of a pod that no other pod there uses.
+    pub(super) fn detach(&mut self, pod: &Pod, node: &NodeName) {
+        let Some(plug) = self.nodes.get_mut(node) else { return };
+        for claim in &pod.claims {
+            let Some(volume) = self.volumes.get(&format!("{}/{claim}", pod.namespace)) else { continue };
+            if let Some(users) = plug.there.get_mut(volume) {
+                *users = users.saturating_sub(1);
+                if *users == 0 {
+                    plug.there.remove(volume);
+                    if let Some(free) = &mut plug.free {
+                        *free += 1;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Free slots of a node's VM; `None` is unknown or no worker.
+    pub(super) fn free(&self, node: &NodeName) -> Option<u64> {
+        self.nodes.get(node)?.free
+    }
+
+    /// Whether a claim's volume is one of the plugin's.
+    pub(super) fn volume(&self, namespace: &str, claim: &str) -> Option<&str> {
+        self.volumes.get(&format!("{namespace}/{claim}")).map(String::as_str)
+    }
+
+    /// The slots of a node's VM in words.
+    pub(super) fn describe(&self, node: &NodeName) -> String {
+        let Some(plug) = self.nodes.get(node) else { return "unknown".to_owned() };
+        let count = |count: Option<u64>| count.map_or_else(|| "?".to_owned(), |count| count.to_string());
+        format!(
+            "its VM held {} disks on the {PLUGIN_SLOTS} slots before, the scheduler allows {} volumes",
+            count(plug.occupied),
+            count(plug.advertised)
+        )
+    }
+}

@@ -1,0 +1,278 @@
+//! Writes what was played into the snapshot, so that everything else sees the cluster afterwards.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use capplan_model::Reading;
+use capplan_model::Snapshot;
+use capplan_model::ids::{NodeName, ObjectName, PvName, VolumeHandle};
+use capplan_model::join::{Join, join};
+use capplan_model::kube::{Claim, Node, PersistentVolume, Phase, Pod, VolumeAttachment};
+use capplan_model::pve::{CSI_SLOTS, Disk, Guest, GuestConfig, Power};
+
+use super::play::Player;
+use super::worker::NewWorker;
+
+/// What was played, as values of its own.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Effects {
+    /// Where listed pods are now; `None` is nowhere.
+    moved: BTreeMap<(String, String), Option<NodeName>>,
+    /// Listed pods that are gone.
+    gone: BTreeSet<(String, String)>,
+    /// New pods, with their nodes.
+    added: Vec<Pod>,
+    /// Pods in the order in which they were placed.
+    order: Vec<(String, String)>,
+    nodes: Vec<Node>,
+    nodes_gone: BTreeSet<NodeName>,
+    powered_off: BTreeSet<NodeName>,
+    workers: Vec<NewWorker>,
+    claims: Vec<Claim>,
+}
+
+fn key(pod: &Pod) -> (String, String) {
+    (pod.namespace.clone(), pod.name.clone())
+}
+
+impl Effects {
+    pub(super) fn of(player: &Player<'_>) -> Self {
+        let cluster = &player.scheduler.cluster;
+        let mut effects = Self {
+            order: player.placed.iter().map(|pod| key(cluster.pod(*pod))).collect(),
+            nodes_gone: player.nodes_gone.iter().map(|node| cluster.node(*node).name.clone()).collect(),
+            powered_off: player.powered_off.clone(),
+            workers: player.workers.iter().filter(|worker| worker.refused.is_none()).cloned().collect(),
+            claims: player.claims.clone(),
+            ..Self::default()
+        };
+        for id in 0..cluster.pod_count() {
+            let pod = cluster.pod(id);
+            let now = cluster.node_of(id).map(|node| cluster.node(node).name.clone());
+            if player.gone.contains(&id) {
+                effects.gone.insert(key(pod));
+            } else if cluster.is_added(id) {
+                let phase = if now.is_some() { Phase::Running } else { Phase::Pending };
+                effects.added.push(Pod { node: now, phase, ..pod.clone() });
+            } else if pod.node != now {
+                effects.moved.insert(key(pod), now);
+            }
+        }
+        effects.nodes = cluster.altered_nodes().cloned().collect();
+        effects
+    }
+
+    /// Makes the snapshot that of the cluster afterwards.
+    pub(super) fn apply(self, snapshot: &mut Snapshot, driver: &str) {
+        let machines = machines(snapshot);
+        if let Reading::Known(nodes) = &mut snapshot.kube.nodes {
+            for node in nodes.iter_mut() {
+                if let Some(altered) = self.nodes.iter().find(|one| one.name == node.name) {
+                    *node = altered.clone();
+                }
+            }
+            nodes.retain(|node| !self.nodes_gone.contains(&node.name));
+            nodes.extend(self.workers.iter().map(|worker| worker.node.clone()));
+        }
+        if let Reading::Known(csi_nodes) = &mut snapshot.kube.csi_nodes {
+            csi_nodes.retain(|node| !self.nodes_gone.contains(&node.name));
+            csi_nodes.extend(self.workers.iter().map(|worker| worker.csi.clone()));
+        }
+        for guest in guests_mut(snapshot) {
+            if self.powered_off.iter().any(|node| machines.get(node) == Some(&guest.vmid.0)) {
+                guest.power = Power::Stopped;
+            }
+        }
+        for worker in &self.workers {
+            let endpoint =
+                snapshot.pve.iter_mut().find(|pve| pve.hosts.items().iter().any(|host| host.name == worker.guest.host));
+            if let Some(Reading::Known(guests)) = endpoint.map(|pve| &mut pve.guests) {
+                guests.push(worker.guest.clone());
+            }
+        }
+        let before = uses(snapshot);
+        if let Reading::Known(pods) = &mut snapshot.kube.pods {
+            for pod in pods.iter_mut() {
+                if let Some(now) = self.moved.get(&key(pod)) {
+                    pod.node.clone_from(now);
+                    pod.phase = if now.is_some() { Phase::Running } else { Phase::Pending };
+                }
+            }
+            pods.retain(|pod| !self.gone.contains(&key(pod)));
+            pods.extend(self.added.iter().cloned());
+        }
+        if let Reading::Known(claims) = &mut snapshot.kube.claims {
+            claims.extend(self.claims.iter().cloned());
+        }
+        provision(snapshot, driver);
+        self.attach(snapshot, driver, &before);
+        snapshot.sort();
+    }
+
+    /// Detaches what no pod uses any more where it was, and attaches what is new where it is.
+    fn attach(&self, snapshot: &mut Snapshot, driver: &str, before: &BTreeSet<(NodeName, PvName)>) {
+        let after = uses(snapshot);
+        let ours: BTreeMap<PvName, Option<String>> = snapshot
+            .kube
+            .persistent_volumes
+            .items()
+            .iter()
+            .filter(|volume| volume.driver == driver)
+            .map(|volume| (volume.name.clone(), volume.handle.as_ref().and_then(VolumeHandle::volid)))
+            .collect();
+        let machines = machines(snapshot);
+        let left: BTreeSet<&(NodeName, PvName)> = before.difference(&after).collect();
+        let mut there: BTreeSet<(NodeName, PvName)> = BTreeSet::new();
+        if let Reading::Known(attachments) = &mut snapshot.kube.volume_attachments {
+            attachments.retain(|one| {
+                let place = one.volume.clone().map(|volume| (one.node.clone(), volume));
+                !self.nodes_gone.contains(&one.node) && place.is_none_or(|place| !left.contains(&place))
+            });
+            let places = attachments.iter().filter(|one| one.attacher == driver);
+            there = places.filter_map(|one| Some((one.node.clone(), one.volume.clone()?))).collect();
+        }
+        for (node, volume) in left {
+            let volid = ours.get(volume).cloned().flatten();
+            if let Some(config) = config_mut(snapshot, machines.get(node)) {
+                config.disks.retain(|_, disk| Some(&disk.volume) != volid.as_ref());
+            }
+        }
+        let order: BTreeMap<&(String, String), usize> = self.order.iter().enumerate().map(|(place, key)| (key, place)).collect();
+        let mut fresh: Vec<(usize, NodeName, PvName)> = Vec::new();
+        let volumes = claimed(snapshot);
+        for pod in snapshot.kube.pods.items().iter().filter(|pod| !pod.is_terminal()) {
+            let Some(node) = &pod.node else { continue };
+            for claim in &pod.claims {
+                let Some(volume) = volumes.get(&(pod.namespace.clone(), claim.clone())) else { continue };
+                let place = (node.clone(), volume.clone());
+                if ours.contains_key(volume) && !before.contains(&place) && there.insert(place) {
+                    let at = order.get(&key(pod)).copied().unwrap_or(usize::MAX);
+                    fresh.push((at, node.clone(), volume.clone()));
+                }
+            }
+        }
+        fresh.sort();
+        for (_, node, volume) in fresh {
+            let volid = ours.get(&volume).cloned().flatten().unwrap_or_else(|| format!("new:vm-9999-{volume}"));
+            let plugged = match config_mut(snapshot, machines.get(&node)) {
+                Some(config) => {
+                    let free = CSI_SLOTS.map(|slot| format!("scsi{slot}")).find(|slot| !config.disks.contains_key(slot));
+                    let found = free.is_some();
+                    if let Some(slot) = free {
+                        config.disks.insert(slot, Disk { volume: volid, ..Disk::default() });
+                    }
+                    found
+                }
+                // The VM's slots are unknown: that the volume is attached is all that can be said.
+                None => true,
+            };
+            if let Reading::Known(attachments) = &mut snapshot.kube.volume_attachments {
+                attachments.push(VolumeAttachment {
+                    name: format!("capplan-{node}-{volume}"),
+                    attacher: driver.to_owned(),
+                    node,
+                    volume: Some(volume),
+                    attached: plugged,
+                    attach_error: (!plugged).then(|| "rpc error: code = Internal desc = no free lun found".to_owned()),
+                    ..VolumeAttachment::default()
+                });
+            }
+        }
+    }
+}
+
+/// VMID of each node's VM.
+fn machines(snapshot: &Snapshot) -> BTreeMap<NodeName, u32> {
+    let joins = join(snapshot).into_known().unwrap_or_default();
+    let guests = joins.into_iter().filter_map(|(node, join)| match join {
+        Join::Guest(guest) => Some((node.clone(), guest.vmid.0)),
+        Join::Missing | Join::Ambiguous { .. } => None,
+    });
+    guests.collect()
+}
+
+fn guests_mut(snapshot: &mut Snapshot) -> impl Iterator<Item = &mut Guest> {
+    snapshot
+        .pve
+        .iter_mut()
+        .filter_map(|pve| match &mut pve.guests {
+            Reading::Known(guests) => Some(guests),
+            Reading::Unknown { .. } => None,
+        })
+        .flatten()
+}
+
+fn config_mut<'s>(snapshot: &'s mut Snapshot, vmid: Option<&u32>) -> Option<&'s mut GuestConfig> {
+    let vmid = *vmid?;
+    let guest = guests_mut(snapshot).find(|guest| guest.vmid.0 == vmid)?;
+    match &mut guest.config {
+        Reading::Known(config) => Some(config),
+        Reading::Unknown { .. } => None,
+    }
+}
+
+/// Volume of each bound claim.
+fn claimed(snapshot: &Snapshot) -> BTreeMap<(String, String), PvName> {
+    let claims = snapshot.kube.claims.items().iter();
+    claims.filter_map(|claim| Some(((claim.namespace.clone(), claim.name.clone()), claim.volume.clone()?))).collect()
+}
+
+/// Which volumes the pods of each node use.
+fn uses(snapshot: &Snapshot) -> BTreeSet<(NodeName, PvName)> {
+    let volumes = claimed(snapshot);
+    let mut uses = BTreeSet::new();
+    for pod in snapshot.kube.pods.items().iter().filter(|pod| !pod.is_terminal()) {
+        let Some(node) = &pod.node else { continue };
+        for claim in &pod.claims {
+            if let Some(volume) = volumes.get(&(pod.namespace.clone(), claim.clone())) {
+                uses.insert((node.clone(), volume.clone()));
+            }
+        }
+    }
+    uses
+}
+
+/// Makes the volumes of claims that waited for the pods that are placed now.
+fn provision(snapshot: &mut Snapshot, driver: &str) {
+    let placed: BTreeSet<(String, String)> = snapshot
+        .kube
+        .pods
+        .items()
+        .iter()
+        .filter(|pod| pod.node.is_some() && !pod.is_terminal())
+        .flat_map(|pod| pod.claims.iter().map(|claim| (pod.namespace.clone(), claim.clone())).collect::<Vec<_>>())
+        .collect();
+    let classes: BTreeMap<String, (String, String)> = snapshot
+        .kube
+        .storage_classes
+        .items()
+        .iter()
+        .filter(|class| class.provisioner == driver)
+        .map(|class| (class.name.clone(), (class.storage.clone(), class.reclaim_policy.clone())))
+        .collect();
+    let (Reading::Known(claims), Reading::Known(volumes)) = (&mut snapshot.kube.claims, &mut snapshot.kube.persistent_volumes)
+    else {
+        return;
+    };
+    for claim in claims.iter_mut().filter(|claim| claim.volume.is_none()) {
+        let Some((storage, reclaim)) = classes.get(&claim.storage_class) else { continue };
+        if !placed.contains(&(claim.namespace.clone(), claim.name.clone())) {
+            continue;
+        }
+        let name = format!("pvc-{}-{}", claim.namespace, claim.name);
+        let storage = if storage.is_empty() { "local-lvm" } else { storage };
+        volumes.push(PersistentVolume {
+            name: name.as_str().into(),
+            driver: driver.to_owned(),
+            handle: Some(VolumeHandle(format!("new/new/{storage}/vm-9999-{name}"))),
+            phase: "Bound".into(),
+            capacity: claim.requested,
+            claim: Some(ObjectName::new(&claim.namespace, &claim.name)),
+            storage_class: claim.storage_class.clone(),
+            reclaim_policy: reclaim.clone(),
+            access_modes: claim.access_modes.clone(),
+            ..PersistentVolume::default()
+        });
+        claim.volume = Some(name.into());
+        claim.phase = "Bound".into();
+    }
+}

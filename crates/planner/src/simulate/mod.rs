@@ -1,0 +1,163 @@
+//! What would happen: changes played on a copy of the cluster.
+//!
+//! The pods that a change sets free or adds are placed one after the other as the scheduler would, with
+//! the clusters' own ties broken at random from a seed. Then the storage plugin has its say: a volume
+//! that the scheduler allows on a node still needs a free disk slot of its VM.
+
+mod arrivals;
+mod attach;
+mod effects;
+mod play;
+mod proof;
+mod refusal;
+mod result;
+mod sweep;
+mod timeline;
+mod worker;
+
+use capplan_model::change::Change;
+use capplan_model::history::History;
+use capplan_model::ids::SnapshotId;
+use capplan_model::policy::Policy;
+use capplan_model::{Reading, Snapshot};
+
+use crate::report;
+use crate::scheduler::Cluster;
+use attach::Plugs;
+use play::{Outcome, Player};
+
+pub use result::{
+    Difference, Displaced, FORMAT, FigureUnit, Flagged, Placed, PoolGrowth, Reboot, Simulation, Starving, State, TimelineRow,
+    Unplaceable, UntilRefusal, Verdict, VolumeSpread,
+};
+pub use sweep::{Axes, Axis, AxisKind, Cell, Sweep, SweepError, sweep};
+
+/// How often and from which seed.
+#[derive(Clone, Copy, Debug)]
+pub struct Trials {
+    /// Number of runs; each breaks ties its own way.
+    pub runs: u32,
+    /// Seed of the first run; the others follow from it.
+    pub seed: u64,
+}
+
+/// Why nothing can be simulated.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SimulateError {
+    /// Something that everything rests on was not read.
+    #[error("{what} is unknown: {why}")]
+    Unknown {
+        /// What.
+        what: String,
+        /// Why.
+        why: String,
+    },
+    /// No node of that name.
+    #[error("there is no node {name}; there are {known}")]
+    NoNode {
+        /// The name.
+        name: String,
+        /// Those that exist.
+        known: String,
+    },
+    /// No host of that name.
+    #[error("there is no host {name}; there are {known}")]
+    NoHost {
+        /// The name.
+        name: String,
+        /// Those that exist.
+        known: String,
+    },
+    /// No workload of that name.
+    #[error("there is no workload {name}; write deploy/NAME, sts/NAME or NAMESPACE/deploy/NAME")]
+    NoWorkload {
+        /// The name.
+        name: String,
+    },
+    /// No StorageClass, or several.
+    #[error("{0}")]
+    StorageClass(String),
+    /// A change that makes no sense here.
+    #[error("{0}")]
+    Change(String),
+}
+
+/// Plays `changes` on `snapshot`, which becomes the cluster afterwards.
+///
+/// `progress` is told how many runs are done; it may be called from several threads.
+///
+/// # Errors
+/// [`SimulateError`] if a change names something that does not exist, or if nodes or pods are unknown.
+pub fn simulate(
+    snapshot: &mut Snapshot,
+    id: SnapshotId,
+    history: &History,
+    policy: &Policy,
+    changes: &[Change],
+    trials: Trials,
+    progress: &(dyn Fn(u32) + Sync),
+) -> Result<Simulation, SimulateError> {
+    let mut policy = policy.clone();
+    for change in changes {
+        if let Change::AddPvcs(add) = change {
+            policy.plan.planned_volumes += u64::from(add.count);
+        }
+    }
+    let before = report::build(snapshot, id.clone(), history, &policy, Vec::new());
+    let mut simulation = Simulation::empty(snapshot, id.clone(), changes, trials);
+    simulation.unknown = before.unknown.clone();
+    let effects = {
+        let cluster = match Cluster::of(snapshot) {
+            Reading::Known(cluster) => cluster,
+            Reading::Unknown { why } => return Err(SimulateError::Unknown { what: "the cluster".into(), why }),
+        };
+        let plugs = Plugs::of(snapshot, &policy.attacher);
+        let mut first = Player::new(snapshot, &policy, cluster.clone(), plugs.clone(), trials.seed);
+        first.play_all(changes)?;
+        let outcomes = others(snapshot, &policy, &cluster, &plugs, changes, trials, &first.outcome, progress)?;
+        simulation.conclude(&mut first, &outcomes);
+        simulation.until_refusal = refusal::until_refusal(snapshot, &policy, changes, &first)?;
+        simulation.spread = refusal::spread(snapshot, &policy, changes, &first);
+        simulation.reboots = std::mem::take(&mut first.reboots);
+        simulation.timeline = timeline::of(snapshot, changes, &first);
+        simulation.node_loss = result::losses(snapshot, changes);
+        first.effects()
+    };
+    effects.apply(snapshot, &policy.attacher);
+    let after = report::build(snapshot, id, history, &policy, Vec::new());
+    simulation.compare(before, after);
+    Ok(simulation)
+}
+
+/// The other runs, in parallel. A change without a choice needs no other.
+#[expect(clippy::too_many_arguments, reason = "all of it is one run's input")]
+fn others(
+    snapshot: &Snapshot,
+    policy: &Policy,
+    cluster: &Cluster<'_>,
+    plugs: &Plugs,
+    changes: &[Change],
+    trials: Trials,
+    first: &Outcome,
+    progress: &(dyn Fn(u32) + Sync),
+) -> Result<Vec<Outcome>, SimulateError> {
+    use rayon::prelude::*;
+    progress(1);
+    let mut outcomes = vec![first.clone()];
+    if !first.had_choice {
+        return Ok(outcomes);
+    }
+    let done = std::sync::atomic::AtomicU32::new(1);
+    let rest: Result<Vec<Outcome>, SimulateError> = (1..trials.runs)
+        .into_par_iter()
+        .map(|run| {
+            let mut player = Player::new(snapshot, policy, cluster.clone(), plugs.clone(), trials.seed + u64::from(run));
+            player.only_outcome = true;
+            player.play_all(changes)?;
+            progress(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1);
+            Ok(player.outcome)
+        })
+        .collect();
+    outcomes.extend(rest?);
+    Ok(outcomes)
+}

@@ -1,0 +1,648 @@
+//! Plays changes: takes pods off their nodes, adds new ones, and places them as the scheduler would.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use capplan_model::change::{Change, Failure, FailureMode, WrittenTaint};
+use capplan_model::ids::{HostName, NodeName};
+use capplan_model::join::{Join, join};
+use capplan_model::kube::{Effect, Pod, Taint};
+use capplan_model::policy::Policy;
+use capplan_model::{Reading, Snapshot};
+
+use super::SimulateError;
+use super::arrivals;
+use super::attach::Plugs;
+use super::effects::Effects;
+use super::proof;
+use super::result::{Displaced, Flagged, Placed, Reboot, Unplaceable, Verdict};
+use super::worker::{self, NewWorker};
+use crate::scheduler::{Cluster, NodeId, PodId, Reason, Scheduler};
+
+/// What one run came to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Outcome {
+    /// Pods that found no place and had one before, or are new.
+    pub starved: BTreeSet<String>,
+    /// Pods and workers whose volume or VM has no room.
+    pub failed: BTreeSet<String>,
+    /// Whether anything was left to chance.
+    pub had_choice: bool,
+}
+
+/// Why something finds no place, in groups of nodes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Problem {
+    pub reasons: Vec<String>,
+    pub nodes: usize,
+    pub message: Option<String>,
+}
+
+/// A volume that the scheduler allows and the plugin cannot attach.
+#[derive(Clone, Debug)]
+pub(super) struct AttachFailure {
+    pub pod: PodId,
+    pub node: NodeName,
+    pub volume: String,
+}
+
+/// Plays changes on a cluster.
+pub(super) struct Player<'a> {
+    pub snapshot: &'a Snapshot,
+    pub policy: &'a Policy,
+    pub scheduler: Scheduler<'a>,
+    pub plugs: Plugs,
+    rng: fastrand::Rng,
+    /// Pods without a place.
+    pub waiting: Vec<PodId>,
+    /// Those of them that waited before any change.
+    waited: BTreeSet<PodId>,
+    /// Pods that were placed, in this order.
+    pub placed: Vec<PodId>,
+    origins: BTreeMap<PodId, NodeId>,
+    ties: BTreeMap<PodId, Vec<NodeId>>,
+    /// Pods that end for good.
+    pub lost: Vec<String>,
+    pub gone: BTreeSet<PodId>,
+    pub nodes_gone: BTreeSet<NodeId>,
+    pub powered_off: BTreeSet<NodeName>,
+    pub preempted: Vec<Displaced>,
+    /// Pods that were pushed aside and where they were before.
+    victims: BTreeMap<PodId, NodeId>,
+    pub flagged: BTreeSet<Flagged>,
+    pub undecided: BTreeSet<String>,
+    pub attach_failures: Vec<AttachFailure>,
+    pub workers: Vec<NewWorker>,
+    pub claims: Vec<capplan_model::kube::Claim>,
+    /// Pods that changes added.
+    pub additions: Vec<PodId>,
+    pub reboots: Vec<Reboot>,
+    pub outcome: Outcome,
+    /// Whether only the outcome is wanted, and no details.
+    pub only_outcome: bool,
+}
+
+impl<'a> Player<'a> {
+    pub(super) fn new(snapshot: &'a Snapshot, policy: &'a Policy, cluster: Cluster<'a>, plugs: Plugs, seed: u64) -> Self {
+        let ours = |pod: &Pod| pod.scheduling.scheduler.is_empty() && !pod.scheduling.gated && pod.deleting.is_none();
+        let waiting: Vec<PodId> =
+            (0..cluster.pod_count()).filter(|pod| cluster.node_of(*pod).is_none() && ours(cluster.pod(*pod))).collect();
+        Self {
+            snapshot,
+            policy,
+            scheduler: Scheduler::new(cluster),
+            plugs,
+            rng: fastrand::Rng::with_seed(seed),
+            waited: waiting.iter().copied().collect(),
+            waiting,
+            placed: Vec::new(),
+            origins: BTreeMap::new(),
+            ties: BTreeMap::new(),
+            lost: Vec::new(),
+            gone: BTreeSet::new(),
+            nodes_gone: BTreeSet::new(),
+            powered_off: BTreeSet::new(),
+            preempted: Vec::new(),
+            victims: BTreeMap::new(),
+            flagged: BTreeSet::new(),
+            undecided: BTreeSet::new(),
+            attach_failures: Vec::new(),
+            workers: Vec::new(),
+            claims: Vec::new(),
+            additions: Vec::new(),
+            reboots: Vec::new(),
+            outcome: Outcome::default(),
+            only_outcome: false,
+        }
+    }
+
+    pub(super) fn play_all(&mut self, changes: &[Change]) -> Result<(), SimulateError> {
+        for change in changes {
+            self.play(change)?;
+        }
+        for pod in self.waiting.clone() {
+            if !self.waited.contains(&pod) {
+                self.outcome.starved.insert(self.name(pod));
+            }
+        }
+        let failures: Vec<String> = self.attach_failures.iter().map(|one| self.name(one.pod)).collect();
+        self.outcome.failed.extend(failures);
+        let refused = self.workers.iter().filter(|one| one.refused.is_some()).map(|one| one.node.name.to_string());
+        self.outcome.failed.extend(refused);
+        Ok(())
+    }
+
+    fn play(&mut self, change: &Change) -> Result<(), SimulateError> {
+        match change {
+            Change::AddPvcs(add) => {
+                for (pod, claim) in arrivals::with_claims(self.snapshot, self.policy, add)? {
+                    self.scheduler.cluster.add_claim(claim.clone());
+                    self.plugs.add_claim(&claim);
+                    self.claims.push(claim);
+                    self.submit(pod);
+                }
+            }
+            Change::AddPods(add) => arrivals::plain(add).into_iter().for_each(|pod| self.submit(pod)),
+            Change::Submit(pods) => {
+                for pod in pods {
+                    self.submit(arrivals::admitted(pod, &self.snapshot.kube));
+                }
+            }
+            Change::AddWorker(add) => {
+                for _ in 0..add.count {
+                    let worker = worker::new(self, add)?;
+                    worker::join(self, worker);
+                }
+            }
+            Change::RemoveNode(name) => {
+                let node = self.node(name)?;
+                self.evict(node, Leave::WithTheNode);
+                self.remove(node);
+                self.powered_off.insert(name.clone());
+            }
+            Change::FailNode(failure) => self.fail(&failure.name, failure.mode)?,
+            Change::FailHost(failure) => {
+                for name in self.nodes_on(failure)? {
+                    self.fail(&name, failure.mode)?;
+                }
+            }
+            Change::Cordon(name) => {
+                let node = self.node(name)?;
+                self.cordon(node);
+            }
+            Change::Taint(add) => {
+                let node = self.node(&add.node)?;
+                self.taint(node, &add.taint);
+            }
+            Change::ColdBoot => self.cold_boot(),
+            Change::RebootEach => {
+                if !self.only_outcome {
+                    self.reboot_each();
+                }
+            }
+            Change::WakeParked => {
+                for pod in arrivals::parked(&self.snapshot.kube) {
+                    self.submit(pod);
+                }
+            }
+        }
+        self.settle();
+        Ok(())
+    }
+
+    pub(super) fn node(&self, name: &NodeName) -> Result<NodeId, SimulateError> {
+        let cluster = &self.scheduler.cluster;
+        cluster.node_named(name).ok_or_else(|| SimulateError::NoNode {
+            name: name.to_string(),
+            known: cluster.nodes().map(|node| cluster.node(node).name.to_string()).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    pub(super) fn name(&self, pod: PodId) -> String {
+        self.scheduler.cluster.pod(pod).object_name().0
+    }
+
+    fn nodes_on(&self, failure: &Failure<HostName>) -> Result<Vec<NodeName>, SimulateError> {
+        if !self.snapshot.hosts().any(|host| host.name == failure.name) {
+            let known = self.snapshot.hosts().map(|host| host.name.to_string()).collect::<Vec<_>>().join(", ");
+            return Err(SimulateError::NoHost { name: failure.name.to_string(), known });
+        }
+        match nodes_on(self.snapshot, &failure.name) {
+            Reading::Known(nodes) => {
+                Ok(nodes.into_iter().filter(|name| self.scheduler.cluster.node_named(name).is_some()).collect())
+            }
+            Reading::Unknown { why } => Err(SimulateError::Unknown { what: format!("which nodes are on {}", failure.name), why }),
+        }
+    }
+
+    /// Adds a pod that wants a place.
+    fn submit(&mut self, pod: Pod) {
+        let id = self.scheduler.cluster.add_pod(pod);
+        self.additions.push(id);
+        self.waiting.push(id);
+    }
+
+    /// Takes pods off a node. Those that a controller makes again want a place.
+    fn evict(&mut self, node: NodeId, leave: Leave) {
+        let mut pods = self.scheduler.cluster.pods_on(node).to_vec();
+        pods.sort_by_key(|pod| self.name(*pod));
+        for id in pods {
+            let pod = self.scheduler.cluster.pod(id);
+            let stays = match &leave {
+                Leave::WithTheNode => false,
+                Leave::Intolerant(taint) => pod.is_mirror() || crate::scheduler::tolerates_for_ever(pod, taint),
+            };
+            if stays {
+                continue;
+            }
+            let (tied, bare) = (pod.is_mirror() || pod.is_daemon(), pod.owner.is_none());
+            let name = pod.object_name().0;
+            self.plugs.detach(pod, &self.scheduler.cluster.node(node).name);
+            self.scheduler.cluster.take(id);
+            if tied {
+                self.gone.insert(id);
+            } else if bare {
+                self.gone.insert(id);
+                self.lost.push(name);
+            } else {
+                self.origins.entry(id).or_insert(node);
+                self.waiting.push(id);
+            }
+        }
+    }
+
+    fn remove(&mut self, node: NodeId) {
+        self.scheduler.cluster.remove_node(node);
+        self.nodes_gone.insert(node);
+    }
+
+    fn cordon(&mut self, node: NodeId) {
+        let taint = Taint { key: "node.kubernetes.io/unschedulable".into(), ..Taint::default() };
+        self.scheduler.cluster.alter_node(node, |node| {
+            node.unschedulable = true;
+            if !node.taints.iter().any(|one| one.key == taint.key) {
+                node.taints.push(taint);
+            }
+        });
+    }
+
+    fn taint(&mut self, node: NodeId, taint: &WrittenTaint) {
+        match taint {
+            WrittenTaint::Set(taint) => {
+                self.scheduler.cluster.alter_node(node, |node| {
+                    node.taints.retain(|one| one.key != taint.key || one.effect != taint.effect);
+                    node.taints.push(taint.clone());
+                });
+                if taint.effect == Effect::NoExecute {
+                    self.evict(node, Leave::Intolerant(taint.clone()));
+                }
+            }
+            WrittenTaint::Remove(key, effect) => self.scheduler.cluster.alter_node(node, |node| {
+                node.taints.retain(|one| one.key != *key || effect.is_some_and(|effect| effect != one.effect));
+            }),
+        }
+    }
+
+    /// The state some minutes after the failure: the node is tainted, its pods are deleted and wanted
+    /// elsewhere.
+    fn fail(&mut self, name: &NodeName, mode: FailureMode) -> Result<(), SimulateError> {
+        let node = self.node(name)?;
+        let key = match mode {
+            FailureMode::Notready => "node.kubernetes.io/not-ready",
+            FailureMode::Partition | FailureMode::PowerOff => "node.kubernetes.io/unreachable",
+        };
+        let taint = |effect| Taint { key: key.into(), effect, ..Taint::default() };
+        self.scheduler.cluster.alter_node(node, |node| {
+            node.taints.extend([taint(Effect::NoSchedule), taint(Effect::NoExecute)]);
+            for condition in node.conditions.iter_mut().filter(|condition| condition.kind == "Ready") {
+                condition.status = if mode == FailureMode::Notready { "False" } else { "Unknown" }.into();
+            }
+        });
+        self.evict(node, Leave::Intolerant(taint(Effect::NoExecute)));
+        if mode == FailureMode::PowerOff {
+            self.powered_off.insert(name.clone());
+        }
+        Ok(())
+    }
+
+    fn cold_boot(&mut self) {
+        let nodes: Vec<NodeId> = self.scheduler.cluster.nodes().collect();
+        for node in nodes {
+            let mut pods = self.scheduler.cluster.pods_on(node).to_vec();
+            pods.sort_by_key(|pod| self.name(*pod));
+            for id in pods {
+                let pod = self.scheduler.cluster.pod(id);
+                // What the kubelets start themselves, and what belongs to each node, is there first.
+                if pod.is_mirror() || pod.is_daemon() || pod.owner.is_none() {
+                    continue;
+                }
+                self.plugs.detach(pod, &self.scheduler.cluster.node(node).name);
+                self.scheduler.cluster.take(id);
+                self.origins.entry(id).or_insert(node);
+                self.waiting.push(id);
+            }
+        }
+        self.outcome.had_choice = true;
+    }
+
+    fn reboot_each(&mut self) {
+        let nodes: Vec<NodeId> = self.scheduler.cluster.nodes().collect();
+        for node in nodes {
+            let cluster = &self.scheduler.cluster;
+            let name = cluster.node(node).name.clone();
+            if cluster.node(node).is_control_plane() {
+                continue;
+            }
+            let mut trial = Player::new(self.snapshot, self.policy, cluster.clone(), self.plugs.clone(), self.rng.u64(..));
+            trial.cordon(node);
+            let before = trial.waiting.len();
+            trial.evict_for_reboot(node);
+            let pods = trial.waiting.len() - before;
+            trial.settle();
+            let blocked = blocked(self.snapshot, &self.scheduler.cluster, node);
+            let (unplaceable, _) = trial.unplaceable();
+            let fits = unplaceable.is_empty();
+            let (verdict, because) = if fits { (Verdict::SchedulerPlaces, Vec::new()) } else { proof::search(&mut trial) };
+            if !fits {
+                self.outcome.failed.insert(format!("reboot of {name}"));
+            }
+            self.reboots.push(Reboot { node: name, fits, verdict, because, pods, unplaceable, blocked });
+        }
+    }
+
+    /// Everything but what belongs to the node goes.
+    fn evict_for_reboot(&mut self, node: NodeId) {
+        let stays: Vec<PodId> = self
+            .scheduler
+            .cluster
+            .pods_on(node)
+            .iter()
+            .copied()
+            .filter(|pod| {
+                let pod = self.scheduler.cluster.pod(*pod);
+                pod.is_daemon() || pod.is_mirror()
+            })
+            .collect();
+        self.evict(node, Leave::WithTheNode);
+        for pod in stays {
+            self.gone.remove(&pod);
+            self.scheduler.cluster.bind(pod, node);
+        }
+    }
+
+    /// Places what waits: the most important first, otherwise in random order, until nothing moves.
+    pub(super) fn settle(&mut self) {
+        loop {
+            let mut order = std::mem::take(&mut self.waiting);
+            if order.len() > 1 {
+                self.outcome.had_choice |= order.iter().any(|pod| !self.waited.contains(pod));
+                self.rng.shuffle(&mut order);
+            }
+            order.sort_by_key(|pod| (Reverse(self.scheduler.cluster.pod(*pod).scheduling.priority), !self.waited.contains(pod)));
+            let mut queue = VecDeque::from(order);
+            let mut moved = false;
+            while let Some(pod) = queue.pop_front() {
+                match self.place(pod) {
+                    Some(victims) => {
+                        moved = true;
+                        queue.extend(victims);
+                    }
+                    None => self.waiting.push(pod),
+                }
+            }
+            // A pod that wants to be with another one may find it there now.
+            if !moved || self.waiting.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Places a pod; answers those it pushed aside that want a new place.
+    fn place(&mut self, id: PodId) -> Option<Vec<PodId>> {
+        self.inspect(id);
+        let best = self.scheduler.best(id);
+        let (node, victims) = match best.len() {
+            0 => {
+                let candidates = self.scheduler.preempt(id);
+                if candidates.is_empty() {
+                    return None;
+                }
+                self.outcome.had_choice |= candidates.len() > 1;
+                let candidate = candidates[self.rng.usize(..candidates.len())].clone();
+                let by = self.name(id);
+                let mut again = Vec::new();
+                for (place, victim) in candidate.victims.iter().copied().enumerate() {
+                    let pod = self.scheduler.cluster.pod(victim);
+                    let name = pod.object_name().0;
+                    let (bare, at) = (pod.owner.is_none(), self.scheduler.cluster.node(candidate.node).name.clone());
+                    self.plugs.detach(pod, &at);
+                    self.scheduler.cluster.take(victim);
+                    self.placed.retain(|one| *one != victim);
+                    if bare {
+                        self.gone.insert(victim);
+                        self.lost.push(name.clone());
+                    } else {
+                        if !self.origins.contains_key(&victim) {
+                            self.origins.insert(victim, candidate.node);
+                            self.victims.insert(victim, candidate.node);
+                        }
+                        again.push(victim);
+                    }
+                    let against_budget = place < candidate.violations;
+                    self.preempted.push(Displaced { pod: name, node: at, by: by.clone(), against_budget });
+                }
+                (candidate.node, again)
+            }
+            1 => (best[0], Vec::new()),
+            several => {
+                self.outcome.had_choice = true;
+                let node = best[self.rng.usize(..several)];
+                if !self.only_outcome {
+                    self.ties.insert(id, best.iter().copied().filter(|one| *one != node).collect());
+                }
+                (node, Vec::new())
+            }
+        };
+        self.scheduler.cluster.bind(id, node);
+        self.placed.push(id);
+        let name = self.scheduler.cluster.node(node).name.clone();
+        for volume in self.plugs.attach(self.scheduler.cluster.pod(id), &name) {
+            self.attach_failures.push(AttachFailure { pod: id, node: name.clone(), volume });
+        }
+        Some(victims)
+    }
+
+    /// Notes what about a pod is not simulated or not known.
+    fn inspect(&mut self, id: PodId) {
+        let pod = self.scheduler.cluster.pod(id);
+        for feature in &pod.scheduling.unmodelled {
+            self.flagged.insert(Flagged { pod: pod.object_name().0, feature: feature.clone() });
+        }
+        if !pod.claims.is_empty() {
+            let kube = &self.snapshot.kube;
+            for (what, why) in [
+                ("persistentvolumeclaims", kube.claims.why()),
+                ("persistentvolumes", kube.persistent_volumes.why()),
+                ("storageclasses", kube.storage_classes.why()),
+                ("volumeattachments", kube.volume_attachments.why()),
+                ("csinodes", kube.csi_nodes.why()),
+            ] {
+                if why.is_some() {
+                    self.undecided.insert(format!("where pods with volumes fit: {what} could not be read"));
+                }
+            }
+        }
+    }
+
+    /// Where each pod went that is new or had to move.
+    pub(super) fn placement(&self) -> Vec<Placed> {
+        let cluster = &self.scheduler.cluster;
+        let name = |node: NodeId| cluster.node(node).name.clone();
+        let mut list: Vec<Placed> = self
+            .placed
+            .iter()
+            .filter_map(|pod| {
+                Some(Placed {
+                    pod: self.name(*pod),
+                    node: name(cluster.node_of(*pod)?),
+                    from: self.origins.get(pod).copied().map(name),
+                    ties: self.ties.get(pod).map(|ties| ties.iter().copied().map(name).collect()).unwrap_or_default(),
+                })
+            })
+            .collect();
+        list.sort_by(|a, b| a.pod.cmp(&b.pod));
+        list
+    }
+
+    /// What found no place, with the reasons: of the changes, and of those that waited before.
+    pub(super) fn unplaceable(&mut self) -> (Vec<Unplaceable>, Vec<Unplaceable>) {
+        let (mut new, mut old) = (Vec::new(), Vec::new());
+        for pod in self.waiting.clone() {
+            let entry = Unplaceable::of_pod(self.scheduler.cluster.pod(pod).object_name(), self.problem(pod));
+            if self.waited.contains(&pod) { old.push(entry) } else { new.push(entry) }
+        }
+        for one in &self.attach_failures {
+            new.push(Unplaceable {
+                pod: Some(self.name(one.pod)),
+                volume: Some(one.volume.clone()),
+                worker: None,
+                reasons: vec![format!("no free lun found on {}: {}", one.node, self.plugs.describe(&one.node))],
+                nodes: 1,
+                message: None,
+            });
+        }
+        for one in &self.workers {
+            if let Some(why) = &one.refused {
+                new.push(Unplaceable {
+                    pod: None,
+                    volume: None,
+                    worker: Some(one.node.name.to_string()),
+                    reasons: vec![why.clone()],
+                    nodes: 0,
+                    message: None,
+                });
+            }
+        }
+        new.sort_by(|a, b| (&a.pod, &a.volume).cmp(&(&b.pod, &b.volume)));
+        old.sort_by(|a, b| a.pod.cmp(&b.pod));
+        (new, old)
+    }
+
+    /// Why a pod finds no place.
+    pub(super) fn problem(&mut self, pod: PodId) -> Problem {
+        let judgement = self.scheduler.judge(pod);
+        let nodes = self.scheduler.cluster.node_count();
+        if let Some(rejection) = &judgement.rejection {
+            let message = format!("0/{nodes} nodes are available: {}.", rejection.scheduler_words());
+            return Problem { reasons: vec![rejection.to_string()], nodes, message: Some(message) };
+        }
+        let mut groups: BTreeMap<&Reason, Vec<NodeId>> = BTreeMap::new();
+        for (node, reasons) in &judgement.refused {
+            for reason in reasons {
+                groups.entry(reason).or_default().push(*node);
+            }
+        }
+        let mut words: Vec<String> =
+            groups.iter().map(|(reason, nodes)| format!("{} {}", nodes.len(), reason.scheduler_words())).collect();
+        words.sort();
+        let message = Some(format!("0/{nodes} nodes are available: {}.", words.join(", ")));
+        let mut groups: Vec<(&Reason, Vec<NodeId>)> = groups.into_iter().collect();
+        groups.sort_by_key(|(reason, nodes)| (Reverse(nodes.len()), (*reason).clone()));
+        let reasons = groups
+            .into_iter()
+            .map(|(reason, nodes)| format!("{} {reason}{}", nodes.len(), self.scheduler.cluster.shortfall(pod, reason, &nodes)))
+            .collect();
+        Problem { reasons, nodes, message }
+    }
+
+    pub(super) fn effects(&self) -> Effects {
+        Effects::of(self)
+    }
+
+    /// Pods that still want a place and did not wait before.
+    pub(super) fn starving(&self) -> impl Iterator<Item = PodId> + '_ {
+        self.waiting.iter().copied().filter(|pod| !self.waited.contains(pod))
+    }
+
+    /// Every pod that had to find a place because of the changes; not those pushed aside by others.
+    pub(super) fn seekers(&self) -> Vec<PodId> {
+        let placed = self.placed.iter().copied().filter(|pod| !self.waited.contains(pod));
+        placed.chain(self.starving()).filter(|pod| !self.victims.contains_key(pod)).collect()
+    }
+
+    /// The same cluster with none of the seekers placed and nobody pushed aside, to try another way.
+    pub(super) fn cleared(&self) -> (Scheduler<'a>, Plugs) {
+        let (mut scheduler, mut plugs) = (self.scheduler.clone(), self.plugs.clone());
+        for pod in self.seekers().into_iter().chain(self.victims.keys().copied()) {
+            if let Some(node) = scheduler.cluster.node_of(pod) {
+                plugs.detach(scheduler.cluster.pod(pod), &scheduler.cluster.node(node).name);
+                scheduler.cluster.take(pod);
+            }
+        }
+        for (pod, node) in &self.victims {
+            scheduler.cluster.bind(*pod, *node);
+            plugs.attach(scheduler.cluster.pod(*pod), &scheduler.cluster.node(*node).name);
+        }
+        (scheduler, plugs)
+    }
+
+    pub(super) fn asks(&self, pod: PodId) -> proof::Demand {
+        proof::Demand::of(self.scheduler.cluster.pod(pod))
+    }
+}
+
+/// Which pods leave a node.
+enum Leave {
+    /// All of them.
+    WithTheNode,
+    /// Those that do not tolerate this taint for ever.
+    Intolerant(Taint),
+}
+
+/// Nodes whose VM is on a host.
+pub(super) fn nodes_on(snapshot: &Snapshot, host: &HostName) -> Reading<Vec<NodeName>> {
+    join(snapshot).map(|joins| {
+        let on = joins.into_iter().filter(|(_, join)| match join {
+            Join::Guest(guest) => guest.host == *host,
+            Join::Missing | Join::Ambiguous { .. } => false,
+        });
+        on.map(|(name, _)| name.clone()).collect()
+    })
+}
+
+/// Nodes that a change takes away.
+pub(super) fn taken_away(snapshot: &Snapshot, change: &Change) -> Vec<NodeName> {
+    match change {
+        Change::RemoveNode(node) => vec![node.clone()],
+        Change::FailNode(one) => vec![one.name.clone()],
+        Change::FailHost(one) => nodes_on(snapshot, &one.name).into_known().unwrap_or_default(),
+        Change::RebootEach => {
+            snapshot.workers().into_known().unwrap_or_default().into_iter().map(|node| node.name.clone()).collect()
+        }
+        Change::AddPvcs(_)
+        | Change::AddPods(_)
+        | Change::Submit(_)
+        | Change::AddWorker(_)
+        | Change::Cordon(_)
+        | Change::Taint(_)
+        | Change::ColdBoot
+        | Change::WakeParked => Vec::new(),
+    }
+}
+
+/// Budgets that allow no disruption of pods on a node.
+fn blocked(snapshot: &Snapshot, cluster: &Cluster<'_>, node: NodeId) -> Vec<String> {
+    let mut list = BTreeSet::new();
+    for pod in cluster.pods_on(node).iter().map(|pod| cluster.pod(*pod)) {
+        let mine = snapshot.kube.pdbs.items().iter().filter(|pdb| {
+            pdb.namespace == pod.namespace && pdb.selector.as_ref().is_some_and(|selector| selector.matches(&pod.labels))
+        });
+        for pdb in mine.filter(|pdb| pdb.disruptions_allowed <= 0) {
+            list.insert(format!("PDB {}/{} allows no disruption of {}", pdb.namespace, pdb.name, pod.object_name()));
+        }
+    }
+    if let Some(why) = snapshot.kube.pdbs.why() {
+        list.insert(format!("poddisruptionbudgets are unknown: {why}"));
+    }
+    list.into_iter().collect()
+}

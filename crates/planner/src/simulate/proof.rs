@@ -1,0 +1,295 @@
+//! Whether an assignment exists at all: one is found, or none can be.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use capplan_model::kube::Pod;
+use capplan_model::units::{Bytes, MilliCpu};
+
+use super::attach::Plugs;
+use super::play::Player;
+use super::result::Verdict;
+use crate::scheduler::{NodeId, PodId, Reason, Scheduler};
+
+/// Orders in which an assignment is sought before it is given up.
+const ORDERS: usize = 24;
+/// Steps of the exhaustive search.
+const STEPS: usize = 300_000;
+/// Most seekers for which the exhaustive search is tried.
+const MOST_SEEKERS: usize = 64;
+
+/// What a pod takes, by dimension.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Demand(BTreeMap<String, u64>);
+
+impl Demand {
+    pub(super) fn of(pod: &Pod) -> Self {
+        let requests = &pod.requests;
+        let named =
+            [("cpu", requests.cpu.0), ("memory", requests.memory.0), ("ephemeral storage", requests.ephemeral.0), ("pods", 1)];
+        let mut amounts: BTreeMap<String, u64> = named.into_iter().map(|(name, amount)| (name.to_owned(), amount)).collect();
+        amounts.extend(requests.extended.iter().map(|(name, amount)| (name.clone(), *amount)));
+        amounts.retain(|_, amount| *amount > 0);
+        Self(amounts)
+    }
+
+    fn show(dimension: &str, amount: u64) -> String {
+        match dimension {
+            "cpu" => format!("{} CPU", MilliCpu(amount)),
+            "memory" => format!("{} memory", Bytes(amount)),
+            "ephemeral storage" => format!("{} ephemeral storage", Bytes(amount)),
+            name => format!("{amount} {name}"),
+        }
+    }
+}
+
+/// A seeker with the nodes it may use, whatever the other seekers do.
+struct Seeker {
+    pod: PodId,
+    demand: Demand,
+    volumes: u64,
+    eligible: BTreeSet<NodeId>,
+}
+
+/// What is left on the nodes for the seekers.
+struct Free(BTreeMap<NodeId, BTreeMap<String, u64>>);
+
+/// Looks for an assignment of everything that had to find a place.
+pub(super) fn search(player: &mut Player<'_>) -> (Verdict, Vec<String>) {
+    let refused: Vec<String> =
+        player.workers.iter().filter_map(|worker| Some(format!("{}: {}", worker.node.name, worker.refused.as_ref()?))).collect();
+    if !refused.is_empty() {
+        return (Verdict::CannotFit, refused);
+    }
+    let (mut scheduler, plugs) = player.cleared();
+    let pods = player.seekers();
+    let judged: Vec<(PodId, BTreeSet<NodeId>, Vec<String>)> = pods
+        .iter()
+        .map(|pod| {
+            let judgement = scheduler.judge(*pod);
+            let mut eligible: BTreeSet<NodeId> = judgement.feasible.iter().copied().collect();
+            // Where other seekers go may change these two.
+            let open = judgement
+                .refused
+                .iter()
+                .filter(|(_, reasons)| reasons.iter().all(|reason| matches!(reason, Reason::Affinity | Reason::Spread)));
+            eligible.extend(open.map(|(node, _)| *node));
+            if judgement.rejection.is_some() {
+                eligible.clear();
+            }
+            let rejection = judgement.rejection.iter().map(ToString::to_string);
+            let counts = judgement.counts();
+            let reasons = counts.iter().map(|(reason, count)| format!("{count} {reason}"));
+            let reasons = rejection.chain(reasons).collect();
+            (*pod, eligible, reasons)
+        })
+        .collect();
+    let alone: Vec<String> = judged
+        .iter()
+        .filter(|(_, eligible, _)| eligible.is_empty())
+        .map(|(pod, _, reasons)| {
+            format!("{} fits nowhere even if it were alone: {}", scheduler.cluster.pod(*pod).object_name(), reasons.join(", "))
+        })
+        .collect();
+    if !alone.is_empty() {
+        return (Verdict::CannotFit, alone);
+    }
+    let seekers: Vec<Seeker> = judged
+        .into_iter()
+        .map(|(pod, eligible, _)| Seeker {
+            pod,
+            demand: player.asks(pod),
+            volumes: volumes(&plugs, scheduler.cluster.pod(pod)),
+            eligible,
+        })
+        .collect();
+    let free = Free::of(&scheduler, &plugs, &seekers);
+    let bounds = bounds(&seekers, &free, &scheduler);
+    if !bounds.is_empty() {
+        return (Verdict::CannotFit, bounds);
+    }
+    if let Some(assignment) = find(&mut scheduler, &plugs, &seekers) {
+        let shown: Vec<String> = assignment.into_iter().take(8).collect();
+        let more = seekers.len().saturating_sub(shown.len());
+        let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+        return (Verdict::FitsIfPlaced, vec![format!("an assignment exists: {}{rest}", shown.join(", "))]);
+    }
+    match exhaust(&seekers, &free) {
+        Some(true) | None => {
+            (Verdict::Undecided, vec!["no assignment was found, and none was ruled out within the search's limits".to_owned()])
+        }
+        Some(false) => (
+            Verdict::CannotFit,
+            vec![format!("no assignment exists: every way to place the {} pods was ruled out", seekers.len())],
+        ),
+    }
+}
+
+fn volumes(plugs: &Plugs, pod: &Pod) -> u64 {
+    pod.claims.iter().filter(|claim| plugs.volume(&pod.namespace, claim).is_some()).count() as u64
+}
+
+impl Free {
+    fn of(scheduler: &Scheduler<'_>, plugs: &Plugs, seekers: &[Seeker]) -> Self {
+        let dimensions: BTreeSet<&String> = seekers.iter().flat_map(|seeker| seeker.demand.0.keys()).collect();
+        let nodes = scheduler.cluster.nodes().map(|node| {
+            let mut free: BTreeMap<String, u64> =
+                dimensions.iter().map(|name| ((*name).clone(), scheduler.cluster.free(node, name))).collect();
+            if let Some(slots) = plugs.free(&scheduler.cluster.node(node).name) {
+                free.insert(SLOTS.to_owned(), slots);
+            }
+            (node, free)
+        });
+        Self(nodes.collect())
+    }
+
+    fn sum(&self, nodes: &BTreeSet<NodeId>, dimension: &str) -> u64 {
+        let amounts = nodes.iter().filter_map(|node| self.0.get(node)?.get(dimension));
+        amounts.fold(0, |sum, amount| sum.saturating_add(*amount))
+    }
+}
+
+/// Dimension of the disk slots of the VMs.
+const SLOTS: &str = "volume slots";
+
+/// Dimensions of which the seekers need more than the nodes open to them have.
+///
+/// For each set of nodes that some seeker is bound to, all seekers bound to it or a part of it are
+/// held against what it has.
+fn bounds(seekers: &[Seeker], free: &Free, scheduler: &Scheduler<'_>) -> Vec<String> {
+    let sets: BTreeSet<&BTreeSet<NodeId>> = seekers.iter().map(|seeker| &seeker.eligible).collect();
+    let mut everything: BTreeSet<NodeId> = BTreeSet::new();
+    seekers.iter().for_each(|seeker| everything.extend(&seeker.eligible));
+    let mut list = Vec::new();
+    for set in sets.into_iter().chain([&everything]) {
+        let bound: Vec<&Seeker> = seekers.iter().filter(|seeker| seeker.eligible.is_subset(set)).collect();
+        let mut needed: BTreeMap<&str, u64> = BTreeMap::new();
+        for seeker in &bound {
+            for (dimension, amount) in &seeker.demand.0 {
+                *needed.entry(dimension).or_default() += amount;
+            }
+            // Volumes of several pods may be the same; only those of single pods add up for certain.
+            if seeker.volumes > 0 {
+                let shared = scheduler.cluster.pod(seeker.pod).claims.iter().any(|claim| {
+                    let pod = scheduler.cluster.pod(seeker.pod);
+                    bound.iter().any(|other| {
+                        let other_pod = scheduler.cluster.pod(other.pod);
+                        other.pod != seeker.pod && other_pod.namespace == pod.namespace && other_pod.claims.contains(claim)
+                    })
+                });
+                *needed.entry(SLOTS).or_default() += if shared { 0 } else { seeker.volumes };
+            }
+        }
+        for (dimension, amount) in needed {
+            // Where a node's slots are unknown there is no bound.
+            if dimension == SLOTS && set.iter().any(|node| free.0.get(node).is_none_or(|free| !free.contains_key(SLOTS))) {
+                continue;
+            }
+            let there = free.sum(set, dimension);
+            if amount > there {
+                let text = format!(
+                    "{} pods need {}, the {} nodes open to them have {} left",
+                    bound.len(),
+                    Demand::show(dimension, amount),
+                    set.len(),
+                    Demand::show(dimension, there)
+                );
+                if !list.contains(&text) {
+                    list.push(text);
+                }
+            }
+        }
+    }
+    list
+}
+
+/// Tries some orders, the hardest pods first; answers where each pod goes.
+fn find(scheduler: &mut Scheduler<'_>, plugs: &Plugs, seekers: &[Seeker]) -> Option<Vec<String>> {
+    let mut rng = fastrand::Rng::with_seed(seekers.len() as u64);
+    let mut order: Vec<&Seeker> = seekers.iter().collect();
+    let size = |seeker: &Seeker| seeker.demand.0.get("memory").copied().unwrap_or(0);
+    order.sort_by_key(|seeker| (seeker.eligible.len(), std::cmp::Reverse(size(seeker)), seeker.pod));
+    for _ in 0..ORDERS {
+        let mark = scheduler.cluster.mark();
+        let mut slots = plugs.clone();
+        let mut places = Vec::new();
+        let mut waiting: Vec<&Seeker> = order.clone();
+        loop {
+            let before = waiting.len();
+            waiting.retain(|seeker| {
+                let mut feasible = scheduler.feasible(seeker.pod);
+                // The fullest node that still has room keeps the others open.
+                feasible.sort_by_key(|node| (scheduler.cluster.free(*node, "memory"), *node));
+                let chosen = feasible.into_iter().find(|node| {
+                    let name = &scheduler.cluster.node(*node).name;
+                    slots.clone().attach(scheduler.cluster.pod(seeker.pod), name).is_empty()
+                });
+                let Some(node) = chosen else { return true };
+                let name = scheduler.cluster.node(node).name.clone();
+                slots.attach(scheduler.cluster.pod(seeker.pod), &name);
+                scheduler.cluster.bind(seeker.pod, node);
+                places.push(format!("{} on {name}", scheduler.cluster.pod(seeker.pod).object_name()));
+                false
+            });
+            if waiting.is_empty() || waiting.len() == before {
+                break;
+            }
+        }
+        scheduler.cluster.roll_back(mark);
+        if waiting.is_empty() {
+            return Some(places);
+        }
+        // The next order tries those first that were left over.
+        let left: BTreeSet<PodId> = waiting.iter().map(|seeker| seeker.pod).collect();
+        rng.shuffle(&mut order);
+        order.sort_by_key(|seeker| !left.contains(&seeker.pod));
+    }
+    None
+}
+
+/// Whether the amounts alone allow an assignment: `Some(false)` is a proof that none exists, `None` means
+/// that the search was cut off.
+fn exhaust(seekers: &[Seeker], free: &Free) -> Option<bool> {
+    if seekers.len() > MOST_SEEKERS {
+        return None;
+    }
+    let mut order: Vec<&Seeker> = seekers.iter().collect();
+    let size = |seeker: &Seeker| seeker.demand.0.get("memory").copied().unwrap_or(0);
+    order.sort_by_key(|seeker| (seeker.eligible.len(), std::cmp::Reverse(size(seeker)), seeker.pod));
+    let mut left = free.0.clone();
+    let mut steps = 0;
+    descend(&order, &mut left, &mut steps, 0)
+}
+
+fn descend(
+    order: &[&Seeker],
+    left: &mut BTreeMap<NodeId, BTreeMap<String, u64>>,
+    steps: &mut usize,
+    least: NodeId,
+) -> Option<bool> {
+    let Some((seeker, rest)) = order.split_first() else { return Some(true) };
+    // Equal pods need not change places among each other.
+    let same = rest.first().is_some_and(|next| next.demand == seeker.demand && next.eligible == seeker.eligible);
+    for node in seeker.eligible.range(least..) {
+        *steps += 1;
+        if *steps > STEPS {
+            return None;
+        }
+        let Some(amounts) = left.get_mut(node) else { continue };
+        if seeker.demand.0.iter().any(|(name, wanted)| amounts.get(name).is_some_and(|free| free < wanted)) {
+            continue;
+        }
+        let before = amounts.clone();
+        for (name, wanted) in &seeker.demand.0 {
+            if let Some(free) = amounts.get_mut(name) {
+                *free -= wanted;
+            }
+        }
+        let found = descend(rest, left, steps, if same { *node } else { 0 });
+        left.insert(*node, before);
+        match found {
+            Some(false) => {}
+            found => return found,
+        }
+    }
+    Some(false)
+}

@@ -1,0 +1,295 @@
+//! How many more fit until the first is refused, and by what.
+
+use std::collections::BTreeMap;
+
+use capplan_model::Snapshot;
+use capplan_model::change::{AddPvcs, Change};
+use capplan_model::ids::NodeName;
+use capplan_model::kube::Pod;
+use capplan_model::policy::Policy;
+use capplan_model::slots::VolumeSlots;
+use capplan_model::units::Bytes;
+
+use super::SimulateError;
+use super::arrivals;
+use super::attach::Plugs;
+use super::play::Player;
+use super::result::{PoolGrowth, UntilRefusal, VolumeSpread};
+use crate::scheduler::{NodeId, PodId, Reason, Scheduler};
+
+/// Copies that are tried one by one where each changes what the next one may do; beyond that the
+/// number is a lower bound.
+const MOST_TRIED: u64 = 20_000;
+
+/// What is added, one of it.
+enum Sample {
+    Pod(Box<Pod>),
+    Volume(AddPvcs),
+}
+
+/// The last addition among the changes.
+fn sample(snapshot: &Snapshot, changes: &[Change]) -> Option<Sample> {
+    changes.iter().rev().find_map(|change| match change {
+        Change::AddPvcs(add) => Some(Sample::Volume(AddPvcs { count: 1, ..add.clone() })),
+        Change::AddPods(add) => {
+            let one = capplan_model::change::AddPods { count: 1, ..add.clone() };
+            arrivals::plain(&one).pop().map(|pod| Sample::Pod(Box::new(pod)))
+        }
+        Change::Submit(pods) => pods.first().map(|pod| Sample::Pod(Box::new(arrivals::admitted(pod, &snapshot.kube)))),
+        Change::AddWorker(_)
+        | Change::RemoveNode(_)
+        | Change::FailNode(_)
+        | Change::FailHost(_)
+        | Change::Cordon(_)
+        | Change::Taint(_)
+        | Change::ColdBoot
+        | Change::RebootEach
+        | Change::WakeParked => None,
+    })
+}
+
+/// The cluster after the changes, but without what they add.
+struct Room<'a> {
+    scheduler: Scheduler<'a>,
+    plugs: Plugs,
+}
+
+impl<'a> Room<'a> {
+    fn of(player: &Player<'a>) -> Self {
+        let mut room = Self { scheduler: player.scheduler.clone(), plugs: player.plugs.clone() };
+        for pod in &player.additions {
+            if let Some(node) = room.scheduler.cluster.node_of(*pod) {
+                let name = room.scheduler.cluster.node(node).name.clone();
+                room.plugs.detach(room.scheduler.cluster.pod(*pod), &name);
+                room.scheduler.cluster.take(*pod);
+            }
+        }
+        room
+    }
+
+    /// Wakes what is parked and holds on to volumes.
+    fn wake(&mut self, snapshot: &Snapshot, policy: &Policy) {
+        let latent = arrivals::latent(&snapshot.kube, &policy.attacher);
+        for pod in arrivals::parked(&snapshot.kube) {
+            if !pod.claims.iter().any(|claim| latent.contains(&format!("{}/{claim}", pod.namespace))) {
+                continue;
+            }
+            let id = self.scheduler.cluster.add_pod(pod);
+            if let Some(node) = self.scheduler.best(id).first().copied() {
+                self.put(id, node);
+            }
+        }
+    }
+
+    /// Puts a pod on a node; answers whether all its volumes find a slot there.
+    fn put(&mut self, pod: PodId, node: NodeId) -> bool {
+        self.scheduler.cluster.bind(pod, node);
+        let name = self.scheduler.cluster.node(node).name.clone();
+        self.plugs.attach(self.scheduler.cluster.pod(pod), &name).is_empty()
+    }
+
+    fn count(mut self, snapshot: &Snapshot, policy: &Policy, sample: &Sample) -> Result<Count, SimulateError> {
+        let (pod, claims) = match sample {
+            Sample::Pod(pod) => (pod.as_ref().clone(), false),
+            Sample::Volume(add) => {
+                let mut made = arrivals::with_claims(snapshot, policy, add)?;
+                let Some((mut pod, mut claim)) = made.pop() else { return Ok(Count::default()) };
+                claim.name = "capplan-one-more".into();
+                pod.claims = vec![claim.name.clone()];
+                pod.name = "one-more".into();
+                self.scheduler.cluster.add_claim(claim.clone());
+                self.plugs.add_claim(&claim);
+                (pod, true)
+            }
+        };
+        let id = self.scheduler.cluster.add_pod(pod.clone());
+        if self.scheduler.cluster.is_independent(id) {
+            return Ok(self.sum(id, claims));
+        }
+        self.one_by_one(snapshot, policy, sample, pod)
+    }
+
+    /// Each copy leaves the others as much: the nodes' own numbers add up.
+    fn sum(&mut self, id: PodId, claims: bool) -> Count {
+        let feasible = self.scheduler.feasible(id);
+        let mut count = Count { exact: true, ..Count::default() };
+        let mut tightest: BTreeMap<&'static str, u64> = BTreeMap::new();
+        for node in &feasible {
+            let name = self.scheduler.cluster.node(*node).name.clone();
+            let (mut most, mut dimension) = self.scheduler.cluster.copies(id, *node);
+            if claims && let Some(free) = self.plugs.free(&name).filter(|free| *free < most) {
+                (most, dimension) = (free, "volume-slots");
+            }
+            *tightest.entry(dimension).or_default() += most.max(1);
+            if most > 0 {
+                count.by_node.insert(name, most);
+            }
+            count.total += most;
+        }
+        let widest = tightest.into_iter().max_by_key(|(_, copies)| *copies).map(|(dimension, _)| dimension.to_owned());
+        count.dimension = widest.unwrap_or_else(|| self.refusing(id));
+        count
+    }
+
+    fn one_by_one(mut self, snapshot: &Snapshot, policy: &Policy, sample: &Sample, pod: Pod) -> Result<Count, SimulateError> {
+        let mut count = Count { exact: true, ..Count::default() };
+        loop {
+            if count.total >= MOST_TRIED {
+                count.exact = false;
+                return Ok(count);
+            }
+            let mut copy = pod.clone();
+            if let Sample::Volume(add) = sample {
+                let Some((_, mut claim)) = arrivals::with_claims(snapshot, policy, add)?.pop() else { return Ok(count) };
+                claim.name = format!("capplan-one-more-{}", count.total);
+                copy.claims = vec![claim.name.clone()];
+                self.scheduler.cluster.add_claim(claim.clone());
+                self.plugs.add_claim(&claim);
+            }
+            let id = self.scheduler.cluster.add_pod(copy);
+            let Some(node) = self.scheduler.best(id).first().copied() else {
+                count.dimension = self.refusing(id);
+                return Ok(count);
+            };
+            let name = self.scheduler.cluster.node(node).name.clone();
+            if !self.put(id, node) {
+                count.dimension = "volume-slots".to_owned();
+                return Ok(count);
+            }
+            *count.by_node.entry(name).or_default() += 1;
+            count.total += 1;
+        }
+    }
+
+    /// The dimension that most nodes refuse a pod by.
+    fn refusing(&mut self, id: PodId) -> String {
+        let judgement = self.scheduler.judge(id);
+        if let Some(rejection) = &judgement.rejection {
+            return rejection.to_string();
+        }
+        let counts = judgement.counts();
+        // Amounts first: that some nodes are closed to the pod is no news.
+        let amounts = counts.iter().filter(|(reason, _)| dimension(reason).is_some()).max_by_key(|(_, count)| **count);
+        let any = || counts.iter().max_by_key(|(_, count)| **count);
+        amounts.or_else(any).map_or_else(
+            || "no node".to_owned(),
+            |(reason, _)| dimension(reason).map_or_else(|| reason.to_string(), str::to_owned),
+        )
+    }
+}
+
+/// The report's name of the dimension that a reason is about.
+fn dimension(reason: &Reason) -> Option<&'static str> {
+    match reason {
+        Reason::Pods => Some("pods"),
+        Reason::Cpu => Some("cpu"),
+        Reason::Memory => Some("memory-requests"),
+        Reason::Ephemeral => Some("ephemeral-storage"),
+        Reason::Extended(_) => Some("extended-resource"),
+        Reason::VolumeLimit => Some("volume-slots"),
+        Reason::NoCapacity => Some("storage-capacity"),
+        Reason::NotNamed
+        | Reason::Unschedulable
+        | Reason::Taint
+        | Reason::NodeAffinity
+        | Reason::Ports
+        | Reason::ClaimInUse
+        | Reason::VolumeElsewhere
+        | Reason::NoVolume
+        | Reason::VolumeLost
+        | Reason::VolumeZone
+        | Reason::SpreadLabel
+        | Reason::Spread
+        | Reason::Affinity
+        | Reason::AntiAffinity
+        | Reason::ExistingAntiAffinity => None,
+    }
+}
+
+#[derive(Default)]
+struct Count {
+    total: u64,
+    dimension: String,
+    exact: bool,
+    by_node: BTreeMap<NodeName, u64>,
+}
+
+/// How many more of what is added last would fit; `None` if nothing is added.
+pub(super) fn until_refusal(
+    snapshot: &Snapshot,
+    policy: &Policy,
+    changes: &[Change],
+    player: &Player<'_>,
+) -> Result<Option<UntilRefusal>, SimulateError> {
+    let Some(sample) = sample(snapshot, changes) else { return Ok(None) };
+    let parked = Room::of(player).count(snapshot, policy, &sample)?;
+    let latent = match &sample {
+        Sample::Volume(_) => arrivals::latent(&snapshot.kube, &policy.attacher).len() as u64,
+        Sample::Pod(_) => 0,
+    };
+    let awake = if latent == 0 || changes.contains(&Change::WakeParked) {
+        None
+    } else {
+        let mut room = Room::of(player);
+        room.wake(snapshot, policy);
+        Some(room.count(snapshot, policy, &sample)?)
+    };
+    let while_parked = parked.total;
+    let count = awake.unwrap_or(parked);
+    Ok(Some(UntilRefusal {
+        count: count.total,
+        dimension: count.dimension,
+        while_parked,
+        latent,
+        exact: count.exact,
+        by_node: count.by_node,
+    }))
+}
+
+/// Where new volumes go, at best and at worst; `None` if none are added.
+pub(super) fn spread(snapshot: &Snapshot, policy: &Policy, changes: &[Change], player: &Player<'_>) -> Option<VolumeSpread> {
+    let add = changes.iter().rev().find_map(|change| if let Change::AddPvcs(add) = change { Some(add) } else { None })?;
+    let sample = Sample::Volume(AddPvcs { count: 1, ..add.clone() });
+    let room = Room::of(player).count(snapshot, policy, &sample).ok()?.by_node;
+    let slots = VolumeSlots::of_workers(snapshot, &policy.attacher).into_known()?;
+    let attached = |node: &NodeName| {
+        let listed = slots.iter().find(|one| one.node == *node);
+        listed.and_then(|one| one.attached.known()).map_or(0, |list| list.len() as u64)
+    };
+    let mut best: BTreeMap<NodeName, u64> = room.keys().map(|node| (node.clone(), 0)).collect();
+    for _ in 0..add.count {
+        let open = best.iter().filter(|(node, count)| **count < room[*node]);
+        let Some(node) =
+            open.min_by_key(|(node, count)| (attached(node) + **count, (*node).clone())).map(|(node, _)| node.clone())
+        else {
+            break;
+        };
+        *best.entry(node).or_default() += 1;
+    }
+    let wanted = u64::from(add.count);
+    let worst = room.iter().map(|(node, free)| (attached(node) + wanted.min(*free), wanted.min(*free), node)).max();
+    let growth = Bytes(add.size.unwrap_or(Bytes::gib(1)).0.saturating_mul(wanted));
+    Some(VolumeSpread {
+        best_most: best.iter().map(|(node, count)| attached(node) + count).max().unwrap_or(0),
+        best,
+        worst_node: worst.map(|(_, _, node)| node.clone()),
+        worst_most: worst.map_or(0, |(most, _, _)| most),
+        worst_fits: worst.map_or(0, |(_, fits, _)| fits),
+        growth,
+        pool: pool(snapshot, growth),
+    })
+}
+
+/// The pool that new volumes come from, if there is only one.
+fn pool(snapshot: &Snapshot, growth: Bytes) -> Option<PoolGrowth> {
+    let mut pools = snapshot.hosts().flat_map(|host| host.pools.items().iter().map(move |pool| (host, pool)));
+    match (pools.next(), pools.next()) {
+        (Some((host, pool)), None) => Some(PoolGrowth {
+            name: format!("{}/{}", host.name, pool.name),
+            used: pool.used,
+            used_after: pool.used + growth,
+            size: pool.size,
+        }),
+        _ => None,
+    }
+}

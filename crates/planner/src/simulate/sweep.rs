@@ -1,0 +1,256 @@
+//! What fits over a range: one simulation a cell.
+
+use std::fmt;
+use std::str::FromStr;
+
+use capplan_model::change::{AddPods, AddPvcs, AddWorker, Change};
+use capplan_model::policy::{Policy, Scope};
+use capplan_model::{Reading, Snapshot};
+use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::attach::Plugs;
+use super::play::Player;
+use super::{SimulateError, Trials};
+use crate::capacity::node_uses;
+use crate::scheduler::Cluster;
+
+/// Format of the JSON; its schema is published with it.
+const FORMAT: &str = "capplan.sweep/1";
+/// Most cells of a table.
+const MOST_CELLS: usize = 20_000;
+
+/// What fits over a range of one or two amounts.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Sweep {
+    /// `capplan.sweep/1`.
+    pub format: String,
+    /// The changes that come first in every cell, in words.
+    pub changes: Vec<String>,
+    /// The amounts that vary: rows, then columns.
+    pub axes: Vec<Axis>,
+    /// One cell for each combination, row by row.
+    pub cells: Vec<Cell>,
+    /// Runs a cell.
+    pub runs: u32,
+    /// Seed of the first run.
+    pub seed: u64,
+}
+
+/// An amount that varies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Axis {
+    /// Of what.
+    pub kind: AxisKind,
+    /// The amounts, ascending.
+    pub values: Vec<u32>,
+}
+
+/// What varies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum AxisKind {
+    /// Number of workers in all: the lightest leave first, new ones are like the first general one.
+    Workers,
+    /// Number of new claims with their pods.
+    Pvcs,
+    /// Number of new pods of the size given by `--add-pods`, or of 1 CPU and 1 GiB.
+    Pods,
+}
+
+impl AxisKind {
+    /// The stable name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Workers => "workers",
+            Self::Pvcs => "pvcs",
+            Self::Pods => "pods",
+        }
+    }
+}
+
+/// One combination.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Cell {
+    /// The amounts, in the order of the axes.
+    pub at: Vec<u32>,
+    /// Share of the runs in which everything fits.
+    pub probability: f64,
+    /// Pods and workers without a place, in the first run.
+    pub unplaceable: usize,
+}
+
+/// The text is not a sweep.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not a sweep such as `workers 3..8 x pvcs 0..60` or `pvcs 0..60:5`: {why}")]
+pub struct SweepError {
+    text: String,
+    why: String,
+}
+
+/// One or two axes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Axes(pub Vec<Axis>);
+
+impl FromStr for Axes {
+    type Err = SweepError;
+
+    fn from_str(text: &str) -> Result<Self, SweepError> {
+        let error = |why: &str| SweepError { text: text.to_owned(), why: why.to_owned() };
+        let mut axes = Vec::new();
+        let spaced = text.replace(['×', '*'], " x ");
+        for part in spaced.split(" x ") {
+            let words: Vec<&str> = part.split_whitespace().collect();
+            let [name, range] = words.as_slice() else { return Err(error("each axis is a name and a range")) };
+            let kind = match *name {
+                "workers" => AxisKind::Workers,
+                "pvcs" => AxisKind::Pvcs,
+                "pods" => AxisKind::Pods,
+                _ => return Err(error("the names are workers, pvcs and pods")),
+            };
+            let (ends, step) = range.split_once(':').unwrap_or((range, "1"));
+            let number = |text: &str| text.parse::<u32>().ok();
+            let range = ends.split_once("..").and_then(|(from, to)| Some((number(from)?, number(to)?, number(step)?)));
+            match range {
+                Some((from, to, step)) if from <= to && step > 0 => {
+                    let values = (from..=to).step_by(step as usize).collect();
+                    axes.push(Axis { kind, values });
+                }
+                _ => return Err(error("a range is FROM..TO or FROM..TO:STEP")),
+            }
+        }
+        if axes.len() > 2 || (axes.len() == 2 && axes[0].kind == axes[1].kind) {
+            return Err(error("one or two different amounts can vary"));
+        }
+        if axes.iter().map(|axis| axis.values.len()).product::<usize>() > MOST_CELLS {
+            return Err(error("it has too many cells: take a larger step"));
+        }
+        Ok(Self(axes))
+    }
+}
+
+impl fmt::Display for Axes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let one = |axis: &Axis| {
+            format!("{} {}..{}", axis.kind.name(), axis.values.first().unwrap_or(&0), axis.values.last().unwrap_or(&0))
+        };
+        f.write_str(&self.0.iter().map(one).collect::<Vec<_>>().join(" x "))
+    }
+}
+
+/// Plays `changes` and one more for each combination of the axes.
+///
+/// # Errors
+/// As [`super::simulate`]; also when fewer workers are wanted than could be removed.
+pub fn sweep(
+    snapshot: &Snapshot,
+    policy: &Policy,
+    changes: &[Change],
+    axes: &Axes,
+    trials: Trials,
+    progress: &(dyn Fn(u32) + Sync),
+) -> Result<Sweep, SimulateError> {
+    let cluster = match Cluster::of(snapshot) {
+        Reading::Known(cluster) => cluster,
+        Reading::Unknown { why } => return Err(SimulateError::Unknown { what: "the cluster".into(), why }),
+    };
+    let plugs = Plugs::of(snapshot, &policy.attacher);
+    let combinations: Vec<Vec<u32>> = match axes.0.as_slice() {
+        [one] => one.values.iter().map(|value| vec![*value]).collect(),
+        [rows, columns] => {
+            let pairs = rows.values.iter().flat_map(|row| columns.values.iter().map(move |column| vec![*row, *column]));
+            pairs.collect()
+        }
+        _ => Vec::new(),
+    };
+    let lightest = lightest(snapshot)?;
+    let done = std::sync::atomic::AtomicU32::new(0);
+    let cells: Result<Vec<Cell>, SimulateError> = combinations
+        .into_par_iter()
+        .map(|at| {
+            let mut all = changes.to_vec();
+            for (axis, value) in axes.0.iter().zip(&at) {
+                all.extend(varied(axis.kind, *value, &lightest, changes)?);
+            }
+            let (mut good, mut unplaceable) = (0, 0);
+            for run in 0..trials.runs {
+                let seed = trials.seed + u64::from(run);
+                let mut player = Player::new(snapshot, policy, cluster.clone(), plugs.clone(), seed);
+                player.only_outcome = true;
+                player.play_all(&all)?;
+                let bad = player.outcome.starved.len() + player.outcome.failed.len();
+                good += u32::from(bad == 0);
+                if run == 0 {
+                    unplaceable = bad;
+                }
+            }
+            progress(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1);
+            Ok(Cell { at, probability: f64::from(good) / f64::from(trials.runs.max(1)), unplaceable })
+        })
+        .collect();
+    Ok(Sweep {
+        format: FORMAT.to_owned(),
+        changes: changes.iter().map(Change::to_string).collect(),
+        axes: axes.0.clone(),
+        cells: cells?,
+        runs: trials.runs,
+        seed: trials.seed,
+    })
+}
+
+/// Workers in the order in which they would be removed, the lightest first: those with devices last.
+fn lightest(snapshot: &Snapshot) -> Result<Vec<capplan_model::ids::NodeName>, SimulateError> {
+    match node_uses(snapshot) {
+        Reading::Known(uses) => {
+            let mut workers: Vec<_> = uses.iter().filter(|one| one.is_in(Scope::Workers)).collect();
+            workers.sort_by_key(|one| {
+                let devices = one.node.allocatable.extended.keys().any(|name| name.contains('/'));
+                (devices, one.movable_memory(), one.node.name.clone())
+            });
+            Ok(workers.into_iter().map(|one| one.node.name.clone()).collect())
+        }
+        Reading::Unknown { why } => Err(SimulateError::Unknown { what: "the workers".into(), why }),
+    }
+}
+
+fn varied(
+    kind: AxisKind,
+    value: u32,
+    lightest: &[capplan_model::ids::NodeName],
+    changes: &[Change],
+) -> Result<Vec<Change>, SimulateError> {
+    Ok(match kind {
+        AxisKind::Workers => {
+            let now = lightest.len();
+            match (value as usize).cmp(&now) {
+                std::cmp::Ordering::Equal => Vec::new(),
+                std::cmp::Ordering::Greater => {
+                    vec![Change::AddWorker(AddWorker { count: value - now as u32, ..AddWorker::default() })]
+                }
+                std::cmp::Ordering::Less => lightest.iter().take(now - value as usize).cloned().map(Change::RemoveNode).collect(),
+            }
+        }
+        AxisKind::Pvcs if value == 0 => Vec::new(),
+        AxisKind::Pvcs => {
+            let given = changes.iter().rev().find_map(|change| match change {
+                Change::AddPvcs(add) => Some(add.clone()),
+                _ => None,
+            });
+            vec![Change::AddPvcs(AddPvcs { count: value, ..given.unwrap_or_default() })]
+        }
+        AxisKind::Pods if value == 0 => Vec::new(),
+        AxisKind::Pods => {
+            let given = changes.iter().rev().find_map(|change| match change {
+                Change::AddPods(add) => Some(add.clone()),
+                _ => None,
+            });
+            let usual = AddPods {
+                cpu: Some(capplan_model::units::MilliCpu(1000)),
+                memory: Some(capplan_model::units::Bytes::gib(1)),
+                ..AddPods::default()
+            };
+            vec![Change::AddPods(AddPods { count: value, ..given.unwrap_or(usual) })]
+        }
+    })
+}

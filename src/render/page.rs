@@ -1,0 +1,117 @@
+//! A page for a terminal: 80 columns, paragraphs with a hanging indent, tables.
+
+/// Columns of the page.
+pub(super) const WIDTH: usize = 80;
+/// Rows of a table of nodes before the rest is only counted.
+pub(super) const MOST_ROWS: usize = 40;
+
+pub(super) const BOLD: &str = "\u{1b}[1m";
+pub(super) const DIM: &str = "\u{1b}[2m";
+pub(super) const RED: &str = "\u{1b}[31m";
+pub(super) const YELLOW: &str = "\u{1b}[33m";
+pub(super) const GREEN: &str = "\u{1b}[32m";
+pub(super) const RESET: &str = "\u{1b}[0m";
+
+/// Text that grows line by line.
+pub(super) struct Page(pub(super) String);
+
+impl Page {
+    /// Adds a line.
+    pub(super) fn line(&mut self, text: impl AsRef<str>) {
+        self.0.push_str(text.as_ref().trim_end());
+        self.0.push('\n');
+    }
+
+    /// Begins a section.
+    pub(super) fn section(&mut self, title: &str) {
+        self.0.push('\n');
+        self.line(format!("{BOLD}{title}{RESET}"));
+    }
+
+    /// A labelled paragraph, wrapped with a hanging indent.
+    pub(super) fn paragraph(&mut self, label: &str, indent: usize, text: &str) {
+        let mut first = true;
+        for line in wrap(text, WIDTH - indent) {
+            let head = if first { format!("{label:<indent$}") } else { " ".repeat(indent) };
+            self.line(format!("{head}{line}"));
+            first = false;
+        }
+    }
+
+    /// A table: columns are as wide as their widest cell; numbers are set to the right.
+    pub(super) fn table(&mut self, head: &[&str], right: &[usize], rows: &[Vec<String>]) {
+        let width = |column: usize| {
+            let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| visible(cell));
+            cells.chain([visible(head[column])]).max().unwrap_or_default()
+        };
+        let widths: Vec<usize> = (0..head.len()).map(width).collect();
+        let set = |cells: &[String]| {
+            let mut line = String::new();
+            for (column, cell) in cells.iter().enumerate() {
+                let pad = " ".repeat(widths[column].saturating_sub(visible(cell)));
+                let cell = if right.contains(&column) { format!("{pad}{cell}") } else { format!("{cell}{pad}") };
+                line.push_str(&cell);
+                line.push_str("  ");
+            }
+            line
+        };
+        let head: Vec<String> = head.iter().map(|&cell| cell.to_owned()).collect();
+        self.line(format!("{DIM}{}{RESET}", set(&head).trim_end()));
+        for row in rows.iter().take(MOST_ROWS) {
+            self.line(set(row));
+        }
+        if rows.len() > MOST_ROWS {
+            self.line(format!("… and {} more (see --format json)", rows.len() - MOST_ROWS));
+        }
+    }
+}
+
+/// Number of characters that show.
+fn visible(text: &str) -> usize {
+    let mut count = 0;
+    let mut escape = false;
+    for c in text.chars() {
+        match (escape, c) {
+            (false, '\u{1b}') => escape = true,
+            (true, 'm') => escape = false,
+            (true, _) => {}
+            (false, _) => count += 1,
+        }
+    }
+    count
+}
+
+/// Breaks text at spaces; a word longer than a line is broken anywhere.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let mut word: Vec<char> = word.chars().collect();
+        let used = lines.last().map_or(0, |line| visible(line));
+        if used > 0 && used + 1 + word.len() > width {
+            lines.push(String::new());
+        }
+        while word.len() > width {
+            let rest = word.split_off(width);
+            if let Some(line) = lines.last_mut() {
+                line.extend(word);
+            }
+            lines.push(String::new());
+            word = rest;
+        }
+        if let Some(line) = lines.last_mut() {
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.extend(word);
+        }
+    }
+    lines
+}
+
+/// Cuts text to `most` characters.
+pub(super) fn short(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
+}
