@@ -24,7 +24,7 @@ pub struct Candidate {
 impl Scheduler<'_> {
     /// Candidates that the scheduler would choose among: of several it takes any.
     pub fn preempt(&mut self, pod: PodId) -> Vec<Candidate> {
-        if self.cluster.pod(pod).scheduling.preemption_policy == "Never" {
+        if self.cluster.pod(pod).scheduling.preemption_policy == "Never" || self.rejection(pod).is_some() {
             return Vec::new();
         }
         let priority = self.priority(pod);
