@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use capplan::render::text;
+use capplan::render::{simulation, text};
 use capplan_model::policy::Policy;
 use capplan_model::scenario::Scenario;
-use capplan_planner::report::{Report, build};
+use capplan_planner::report::build;
+use capplan_planner::simulate::{Trials, simulate};
 
 fn scenarios() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
@@ -16,18 +17,22 @@ fn scenarios() -> Vec<PathBuf> {
     paths
 }
 
-fn report(path: &Path) -> Report {
+/// What a scenario prints without colours: its report, or what its changes would do.
+fn printed(path: &Path) -> String {
     let source = fs::read_to_string(path).expect("readable");
     let scenario = Scenario::parse(&source).expect("a valid scenario");
-    let snapshot = scenario.snapshot();
-    build(&snapshot, snapshot.id(), &scenario.history(), &Policy::built_in(), Vec::new())
-}
-
-/// The text without colours.
-fn plain(report: &Report) -> String {
+    let (mut snapshot, history, policy) = (scenario.snapshot(), scenario.history(), Policy::built_in());
+    let id = snapshot.id();
+    let page = if scenario.changes.is_empty() {
+        text::report(&build(&snapshot, id, &history, &policy, Vec::new()))
+    } else {
+        let trials = Trials { runs: 20, seed: 1 };
+        let simulation = simulate(&mut snapshot, id, &history, &policy, &scenario.changes, trials, &|_| {});
+        simulation::text(&simulation.expect("names only what exists"))
+    };
     let mut out = Vec::new();
     let mut strip = anstream::StripStream::new(&mut out);
-    std::io::Write::write_all(&mut strip, text::report(report).as_bytes()).expect("a Vec takes every write");
+    std::io::Write::write_all(&mut strip, page.as_bytes()).expect("a Vec takes every write");
     String::from_utf8(out).expect("text")
 }
 
@@ -38,7 +43,7 @@ fn every_scenario_prints_its_committed_report() {
     for path in scenarios() {
         let name = path.file_stem().expect("has a name").to_string_lossy().into_owned();
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("reports").join(format!("{name}.txt"));
-        let printed = plain(&report(&path));
+        let printed = printed(&path);
         if update {
             fs::write(&golden, &printed).expect("writable");
         } else if fs::read_to_string(&golden).unwrap_or_default() != printed {
@@ -51,7 +56,7 @@ fn every_scenario_prints_its_committed_report() {
 #[test]
 fn every_report_fits_eighty_columns() {
     for path in scenarios() {
-        let printed = plain(&report(&path));
+        let printed = printed(&path);
         let long: Vec<&str> = printed.lines().filter(|line| line.chars().count() > 80).collect();
         assert!(long.is_empty(), "{}: {long:#?}", path.display());
     }

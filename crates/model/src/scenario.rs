@@ -15,8 +15,9 @@ use crate::change::Change;
 use crate::history::{History, Point};
 use crate::ids::{ObjectName, VmId};
 use crate::kube::{
-    CONTROL_PLANE_LABEL, Claim, Condition, CsiDriver, CsiNode, CsiNodeDriver, Effect, Kube, Labels, MAX_VOLUMES_LABEL, Namespace,
-    Node, NodeMetrics, Owner, PersistentVolume, Phase, Pod, Resources, Taint, VolumeAttachment,
+    Affinity, CONTROL_PLANE_LABEL, Claim, Condition, CsiDriver, CsiNode, CsiNodeDriver, Effect, Kube, LabelSelector, Labels,
+    MAX_VOLUMES_LABEL, Namespace, Node, NodeMetrics, Owner, PersistentVolume, Phase, Pod, PodAffinity, PodAffinityTerm,
+    Resources, Scheduling, StorageClass, Taint, Toleration, VolumeAttachment,
 };
 use crate::pve::{Disk, Guest, GuestConfig, GuestKind, Host, HostMemory, Power, Pve, ThinPool};
 use crate::snapshot::{Snapshot, Source};
@@ -166,6 +167,9 @@ pub struct NodeShape {
     /// Taints: `key=value:Effect`.
     #[serde(default)]
     pub taints: Vec<String>,
+    /// Labels.
+    #[serde(default)]
+    pub labels: Labels,
     /// Extended resources.
     #[serde(default)]
     pub extended: BTreeMap<String, u64>,
@@ -223,6 +227,27 @@ pub struct PodShape {
     /// Whether a DaemonSet owns them.
     #[serde(default)]
     pub daemon: bool,
+    /// Whether a StatefulSet owns them.
+    #[serde(default)]
+    pub stateful: bool,
+    /// Whether nothing owns them.
+    #[serde(default)]
+    pub bare: bool,
+    /// Block volumes of each, attached and plugged; beyond those of the node's `attached`.
+    #[serde(default)]
+    pub volumes: u32,
+    /// Labels a node must have.
+    #[serde(default)]
+    pub node_selector: Labels,
+    /// Keys of taints that they tolerate.
+    #[serde(default)]
+    pub tolerates: Vec<String>,
+    /// Whether no two of them may share a node.
+    #[serde(default)]
+    pub apart: bool,
+    /// Priority.
+    #[serde(default)]
+    pub priority: i32,
     /// Whether they have ended.
     #[serde(default)]
     pub finished: bool,
@@ -364,7 +389,8 @@ impl Build<'_> {
         let name = &shape.name;
         let uuid = format!("00000000-0000-4000-8000-{:012}", shape.vmid);
         let allocatable = shape.allocatable.unwrap_or(shape.memory.minus(Bytes(crate::units::GIB * 5 / 4)));
-        let mut labels = Labels::from([("kubernetes.io/hostname".into(), name.clone())]);
+        let mut labels = shape.labels.clone();
+        labels.insert("kubernetes.io/hostname".into(), name.clone());
         let mut taints: Vec<Taint> = shape.taints.iter().map(|text| taint(text)).collect();
         if shape.control_plane {
             labels.insert(CONTROL_PLANE_LABEL.into(), String::new());
@@ -435,7 +461,9 @@ impl Build<'_> {
             push(&mut self.kube.csi_nodes, CsiNode { name: name.as_str().into(), drivers: vec![driver] });
         }
         for pods in &shape.pods {
-            self.pods(name, pods);
+            for pv in self.pods(name, pods) {
+                plug(&mut disks, &pv);
+            }
         }
         self.evicted(name, &shape.evicted);
         let config = GuestConfig {
@@ -512,9 +540,23 @@ impl Build<'_> {
         );
     }
 
-    fn pods(&mut self, node: &str, shape: &PodShape) {
+    /// Adds pods; answers the volumes that are plugged for them.
+    fn pods(&mut self, node: &str, shape: &PodShape) -> Vec<String> {
+        let mut volumes = Vec::new();
+        let labels = Labels::from([("app".into(), shape.name.clone())]);
+        let kind = match shape {
+            PodShape { daemon: true, .. } => "DaemonSet",
+            PodShape { stateful: true, .. } => "StatefulSet",
+            _ => "ReplicaSet",
+        };
         for index in 0..shape.count {
-            let kind = if shape.daemon { "DaemonSet" } else { "ReplicaSet" };
+            let mut claims = Vec::new();
+            for _ in 0..shape.volumes {
+                let pv = self.bound_volume();
+                self.attach(node, &pv, None);
+                claims.push(format!("data-{:08}", self.volumes));
+                volumes.push(pv);
+            }
             push(
                 &mut self.kube.pods,
                 Pod {
@@ -522,7 +564,10 @@ impl Build<'_> {
                     name: format!("{}-{node}-{index}", shape.name),
                     node: Some(node.into()),
                     phase: if shape.finished { Phase::Succeeded } else { Phase::Running },
-                    owner: Some(Owner { kind: kind.into(), name: shape.name.clone(), uid: shape.name.clone() }),
+                    owner: (!shape.bare).then(|| Owner { kind: kind.into(), name: shape.name.clone(), uid: shape.name.clone() }),
+                    labels: if shape.apart { labels.clone() } else { Labels::new() },
+                    claims,
+                    scheduling: scheduling(shape, &labels),
                     requests: Resources {
                         cpu: shape.cpu,
                         memory: shape.memory,
@@ -534,6 +579,7 @@ impl Build<'_> {
                 },
             );
         }
+        volumes
     }
 
     fn evicted(&mut self, node: &str, by_day: &[u32]) {
@@ -556,6 +602,34 @@ impl Build<'_> {
     }
 }
 
+fn scheduling(shape: &PodShape, labels: &Labels) -> Scheduling {
+    let tolerates = |key: &String| Toleration { key: key.clone(), operator: "Exists".into(), ..Default::default() };
+    let mut tolerations: Vec<Toleration> = shape.tolerates.iter().map(tolerates).collect();
+    if shape.daemon {
+        // As the DaemonSet controller makes them: they stay where they are.
+        tolerations.push(Toleration { operator: "Exists".into(), ..Default::default() });
+    }
+    let apart = shape.apart.then(|| Affinity {
+        pod_anti_affinity: Some(PodAffinity {
+            required: vec![PodAffinityTerm {
+                label_selector: Some(LabelSelector { match_labels: labels.clone(), match_expressions: Vec::new() }),
+                topology_key: "kubernetes.io/hostname".into(),
+                ..Default::default()
+            }],
+            preferred: Vec::new(),
+        }),
+        ..Default::default()
+    });
+    Scheduling {
+        node_selector: shape.node_selector.clone(),
+        affinity: apart,
+        tolerations,
+        default_tolerations: !shape.daemon,
+        priority: shape.priority,
+        ..Default::default()
+    }
+}
+
 fn empty_kube() -> Kube {
     Kube {
         version: Reading::Known("v1.35.2".into()),
@@ -564,7 +638,15 @@ fn empty_kube() -> Kube {
         pods: Reading::Known(Vec::new()),
         persistent_volumes: Reading::Known(Vec::new()),
         claims: Reading::Known(Vec::new()),
-        storage_classes: Reading::Known(Vec::new()),
+        storage_classes: Reading::Known(vec![StorageClass {
+            name: "proxmox-lvm".into(),
+            provisioner: DRIVER.into(),
+            binding_mode: "WaitForFirstConsumer".into(),
+            reclaim_policy: "Retain".into(),
+            storage: "local-lvm".into(),
+            is_default: true,
+            allowed_topologies: Vec::new(),
+        }]),
         volume_attachments: Reading::Known(Vec::new()),
         csi_nodes: Reading::Known(Vec::new()),
         csi_drivers: Reading::Known(vec![CsiDriver { name: DRIVER.into(), attach_required: true, storage_capacity: false }]),
