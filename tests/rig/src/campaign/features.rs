@@ -47,6 +47,14 @@ impl Draft {
         self.pod["spec"]["containers"][0]["resources"]["requests"] = requests(amounts);
     }
 
+    /// Requests of the pod as a whole, if it has any: enough for all of its containers.
+    pub(super) fn level(&mut self) {
+        if self.pod["spec"]["resources"].is_object() {
+            let (cpu, memory) = (format!("{}m", self.need.cpu), self.need.memory.to_string());
+            self.pod["spec"]["resources"]["requests"] = json!({"cpu": cpu, "memory": memory});
+        }
+    }
+
     fn add(&mut self, amounts: Amounts) {
         self.need.cpu += amounts.cpu;
         self.need.memory += amounts.memory;
@@ -477,14 +485,25 @@ fn pod_affinity_mismatch_label_keys(world: &mut World, draft: &mut Draft) -> boo
 
 // Spreading.
 
-fn spread(draft: &mut Draft, key: &str, skew: u8, when: &str, more: &[(&str, Value)]) -> bool {
+/// Pods that a pod is spread among.
+fn alike(world: &mut World, draft: &Draft) -> Value {
+    let tier = draft.pod["metadata"]["labels"]["tier"].clone();
+    let selectors = [
+        json!({"matchLabels": {"app": draft.app}}),
+        json!({"matchLabels": {"tier": tier}}),
+        json!({"matchExpressions": [{"key": "app", "operator": "Exists"}]}),
+    ];
+    world.pick(&selectors)
+}
+
+fn spread(world: &mut World, draft: &mut Draft, key: &str, skew: u8, when: &str, more: &[(&str, Value)]) -> bool {
     let constraints = draft.pod["spec"]["topologySpreadConstraints"].as_array();
     // The server takes a key and an action once.
     if constraints.into_iter().flatten().any(|one| one["topologyKey"] == key && one["whenUnsatisfiable"] == when) {
         return false;
     }
     let mut constraint = json!({"topologyKey": key, "maxSkew": skew, "whenUnsatisfiable": when,
-                                "labelSelector": {"matchLabels": {"app": draft.app}}});
+                                "labelSelector": alike(world, draft)});
     for (field, value) in more {
         constraint[*field] = value.clone();
     }
@@ -497,41 +516,43 @@ const SHOULD: &str = "ScheduleAnyway";
 
 fn spread_do_not_schedule(world: &mut World, draft: &mut Draft) -> bool {
     let (key, skew) = (world.pick(&[HOSTNAME, ZONE, RACK]), world.rng.u8(1..=4));
-    spread(draft, key, skew, MUST, &[])
+    spread(world, draft, key, skew, MUST, &[])
 }
 
 fn spread_schedule_anyway(world: &mut World, draft: &mut Draft) -> bool {
     let (key, skew) = (world.pick(&[HOSTNAME, ZONE, RACK]), world.rng.u8(1..=3));
-    spread(draft, key, skew, SHOULD, &[])
+    spread(world, draft, key, skew, SHOULD, &[])
 }
 
 fn spread_min_domains(world: &mut World, draft: &mut Draft) -> bool {
     let (domains, skew) = (world.rng.u8(2..=4), world.rng.u8(1..=8));
-    spread(draft, ZONE, skew, MUST, &[("minDomains", json!(domains))])
+    spread(world, draft, ZONE, skew, MUST, &[("minDomains", json!(domains))])
 }
 
 fn spread_node_affinity_policy(world: &mut World, draft: &mut Draft) -> bool {
     let (policy, when, key) = (world.pick(&["Honor", "Ignore"]), world.pick(&[MUST, SHOULD]), world.pick(&[HOSTNAME, ZONE]));
     let skew = world.rng.u8(1..=4);
     node_selector(world, draft);
-    spread(draft, key, skew, when, &[("nodeAffinityPolicy", json!(policy))])
+    spread(world, draft, key, skew, when, &[("nodeAffinityPolicy", json!(policy))])
 }
 
 fn spread_node_taints_policy(world: &mut World, draft: &mut Draft) -> bool {
     let (policy, when, key) =
         (world.pick(&["Honor", "Honor", "Ignore"]), world.pick(&[MUST, SHOULD]), world.pick(&[HOSTNAME, ZONE]));
     let skew = world.rng.u8(1..=4);
-    spread(draft, key, skew, when, &[("nodeTaintsPolicy", json!(policy))])
+    spread(world, draft, key, skew, when, &[("nodeTaintsPolicy", json!(policy))])
 }
 
 fn spread_match_label_keys(world: &mut World, draft: &mut Draft) -> bool {
     let (when, key, skew) = (world.pick(&[MUST, SHOULD]), world.pick(&[HOSTNAME, ZONE, RACK]), world.rng.u8(1..=3));
-    spread(draft, key, skew, when, &[("matchLabelKeys", json!(["pod-template-hash"]))])
+    spread(world, draft, key, skew, when, &[("matchLabelKeys", json!(["pod-template-hash"]))])
 }
 
 fn spread_several(world: &mut World, draft: &mut Draft) -> bool {
     let skew = world.rng.u8(1..=4);
-    spread(draft, HOSTNAME, skew + 1, MUST, &[]) | spread(draft, ZONE, skew, MUST, &[]) | spread(draft, RACK, skew, SHOULD, &[])
+    spread(world, draft, HOSTNAME, skew + 1, MUST, &[])
+        | spread(world, draft, ZONE, skew, MUST, &[])
+        | spread(world, draft, RACK, skew, SHOULD, &[])
 }
 
 // Resources.
@@ -595,8 +616,7 @@ fn pod_level_resources(world: &mut World, draft: &mut Draft) -> bool {
         return false;
     }
     draft.add(share(world, 8));
-    draft.pod["spec"]["resources"]["requests"] =
-        json!({"cpu": format!("{}m", draft.need.cpu), "memory": draft.need.memory.to_string()});
+    draft.pod["spec"]["resources"] = json!({});
     true
 }
 
@@ -605,7 +625,7 @@ fn extended_resource(world: &mut World, draft: &mut Draft) -> bool {
     if world.hosts[draft.host].gpus < count {
         // The pod is meant for a node that has some.
         let Some(host) = (0..world.hosts.len()).find(|host| world.hosts[*host].free.gpus >= count) else { return false };
-        if !draft.features.is_empty() {
+        if draft.bound && !draft.features.is_empty() {
             return false;
         }
         draft.host = host;
@@ -698,6 +718,11 @@ fn bound(world: &mut World, draft: &mut Draft, class: &str, driver: &str, keys: 
 
 fn volume_zoned(world: &mut World, draft: &mut Draft) -> bool {
     bound(world, draft, "proxmox", PROXMOX, &[REGION, ZONE], "ReadWriteOnce").is_some()
+}
+
+/// The volume of a pod that is gone.
+pub(super) fn unused_volume(world: &mut World, draft: &mut Draft) {
+    volume_zoned(world, draft);
 }
 
 fn volume_regional(world: &mut World, draft: &mut Draft) -> bool {

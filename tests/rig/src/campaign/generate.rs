@@ -96,7 +96,10 @@ pub(super) struct Host {
     pub(super) taints: Vec<Value>,
     pub(super) free: Amounts,
     pub(super) gpus: i64,
+    /// Pods that still fit.
     pods: i64,
+    /// Pods that run.
+    running: i64,
     ports: BTreeSet<u16>,
     /// Volumes that still fit, of Proxmox and of TopoLVM.
     slots: [i64; 2],
@@ -196,10 +199,11 @@ pub fn generate(seed: u64) -> Case {
     for number in 0..expected - i64::try_from(additions).unwrap_or_default() / 2 {
         existing(&mut world, number);
     }
+    unused_volumes(&mut world);
     attachments(&mut world);
     let additions = (0..additions).map(|number| addition(&mut world, number)).collect();
-    let drained = world.rng.usize(0..nodes);
-    let lost = (drained + world.rng.usize(1..nodes)) % nodes;
+    let drained = populous(&mut world, nodes);
+    let lost = populous(&mut world, drained);
     let names = |index: usize| world.hosts[index].name.clone();
     Case {
         seed,
@@ -239,6 +243,7 @@ fn cluster(world: &mut World, nodes: usize, expected: i64) {
     let zones = world.rng.usize(1..=4);
     let few_pods = world.chance(25);
     let few_slots = world.chance(50);
+    let gpu_nodes = world.pick(&[10, 30, 70]);
     let flavours = [(4, 2), (8, 4), (8, 8), (16, 4), (32, 8)];
     let flavours = [world.pick(&flavours), world.pick(&flavours)];
     for index in 0..nodes {
@@ -252,10 +257,11 @@ fn cluster(world: &mut World, nodes: usize, expected: i64) {
                 cpu: cores * 1000 - world.pick(&[0, 0, 100, 250]),
                 memory: cores * ratio * GIB - world.rng.i64(0..800) * MIB,
                 storage: world.pick(&[20, 40, 100]) * GIB,
-                gpus: if world.chance(20) { world.pick(&[1, 2, 4]) } else { 0 },
+                gpus: if world.chance(gpu_nodes) { world.pick(&[1, 2, 4]) } else { 0 },
             },
             gpus: 0,
             pods: 110,
+            running: 0,
             ports: BTreeSet::new(),
             slots: [world.rng.i64(2..=28), world.rng.i64(2..=10)],
             ready: !world.chance(4),
@@ -379,7 +385,7 @@ fn drivers(world: &mut World, host: &Host) {
 
 /// How much pods ask for, so that they nearly fill the nodes in one or two dimensions.
 fn sizes(world: &mut World, expected: i64) {
-    let mut fill = || if world.rng.u32(0..100) < 50 { world.rng.f64() * 0.25 + 0.85 } else { world.rng.f64() * 0.5 + 0.15 };
+    let mut fill = || if world.rng.u32(0..100) < 45 { world.rng.f64() * 0.3 + 0.7 } else { world.rng.f64() * 0.5 + 0.1 };
     let (cpu, memory, storage) = (fill(), fill(), fill());
     let sum = |of: fn(&Amounts) -> i64| world.hosts.iter().map(|host| of(&host.free)).sum::<i64>();
     // A third of the pods asks for nothing in one dimension or the other.
@@ -562,7 +568,7 @@ fn pod(world: &mut World, name: String, host: usize, bound: bool) -> Draft {
     let table = features::table();
     let weight = |feature: &Feature, favoured: &[&str]| if favoured.contains(&feature.group) { 4 } else { 1 };
     let total: u32 = table.iter().map(|one| weight(one, &world.favoured)).sum();
-    for _ in 0..world.pick(&[0, 0, 1, 1, 1, 2, 2, 3, 4]) {
+    for _ in 0..world.pick(if bound { &[0, 0, 1, 1, 1, 2, 2, 3][..] } else { &[0, 1, 1, 1, 2, 2, 3, 4] }) {
         let mut at = world.rng.u32(0..total);
         for feature in &table {
             let weight = weight(feature, &world.favoured);
@@ -575,6 +581,7 @@ fn pod(world: &mut World, name: String, host: usize, bound: bool) -> Draft {
             at -= weight;
         }
     }
+    draft.level();
     // Most pods tolerate where they run.
     if bound {
         for taint in world.hosts[host].taints.clone() {
@@ -610,6 +617,13 @@ fn roomy(world: &mut World) -> usize {
     host
 }
 
+/// Of three hosts the one with the most pods, and not this one.
+fn populous(world: &mut World, not: usize) -> usize {
+    let others: Vec<usize> = (0..world.hosts.len()).filter(|host| *host != not).collect();
+    let three = [world.pick(&others), world.pick(&others), world.pick(&others)];
+    three.into_iter().max_by_key(|host| world.hosts[*host].running).unwrap_or_default()
+}
+
 /// Counts a pod where it runs; false if it does not fit there.
 fn place(world: &mut World, draft: &mut Draft) -> bool {
     let host = &mut world.hosts[draft.host];
@@ -619,6 +633,7 @@ fn place(world: &mut World, draft: &mut Draft) -> bool {
         return false;
     }
     host.pods -= 1;
+    host.running += 1;
     host.slots = slots;
     host.ports.extend(&draft.ports);
     host.free = Amounts {
@@ -687,6 +702,14 @@ fn addition(world: &mut World, number: usize) -> Value {
     draft.pod
 }
 
+/// Volumes whose pods are gone and whose claims stay.
+fn unused_volumes(world: &mut World) {
+    for _ in 0..world.rng.usize(0..=4) {
+        let (host, (namespace, _)) = (world.rng.usize(0..world.hosts.len()), world.pick(&NAMESPACES));
+        features::unused_volume(world, &mut blank(namespace, "gone".to_owned(), host, false));
+    }
+}
+
 /// Attachments of the volumes that are in use, and of some that are not any more.
 fn attachments(world: &mut World) {
     let volumes: Vec<(String, String)> = world
@@ -702,7 +725,7 @@ fn attachments(world: &mut World) {
         let attached = world.chance(85);
         let host = match used {
             Some(host) if world.chance(80) => host,
-            None if world.chance(30) => world.rng.usize(0..world.hosts.len()),
+            None if world.chance(80) => world.rng.usize(0..world.hosts.len()),
             _ => continue,
         };
         world.has(if used.is_some() { "attachment" } else { "attachment-without-pod" });
@@ -715,4 +738,63 @@ fn attachments(world: &mut World) {
             "status": {"attached": attached},
         }));
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_gives_the_same_case_again() {
+        let (one, other) = (generate(7), generate(7));
+        assert_eq!(one.objects, other.objects);
+        assert_eq!(one.additions, other.additions);
+        assert_ne!(one.objects, generate(8).objects);
+    }
+
+    #[test]
+    fn every_kind_of_constraint_occurs() {
+        let present: BTreeSet<&str> = (0..50).flat_map(|seed| generate(seed).features).collect();
+        let pods = features::table();
+        let missing: Vec<&str> =
+            pods.iter().map(|feature| feature.name).chain(OF_THE_CLUSTER).filter(|name| !present.contains(name)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
+    fn clusters_have_the_announced_sizes() {
+        for seed in 0..50 {
+            let case = generate(seed);
+            let count = |kind: &str| case.objects.iter().filter(|object| object["kind"] == kind).count();
+            assert!((3..=30).contains(&count("Node")), "seed {seed}");
+            assert!(count("Pod") <= 660, "seed {seed}");
+            assert!((10..=40).contains(&case.additions.len()), "seed {seed}");
+            assert_ne!(case.drained, case.lost, "seed {seed}");
+        }
+    }
+
+    /// What is not a matter of a single pod's constraints.
+    const OF_THE_CLUSTER: [&str; 21] = [
+        "attachment",
+        "attachment-not-attached",
+        "attachment-without-pod",
+        "cordoned-node",
+        "daemon-set",
+        "disruption-budget",
+        "failed-pod",
+        "images",
+        "mirror-pod",
+        "node-without-rack",
+        "node-without-zone",
+        "not-ready-node",
+        "other-scheduler",
+        "replica-set",
+        "service",
+        "stateful-set",
+        "storage-capacity",
+        "succeeded-pod",
+        "taint-no-schedule",
+        "taint-prefer-no-schedule",
+        "terminating-pod",
+    ];
 }

@@ -568,10 +568,13 @@ impl<'a> Play<'a> {
         let pods = self.api.list("/api/v1/pods")?;
         let last: Vec<Value> = pods.iter().map(|pod| json!({"pod": full_name(pod), "node": pod["spec"]["nodeName"]})).collect();
         write(out, "final_pods.json", &json!(last))?;
-        let result = json!({
+        let mut result = json!({
             "case": case.seed, "seed": case.seed, "theme": "campaign", "features": case.features,
             "scheduler": {"version": version, "flags": flags}, "results": self.results,
         });
+        if !self.before.is_empty() {
+            result["after"] = json!(self.before);
+        }
         write(out, "result.json", &result)
     }
 }
