@@ -81,13 +81,16 @@ fn requests(amounts: Amounts) -> Value {
 pub(super) struct Feature {
     pub(super) group: &'static str,
     pub(super) name: &'static str,
+    /// How often it comes, against the others.
+    pub(super) weight: u32,
     /// Answers whether it could be added.
     pub(super) add: fn(&mut World, &mut Draft) -> bool,
 }
 
 /// All kinds of constraints of pods.
 pub(super) fn table() -> Vec<Feature> {
-    let feature = |group, name, add| Feature { group, name, add };
+    let feature = |group, name, add| Feature { group, name, weight: 1, add };
+    let often = |group, name, add| Feature { group, name, weight: 3, add };
     vec![
         feature("node", "node-selector", node_selector),
         feature("node", "node-affinity-in", affinity_in),
@@ -98,7 +101,7 @@ pub(super) fn table() -> Vec<Feature> {
         feature("node", "node-affinity-lt", affinity_lt),
         feature("node", "node-affinity-name", affinity_name),
         feature("node", "node-affinity-several-terms", affinity_several_terms),
-        feature("node", "node-affinity-preferred", affinity_preferred),
+        often("node", "node-affinity-preferred", affinity_preferred),
         feature("taint", "toleration-equal", toleration_equal),
         feature("taint", "toleration-exists", toleration_exists),
         feature("taint", "toleration-everything", toleration_everything),
@@ -112,7 +115,7 @@ pub(super) fn table() -> Vec<Feature> {
         feature("pod", "pod-affinity-self", pod_affinity_self),
         feature("pod", "pod-affinity-preferred", pod_affinity_preferred),
         feature("pod", "pod-affinity-several", pod_affinity_several),
-        feature("pod", "pod-anti-affinity-host", pod_anti_affinity_host),
+        often("pod", "pod-anti-affinity-host", pod_anti_affinity_host),
         feature("pod", "pod-anti-affinity-self", pod_anti_affinity_self),
         feature("pod", "pod-anti-affinity-zone", pod_anti_affinity_zone),
         feature("pod", "pod-anti-affinity-preferred", pod_anti_affinity_preferred),
@@ -120,7 +123,7 @@ pub(super) fn table() -> Vec<Feature> {
         feature("pod", "pod-affinity-namespace-selector", pod_affinity_namespace_selector),
         feature("pod", "pod-affinity-match-label-keys", pod_affinity_match_label_keys),
         feature("pod", "pod-affinity-mismatch-label-keys", pod_affinity_mismatch_label_keys),
-        feature("spread", "spread-do-not-schedule", spread_do_not_schedule),
+        often("spread", "spread-do-not-schedule", spread_do_not_schedule),
         feature("spread", "spread-schedule-anyway", spread_schedule_anyway),
         feature("spread", "spread-min-domains", spread_min_domains),
         feature("spread", "spread-node-affinity-policy", spread_node_affinity_policy),
@@ -134,7 +137,7 @@ pub(super) fn table() -> Vec<Feature> {
         feature("resource", "pod-level-resources", pod_level_resources),
         feature("resource", "container-without-requests", container_without_requests),
         feature("resource", "several-containers", several_containers),
-        feature("resource", "extended-resource", extended_resource),
+        often("resource", "extended-resource", extended_resource),
         feature("volume", "volume-zoned", volume_zoned),
         feature("volume", "volume-regional", volume_regional),
         feature("volume", "volume-second-driver", volume_second_driver),
@@ -142,8 +145,8 @@ pub(super) fn table() -> Vec<Feature> {
         feature("volume", "volume-zone-label", volume_zone_label),
         feature("volume", "volume-several", volume_several),
         feature("volume", "volume-shared", volume_shared),
-        feature("volume", "volume-read-write-once-pod", volume_once_pod),
-        feature("volume", "claim-wait-for-first-consumer", claim_waits),
+        often("volume", "volume-read-write-once-pod", volume_once_pod),
+        often("volume", "claim-wait-for-first-consumer", claim_waits),
         feature("volume", "claim-allowed-topologies", claim_allowed_topologies),
         feature("volume", "claim-storage-capacity", claim_storage_capacity),
         feature("volume", "claim-static-local", claim_static_local),
@@ -153,7 +156,7 @@ pub(super) fn table() -> Vec<Feature> {
         feature("volume", "volume-inline-disk", inline_disk),
         feature("priority", "priority-low", priority_low),
         feature("priority", "priority-medium", priority_medium),
-        feature("priority", "priority-high", priority_high),
+        often("priority", "priority-high", priority_high),
         feature("priority", "priority-never-preempts", priority_never),
         feature("priority", "scheduling-gate", scheduling_gate),
     ]

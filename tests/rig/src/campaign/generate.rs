@@ -566,7 +566,7 @@ fn pod(world: &mut World, name: String, host: usize, bound: bool) -> Draft {
     draft.pod["spec"]["containers"][0]["image"] = json!(format!("registry.example.com/{image}:v1"));
     size(world, &mut draft);
     let table = features::table();
-    let weight = |feature: &Feature, favoured: &[&str]| if favoured.contains(&feature.group) { 4 } else { 1 };
+    let weight = |feature: &Feature, favoured: &[&str]| feature.weight * if favoured.contains(&feature.group) { 4 } else { 1 };
     let total: u32 = table.iter().map(|one| weight(one, &world.favoured)).sum();
     for _ in 0..world.pick(if bound { &[0, 0, 1, 1, 1, 2, 2, 3][..] } else { &[0, 1, 1, 1, 2, 2, 3, 4] }) {
         let mut at = world.rng.u32(0..total);
