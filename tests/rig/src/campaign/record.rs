@@ -422,6 +422,10 @@ impl<'a> Play<'a> {
         if !self.before.is_empty() {
             result["before"] = json!(std::mem::take(&mut self.before));
         }
+        // The next pod shall meet a scheduler that knows of them.
+        for (victim, _) in &decision.victims {
+            self.log.wait(mark, "\"Delete event for scheduled pod\"", &format!("pod=\"{victim}\""), PATIENCE)?;
+        }
         if outcome == "bound" {
             self.run(&posted)?;
             let bound = self.newly_bound(&posted)?;
