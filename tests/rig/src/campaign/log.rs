@@ -131,6 +131,8 @@ impl Attempt {
 pub(super) struct Decision {
     pub(super) attempts: Vec<Attempt>,
     pub(super) victims: Vec<(String, String)>,
+    /// Whether it still deletes victims: the pod may be bound before it has said of the last that it is gone.
+    pub(super) preempting: bool,
 }
 
 impl Decision {
@@ -138,7 +140,13 @@ impl Decision {
     pub(super) fn read(lines: &[String], pod: &str) -> Self {
         let mut decision = Self::default();
         let about = format!("pod=\"{pod}\"");
+        let by = format!("preemptor=\"{pod}\"");
         for line in lines {
+            if line.contains(&by) && line.contains("\"Start the preemption asynchronously\"") {
+                decision.preempting = true;
+            } else if line.contains(&by) && line.contains("\"Async Preemption finished completely\"") {
+                decision.preempting = false;
+            }
             if let Some(victim) = field(line, "victim")
                 && line.contains("\"Preemptor Pod preempted victim Pod\"")
                 && field(line, "preemptor").is_some_and(|preemptor| preemptor == pod)
@@ -200,6 +208,7 @@ mod tests {
         let lines = [
             r#"I1121 04:20:38.1 1 schedule_one.go:123] "Attempting to schedule pod" pod="a/b""#,
             r#"I1121 04:20:38.1 1 schedule_one.go:1239] "Unable to schedule pod; no fit; waiting" pod="a/b" err="0/2 \"nodes\"""#,
+            r#"I1121 04:20:38.1 1 executor.go:251] "Start the preemption asynchronously" preemptor="a/b" node="n-1" numVictims=1"#,
             r#"I1121 04:20:38.1 1 executor.go:152] "Preemptor Pod preempted victim Pod" preemptor="a/b" victim="a/c" node="n-1""#,
             r#"I1121 04:20:38.1 1 schedule_one.go:123] "Attempting to schedule pod" pod="a/b""#,
             r#"I1121 04:20:38.1 1 schedule_one.go:982] "Plugin scored node for pod" pod="a/b" plugin="P" node="n-1" score=3"#,
@@ -207,6 +216,7 @@ mod tests {
             r#"I1121 04:20:38.1 1 schedule_one.go:481] "Successfully bound pod to node" pod="a/b" node="n-1" evaluatedNodes=2 feasibleNodes=1"#,
         ];
         let decision = Decision::read(&lines.map(str::to_owned), "a/b");
+        assert!(decision.preempting);
         assert_eq!(decision.victims, [("a/c".to_owned(), "n-1".to_owned())]);
         assert_eq!(decision.attempts[0].failure.as_deref(), Some("0/2 \"nodes\""));
         let mut result = json!({});

@@ -477,7 +477,7 @@ impl<'a> Play<'a> {
             let decision = if new { Decision::read(lines, &name) } else { Decision::default() };
             let late = start.elapsed() > DECISION;
             if let Some(last) = decision.attempts.last() {
-                if last.node.is_some() {
+                if last.node.is_some() && !decision.preempting {
                     return Ok(("bound", decision, None));
                 }
                 let failed = last.failure.is_some();
@@ -488,14 +488,14 @@ impl<'a> Play<'a> {
                     let outcome = if last.error { "error" } else { "unschedulable" };
                     return Ok((outcome, decision, Some(message)));
                 }
-                if failed {
+                if failed || decision.preempting {
                     // The condition or the victims are still to come.
                     seen = 0;
                 }
             }
             if late {
                 let decision = Decision::read(self.log.since(mark)?, &name);
-                let message = self.refusal(pod)?;
+                let message = decision.attempts.last().and_then(|last| last.failure.clone());
                 return Ok(("timeout", decision, message));
             }
             std::thread::sleep(POLL);
