@@ -57,6 +57,8 @@ pub struct ControlPlane {
     node_grace: Duration,
     /// For `--controllers`; kept for a restart.
     controllers: String,
+    /// More for the scheduler's command line; kept for a restart.
+    scheduler_flags: Vec<String>,
     running: Vec<(Component, Process)>,
 }
 
@@ -78,6 +80,7 @@ impl ControlPlane {
             port: free_port()?,
             node_grace,
             controllers: ALL_CONTROLLERS.to_owned(),
+            scheduler_flags: Vec::new(),
             running: Vec::new(),
         };
         plane.write_config()?;
@@ -193,6 +196,16 @@ impl ControlPlane {
         self.controllers = names.join(",");
     }
 
+    /// Gives the scheduler more flags when it is started next.
+    pub fn scheduler_flags(&mut self, flags: Vec<String>) {
+        self.scheduler_flags = flags;
+    }
+
+    /// File with what a component writes.
+    pub fn log(&self, component: Component) -> PathBuf {
+        self.folder.join(format!("{}.log", component.name()))
+    }
+
     /// Ends a component as a crash would.
     pub fn kill(&mut self, component: Component) {
         self.running.retain_mut(|(one, process)| {
@@ -255,12 +268,16 @@ impl ControlPlane {
                 "--node-monitor-period=1s".to_owned(),
                 "--profiling=false".to_owned(),
             ],
-            Component::Scheduler => vec![
-                format!("--kubeconfig={}", conf("scheduler.conf")),
-                "--leader-elect=false".to_owned(),
-                "--secure-port=0".to_owned(),
-                "--profiling=false".to_owned(),
-            ],
+            Component::Scheduler => {
+                let mut arguments = vec![
+                    format!("--kubeconfig={}", conf("scheduler.conf")),
+                    "--leader-elect=false".to_owned(),
+                    "--secure-port=0".to_owned(),
+                    "--profiling=false".to_owned(),
+                ];
+                arguments.extend_from_slice(&self.scheduler_flags);
+                arguments
+            }
         }
     }
 }

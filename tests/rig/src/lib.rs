@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+pub mod campaign;
 pub mod components;
 pub mod control;
 pub mod control_plane;

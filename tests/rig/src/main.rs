@@ -10,7 +10,7 @@ use capplan_model::Snapshot;
 use capplan_model::scenario::Scenario;
 use capplan_rig::plant::{MissingOwners, recorded};
 use capplan_rig::prometheus::OpenMetrics;
-use capplan_rig::{Failure, Rig, components, objects};
+use capplan_rig::{Failure, Rig, campaign, components, objects};
 use clap::{Parser, Subcommand};
 
 /// The first build of Kubernetes takes minutes.
@@ -37,6 +37,21 @@ enum Action {
     Build,
     /// Run the tests of the rig's own parts
     Check,
+    /// Record what the real scheduler decides on random clusters
+    Campaign {
+        /// How many clusters
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        cases: u64,
+        /// Seed of the first; the next ones follow
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Folder to write a folder for each cluster to
+        #[arg(long, value_name = "FOLDER")]
+        out: PathBuf,
+        /// Control planes side by side
+        #[arg(long, value_name = "N", default_value_t = 2)]
+        jobs: usize,
+    },
     /// What `up` starts in the background
     #[command(hide = true)]
     Serve(World),
@@ -75,6 +90,7 @@ fn main() -> ExitCode {
         Action::Serve(world) => serve(&world),
         Action::Build => build(),
         Action::Check => components::check(),
+        Action::Campaign { cases, seed, out, jobs } => campaign::record_all(seed, cases, jobs, &out),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

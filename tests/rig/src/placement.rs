@@ -51,7 +51,7 @@ pub struct Placement {
     pub refused: BTreeMap<String, String>,
 }
 
-fn full_name(pod: &Value) -> String {
+pub(crate) fn full_name(pod: &Value) -> String {
     format!("{}/{}", text(pod, "/metadata/namespace"), text(pod, "/metadata/name"))
 }
 
@@ -128,7 +128,7 @@ fn cordon(api: &Api, node: &str) -> Result<(), Failure> {
 }
 
 /// The pods of a node that a drain moves: no finished ones, none of DaemonSets, no mirrors.
-fn pods_of(api: &Api, node: &str) -> Result<Vec<Value>, Failure> {
+pub(crate) fn pods_of(api: &Api, node: &str) -> Result<Vec<Value>, Failure> {
     let mut pods = api.list(&format!("/api/v1/pods?fieldSelector=spec.nodeName={node}"))?;
     pods.retain(|pod| {
         let owner = text(pod, "/metadata/ownerReferences/0/kind");
@@ -138,7 +138,7 @@ fn pods_of(api: &Api, node: &str) -> Result<Vec<Value>, Failure> {
     Ok(pods)
 }
 
-fn pod_path(pod: &Value) -> String {
+pub(crate) fn pod_path(pod: &Value) -> String {
     format!("/api/v1/namespaces/{}/pods/{}", text(pod, "/metadata/namespace"), text(pod, "/metadata/name"))
 }
 
@@ -208,42 +208,59 @@ fn settle(api: &Api, patience: Duration) -> Result<BTreeMap<String, Fate>, Failu
     }
 }
 
-/// Plays the provisioner of proxmox-csi: once the scheduler has chosen a node for a claim that
-/// waits for its first consumer, a volume of that node's zone appears and is bound.
+/// Plays the provisioners: once the scheduler has chosen a node for a claim that waits for its first
+/// consumer, a volume of that node's topology appears and is bound.
 fn provision(api: &Api) -> Result<(), Failure> {
-    const NODE: &str = "/metadata/annotations/volume.kubernetes.io~1selected-node";
     for claim in api.list("/api/v1/persistentvolumeclaims")? {
-        let (node, uid) = (text(&claim, NODE), text(&claim, "/metadata/uid"));
-        let class = text(&claim, "/spec/storageClassName");
-        if node.is_empty() || !text(&claim, "/spec/volumeName").is_empty() || class.is_empty() {
-            continue;
-        }
-        let class = api.get(&format!("/apis/storage.k8s.io/v1/storageclasses/{class}"))?;
-        if text(&class, "/provisioner") != "csi.proxmox.sinextra.dev" {
-            continue;
-        }
-        let labels = api.get(&format!("/api/v1/nodes/{node}"))?["metadata"]["labels"].take();
-        let (region, zone) = (&labels["topology.kubernetes.io/region"], &labels["topology.kubernetes.io/zone"]);
-        let place = |value: &Value| value.as_str().unwrap_or("pve").to_owned();
-        let storage = class["parameters"]["storage"].as_str().unwrap_or("local-lvm").to_owned();
-        let name = format!("pvc-{uid}");
-        let volume = json!({
-            "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
-            "spec": {
-                "capacity": claim["spec"]["resources"]["requests"], "accessModes": claim["spec"]["accessModes"],
-                "storageClassName": class["metadata"]["name"], "persistentVolumeReclaimPolicy": class["reclaimPolicy"],
-                "csi": {"driver": class["provisioner"], "volumeHandle": format!("{}/{}/{storage}/vm-9999-{name}", place(region), place(zone))},
-                "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": claim["metadata"]["namespace"],
-                             "name": claim["metadata"]["name"], "uid": uid},
-                "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
-                    {"key": "topology.kubernetes.io/region", "operator": "In", "values": [place(region)]},
-                    {"key": "topology.kubernetes.io/zone", "operator": "In", "values": [place(zone)]},
-                ]}]}},
-            },
-        });
-        if api.get(&format!("/api/v1/persistentvolumes/{name}")).is_err() {
-            api.call(Call::post("/api/v1/persistentvolumes", volume))?;
-        }
+        provision_for(api, &claim)?;
     }
     Ok(())
+}
+
+/// Drivers whose volumes are provisioned, and the labels of nodes that their volumes keep to.
+const TOPOLOGIES: [(&str, &[&str]); 2] = [
+    ("csi.proxmox.sinextra.dev", &["topology.kubernetes.io/region", "topology.kubernetes.io/zone"]),
+    ("topolvm.io", &["topology.topolvm.io/node"]),
+];
+
+/// Makes the volume of a claim if the scheduler has chosen its node. A label that the node lacks binds
+/// the volume to nothing.
+pub(crate) fn provision_for(api: &Api, claim: &Value) -> Result<(), Failure> {
+    const NODE: &str = "/metadata/annotations/volume.kubernetes.io~1selected-node";
+    let (node, uid) = (text(claim, NODE), text(claim, "/metadata/uid"));
+    let class = text(claim, "/spec/storageClassName");
+    if node.is_empty() || !text(claim, "/spec/volumeName").is_empty() || class.is_empty() {
+        return Ok(());
+    }
+    let class = api.get(&format!("/apis/storage.k8s.io/v1/storageclasses/{class}"))?;
+    let Some((driver, keys)) = TOPOLOGIES.iter().find(|(driver, _)| text(&class, "/provisioner") == *driver) else {
+        return Ok(());
+    };
+    let name = format!("pvc-{uid}");
+    if api.get(&format!("/api/v1/persistentvolumes/{name}")).is_ok() {
+        return Ok(());
+    }
+    let labels = api.get(&format!("/api/v1/nodes/{node}"))?["metadata"]["labels"].take();
+    let reachable: Vec<Value> = keys
+        .iter()
+        .filter(|key| labels[**key].is_string())
+        .map(|key| json!({"key": key, "operator": "In", "values": [labels[*key]]}))
+        .collect();
+    let place = |key: &str| labels[key].as_str().unwrap_or("pve").to_owned();
+    let (region, zone) = (place("topology.kubernetes.io/region"), place("topology.kubernetes.io/zone"));
+    let storage = class["parameters"]["storage"].as_str().unwrap_or("local-lvm");
+    let mut volume = json!({
+        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
+        "spec": {
+            "capacity": claim["spec"]["resources"]["requests"], "accessModes": claim["spec"]["accessModes"],
+            "storageClassName": class["metadata"]["name"], "persistentVolumeReclaimPolicy": class["reclaimPolicy"],
+            "csi": {"driver": driver, "volumeHandle": format!("{region}/{zone}/{storage}/vm-9999-{name}")},
+            "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": claim["metadata"]["namespace"],
+                         "name": claim["metadata"]["name"], "uid": uid},
+        },
+    });
+    if !reachable.is_empty() {
+        volume["spec"]["nodeAffinity"] = json!({"required": {"nodeSelectorTerms": [{"matchExpressions": reachable}]}});
+    }
+    api.call(Call::post("/api/v1/persistentvolumes", volume)).map(drop)
 }
