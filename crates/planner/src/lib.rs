@@ -2,6 +2,7 @@
 
 pub mod capacity;
 pub mod decide;
+pub mod drain;
 pub mod findings;
 pub mod forecast;
 pub mod project;

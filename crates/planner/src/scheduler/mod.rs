@@ -14,6 +14,7 @@ mod affinity;
 mod class;
 mod cluster;
 mod cycle;
+mod estimate;
 mod filter;
 mod preempt;
 mod score;
@@ -31,6 +32,7 @@ use indexmap::IndexMap;
 use rustc_hash::FxBuildHasher;
 
 pub use cluster::{Cluster, NodeId, PodId};
+pub use estimate::{Estimate, Group, estimate};
 pub use filter::Reason;
 pub use preempt::Candidate;
 
@@ -288,16 +290,15 @@ impl<'a> Scheduler<'a> {
         cycle.feasible(cluster)
     }
 
-    /// The first node from `start` on, round the list, that the pod may go on.
-    pub fn first_fit(&mut self, pod: PodId, start: NodeId) -> Option<NodeId> {
+    /// The first node from `start` on, round the list and without `except`, that the pod may go on.
+    pub fn first_fit(&mut self, pod: PodId, start: NodeId, except: NodeId) -> Option<NodeId> {
         let (cycle, cluster) = self.cycle(pod);
         if cycle.rejection().is_some() {
             return None;
         }
         let nodes = cluster.nodes.len();
-        (start..nodes)
-            .chain(0..start.min(nodes))
-            .find(|node| !cluster.nodes[*node].gone && cycle.refusal(*node, cluster).is_none())
+        let mut round = (start..nodes).chain(0..start.min(nodes)).filter(|node| *node != except);
+        round.find(|node| !cluster.nodes[*node].gone && cycle.refusal(*node, cluster).is_none())
     }
 
     /// The nodes the scheduler would choose among, all with the highest score.
