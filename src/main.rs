@@ -7,7 +7,8 @@ use capplan::ui::{CliError, Exit};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-/// A snapshot is millions of small texts: the system's allocator takes a sixth longer over them.
+/// A snapshot is millions of small texts: the system's allocator takes a sixth longer over them. Huge
+/// pages are off: a small cluster would take twice its memory.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

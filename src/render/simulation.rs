@@ -1,7 +1,8 @@
 //! A simulation for a terminal: 80 columns, readable without colour.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use capplan_model::ids::NodeName;
 use capplan_model::units::Bytes;
 use capplan_planner::report::{NodeRow, RuleRow, SlotRow};
 use capplan_planner::simulate::{FigureUnit, Simulation, Sweep, Unplaceable, Verdict};
@@ -248,31 +249,29 @@ fn change(before: String, after: String) -> String {
 }
 
 fn nodes(page: &mut Page, simulation: &Simulation) {
-    let mut names: Vec<&capplan_model::ids::NodeName> =
-        simulation.before.nodes.iter().chain(&simulation.after.nodes).map(|row| &row.name).collect();
-    names.sort();
-    names.dedup();
-    let touched = |name: &str| simulation.difference.iter().any(|one| one.subject == name);
-    let many = names.len() > super::page::MOST_ROWS;
+    type Rows<'s, T> = BTreeMap<&'s NodeName, &'s T>;
+    let many = simulation.before.nodes.len().max(simulation.after.nodes.len()) > super::page::MOST_ROWS;
+    let touched: BTreeSet<&str> = simulation.difference.iter().map(|one| one.subject.as_str()).collect();
+    let were: Rows<'_, NodeRow> = simulation.before.nodes.iter().map(|row| (&row.name, row)).collect();
+    let are: Rows<'_, NodeRow> = simulation.after.nodes.iter().map(|row| (&row.name, row)).collect();
+    let slots_were: Rows<'_, SlotRow> = simulation.before.slots.iter().map(|row| (&row.node, row)).collect();
+    let slots_are: Rows<'_, SlotRow> = simulation.after.slots.iter().map(|row| (&row.node, row)).collect();
+    let names: BTreeSet<&NodeName> = were.keys().chain(are.keys()).copied().collect();
     let rows: Vec<Vec<String>> = names
         .into_iter()
-        .filter(|name| !many || touched(name.as_str()))
+        .filter(|name| !many || touched.contains(name.as_str()))
         .map(|name| {
-            let node = |rows: &[NodeRow]| rows.iter().find(|row| row.name == *name).cloned();
-            let slot = |rows: &[SlotRow]| rows.iter().find(|row| row.node == *name).cloned();
-            let (was, is) = (node(&simulation.before.nodes), node(&simulation.after.nodes));
-            let (slots_were, slots_are) = (slot(&simulation.before.slots), slot(&simulation.after.slots));
-            let share = |row: &Option<NodeRow>, of: fn(&NodeRow) -> Option<f64>| {
-                row.as_ref().and_then(of).map_or_else(|| "-".to_owned(), |share| format!("{:.0}", share * 100.0))
+            let share = |rows: &Rows<'_, NodeRow>, of: fn(&NodeRow) -> Option<f64>| {
+                rows.get(name).and_then(|row| of(row)).map_or_else(|| "-".to_owned(), |share| format!("{:.0}", share * 100.0))
             };
             let count = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
-            let pods = |row: &Option<NodeRow>| count(row.as_ref().and_then(|row| row.pods));
-            let free = |row: &Option<SlotRow>| count(row.as_ref().and_then(|row| row.free));
+            let pods = |rows: &Rows<'_, NodeRow>| count(rows.get(name).and_then(|row| row.pods));
+            let free = |rows: &Rows<'_, SlotRow>| count(rows.get(name).and_then(|row| row.free));
             vec![
                 short(name.as_str(), 20),
-                change(pods(&was), pods(&is)),
-                change(share(&was, |row| row.requested), share(&is, |row| row.requested)),
-                change(share(&was, |row| row.cpu_requested), share(&is, |row| row.cpu_requested)),
+                change(pods(&were), pods(&are)),
+                change(share(&were, |row| row.requested), share(&are, |row| row.requested)),
+                change(share(&were, |row| row.cpu_requested), share(&are, |row| row.cpu_requested)),
                 change(free(&slots_were), free(&slots_are)),
             ]
         })
@@ -284,12 +283,12 @@ fn nodes(page: &mut Page, simulation: &Simulation) {
 }
 
 fn differences(page: &mut Page, simulation: &Simulation) {
-    let nodes =
-        |subject: &str| simulation.before.nodes.iter().chain(&simulation.after.nodes).any(|row| row.name.as_str() == subject);
+    let rows = simulation.before.nodes.iter().chain(&simulation.after.nodes);
+    let nodes: BTreeSet<&str> = rows.map(|row| row.name.as_str()).collect();
     let rows: Vec<Vec<String>> = simulation
         .difference
         .iter()
-        .filter(|one| !nodes(&one.subject))
+        .filter(|one| !nodes.contains(one.subject.as_str()))
         .map(|one| {
             let show = |value: Option<f64>| match (value, one.unit) {
                 (None, _) => "-".to_owned(),

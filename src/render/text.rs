@@ -377,20 +377,3 @@ fn provenance(page: &mut Page, report: &Report) {
         },
     );
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_is_wrapped_and_long_words_are_broken() {
-        assert_eq!(wrap("aa bb cc", 5), ["aa bb", "cc"]);
-        assert_eq!(wrap("abcdefgh", 3), ["abc", "def", "gh"]);
-        assert_eq!(wrap("", 3), [""]);
-    }
-
-    #[test]
-    fn colours_take_no_room() {
-        assert_eq!(visible("\u{1b}[31mred\u{1b}[0m"), 3);
-    }
-}

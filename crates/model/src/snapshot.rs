@@ -89,7 +89,7 @@ impl Snapshot {
         let kube = &mut self.kube;
         by(&mut kube.nodes, |node| node.name.clone());
         if let Reading::Known(pods) = &mut kube.pods {
-            pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+            sort_pods(pods);
         }
         by(&mut kube.persistent_volumes, |volume| volume.name.clone());
         by(&mut kube.claims, |claim| (claim.namespace.clone(), claim.name.clone()));
@@ -281,6 +281,29 @@ impl Snapshot {
     }
 }
 
+/// Sorts pods by namespace and name, moving each at most once: they are large, and there are many.
+fn sort_pods(pods: &mut Vec<Pod>) {
+    if pods.is_sorted_by(|a, b| (&a.namespace, &a.name) <= (&b.namespace, &b.name)) {
+        return;
+    }
+    let mut order: Vec<usize> = (0..pods.len()).collect();
+    order.sort_by(|a, b| {
+        let (a, b) = (&pods[*a], &pods[*b]);
+        (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name))
+    });
+    // Follow each cycle of the permutation; `order[place]` says which pod belongs there.
+    for start in 0..order.len() {
+        let mut place = start;
+        while order[place] != start {
+            let next = order[place];
+            pods.swap(place, next);
+            order[place] = place;
+            place = next;
+        }
+        order[place] = place;
+    }
+}
+
 /// The text up to the next line break, and what follows it.
 fn line(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = text.iter().position(|byte| *byte == b'\n')?;
@@ -330,6 +353,22 @@ mod tests {
         let (read, id) = Snapshot::read(&text).expect("just written");
         assert_eq!((&read, &id), (&snapshot, &snapshot.id()));
         assert_eq!(written(&read), text);
+    }
+
+    #[test]
+    fn pods_are_sorted_from_any_order() {
+        let names = ["b/2", "a/3", "c/1", "a/1", "b/1", "a/2"];
+        let pod = |text: &&str| {
+            let (namespace, name) = text.split_once('/').expect("has a slash");
+            Pod { namespace: namespace.into(), name: name.into(), ..Default::default() }
+        };
+        for rotation in 0..names.len() {
+            let mut pods: Vec<Pod> = names.iter().map(pod).collect();
+            pods.rotate_left(rotation);
+            sort_pods(&mut pods);
+            let sorted: Vec<String> = pods.iter().map(|pod| pod.object_name().0).collect();
+            assert_eq!(sorted, ["a/1", "a/2", "a/3", "b/1", "b/2", "c/1"]);
+        }
     }
 
     #[test]

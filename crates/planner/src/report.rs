@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-pub use build::build;
+pub use build::{build, state};
 
 pub use crate::decide::{Action, Recommendation};
 pub use crate::findings::{Finding, Severity};
@@ -59,6 +59,23 @@ pub struct Report {
     pub history: HistoryRow,
     /// What could not be read, and why.
     pub unknown: Vec<Unknown>,
+}
+
+/// The state of a cluster: the part of the report that a change may alter.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
+pub struct State {
+    /// The slot ledger, one row a worker.
+    pub slots: Vec<SlotRow>,
+    /// Memory of the cluster by three denominators.
+    pub memory: Memory,
+    /// The rules with their verdicts.
+    pub rules: Vec<RuleRow>,
+    /// Every dimension with its worst holder.
+    pub dimensions: Vec<DimensionRow>,
+    /// Nodes.
+    pub nodes: Vec<NodeRow>,
+    /// Hosts.
+    pub hosts: Vec<HostRow>,
 }
 
 /// The limit that bites first.

@@ -14,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Binding, Chart, ChartUnit, Contrary, DimensionRow, FORMAT, Fill, Forecast, HistoryRow, HostMemoryRow, HostRow, Memory,
-    NodeLossRow, NodeRow, PoolRow, Report, RuleEvidence, RuleRow, ScopeRow, Shares, SlotRow, Unknown,
+    NodeLossRow, NodeRow, PoolRow, Report, RuleEvidence, RuleRow, ScopeRow, Shares, SlotRow, State, Unknown,
 };
 use crate::capacity::{NodeUse, commitment, memory_share, node_uses, usages};
 use crate::decide::{decide, host_rooms};
@@ -91,6 +91,24 @@ pub fn build(snapshot: &Snapshot, id: SnapshotId, history: &History, policy: &Po
         charts: charts(&facts),
         history: HistoryRow { samples: history.len(), first: span.map(|(first, _)| first), last: span.map(|(_, last)| last) },
         unknown: unknowns,
+    }
+}
+
+/// The state of `snapshot`, without findings and recommendation: what a simulation sets side by side.
+///
+/// `slots` are those of its workers.
+pub fn state(snapshot: &Snapshot, history: &History, policy: &Policy, slots: &Reading<Vec<VolumeSlots>>) -> State {
+    let uses = node_uses(snapshot);
+    let facts = Facts { snapshot, history, policy, uses: &uses, slots };
+    let (found, unknown) = usages(snapshot, policy, &uses, slots);
+    let judgements = judge_all(&facts);
+    State {
+        slots: slots.known().into_iter().flatten().map(slot_row).collect(),
+        memory: memory(&uses, &judgements),
+        rules: judgements.iter().map(|one| rule_row(one, snapshot.taken)).collect(),
+        dimensions: dimension_rows(&facts, &found, &unknown),
+        nodes: node_rows(snapshot, uses.known(), join(snapshot).known()),
+        hosts: host_rows(&facts),
     }
 }
 

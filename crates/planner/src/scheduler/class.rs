@@ -152,7 +152,8 @@ impl Classes {
         hasher.finish()
     }
 
-    fn alike(a: &Pod, b: &Pod) -> bool {
+    /// Whether the scheduler cannot tell the two apart.
+    pub(super) fn alike(a: &Pod, b: &Pod) -> bool {
         a.namespace == b.namespace
             && a.labels == b.labels
             && a.owner == b.owner

@@ -323,21 +323,29 @@ impl<'a> Cluster<'a> {
 
     fn insert_pod(&mut self, seen: Seen<'a>) -> PodId {
         let id = self.pods.len();
-        let hash = Classes::hash(seen.pod());
-        let pods = &self.pods;
-        let class = match self.classes.find(hash, seen.pod(), |example| pods[example].seen.pod()) {
+        // Pods of a workload follow each other in a list.
+        let last = self.pods.last().map(|row| row.class);
+        let alike = |class: usize| Classes::alike(seen.pod(), self.pods[self.classes[class].example].seen.pod());
+        let class = match last.filter(|class| alike(*class)) {
             Some(class) => class,
-            None => {
-                let class = Class::of(seen.pod(), id, self);
-                for key in topology_keys(seen.pod()) {
-                    self.topologies.find(key, &self.nodes);
-                }
-                let pods = &self.pods;
-                self.classes.insert(hash, class, seen.pod(), |example| pods[example].seen.pod())
-            }
+            None => self.class_of(&seen, id),
         };
         self.pods.push(PodRow { seen, class, node: None, bound: 0 });
         id
+    }
+
+    fn class_of(&mut self, seen: &Seen<'a>, id: PodId) -> usize {
+        let hash = Classes::hash(seen.pod());
+        let pods = &self.pods;
+        if let Some(class) = self.classes.find(hash, seen.pod(), |example| pods[example].seen.pod()) {
+            return class;
+        }
+        let class = Class::of(seen.pod(), id, self);
+        for key in topology_keys(seen.pod()) {
+            self.topologies.find(key, &self.nodes);
+        }
+        let pods = &self.pods;
+        self.classes.insert(hash, class, seen.pod(), |example| pods[example].seen.pod())
     }
 
     /// Adds a node, empty.

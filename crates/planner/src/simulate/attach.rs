@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use capplan_model::Snapshot;
 use capplan_model::ids::{NodeName, PvName};
 use capplan_model::kube::{Claim, Pod};
 use capplan_model::slots::{PLUGIN_SLOTS, VolumeSlots};
+use capplan_model::{Reading, Snapshot};
 
 /// Slots of one VM.
 #[derive(Clone, Debug)]
@@ -25,12 +25,10 @@ pub(super) struct Plugs {
     /// Volume of each claim of the plugin's, by `namespace/name`.
     volumes: BTreeMap<String, String>,
     classes: Vec<String>,
-    /// Slots of a VM that has no other disks.
-    pub unknown: Option<String>,
 }
 
 impl Plugs {
-    pub(super) fn of(snapshot: &Snapshot, driver: &str) -> Self {
+    pub(super) fn of(snapshot: &Snapshot, driver: &str, slots: &Reading<Vec<VolumeSlots>>) -> Self {
         let kube = &snapshot.kube;
         let mut plugs = Self {
             classes: kube
@@ -60,8 +58,6 @@ impl Plugs {
         }
         let by_volid: BTreeMap<&str, &PvName> =
             ours.iter().filter_map(|(name, volid)| Some((volid.as_deref()?, *name))).collect();
-        let slots = VolumeSlots::of_workers(snapshot, driver);
-        plugs.unknown = slots.why().map(str::to_owned);
         for one in slots.known().into_iter().flatten() {
             let config = one.config.known();
             let mut there: BTreeMap<String, u32> = BTreeMap::new();

@@ -47,14 +47,18 @@ impl Effects {
         };
         for id in 0..cluster.pod_count() {
             let pod = cluster.pod(id);
-            let now = cluster.node_of(id).map(|node| cluster.node(node).name.clone());
+            let now = cluster.node_of(id).map(|node| &cluster.node(node).name);
             if player.gone.contains(&id) {
                 effects.gone.insert(key(pod));
             } else if cluster.is_added(id) {
+                // Others were only tried.
+                if now.is_none() && !player.additions.contains(&id) {
+                    continue;
+                }
                 let phase = if now.is_some() { Phase::Running } else { Phase::Pending };
-                effects.added.push(Pod { node: now, phase, ..pod.clone() });
-            } else if pod.node != now {
-                effects.moved.insert(key(pod), now);
+                effects.added.push(Pod { node: now.cloned(), phase, ..pod.clone() });
+            } else if pod.node.as_ref() != now {
+                effects.moved.insert(key(pod), now.cloned());
             }
         }
         effects.nodes = cluster.altered_nodes().cloned().collect();
@@ -91,13 +95,16 @@ impl Effects {
         }
         let before = uses(snapshot);
         if let Reading::Known(pods) = &mut snapshot.kube.pods {
-            for pod in pods.iter_mut() {
-                if let Some(now) = self.moved.get(&key(pod)) {
-                    pod.node.clone_from(now);
-                    pod.phase = if now.is_some() { Phase::Running } else { Phase::Pending };
-                }
+            if !self.moved.is_empty() || !self.gone.is_empty() {
+                pods.retain_mut(|pod| {
+                    let name = key(pod);
+                    if let Some(now) = self.moved.get(&name) {
+                        pod.node.clone_from(now);
+                        pod.phase = if now.is_some() { Phase::Running } else { Phase::Pending };
+                    }
+                    !self.gone.contains(&name)
+                });
             }
-            pods.retain(|pod| !self.gone.contains(&key(pod)));
             pods.extend(self.added.iter().cloned());
         }
         if let Reading::Known(claims) = &mut snapshot.kube.claims {
@@ -105,7 +112,6 @@ impl Effects {
         }
         provision(snapshot, driver);
         self.attach(snapshot, driver, &before);
-        snapshot.sort();
     }
 
     /// Detaches what no pod uses any more where it was, and attaches what is new where it is.

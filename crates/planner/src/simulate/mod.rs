@@ -19,15 +19,16 @@ use capplan_model::change::Change;
 use capplan_model::history::History;
 use capplan_model::ids::SnapshotId;
 use capplan_model::policy::Policy;
+use capplan_model::slots::VolumeSlots;
 use capplan_model::{Reading, Snapshot};
 
-use crate::report;
+use crate::report::{Unknown, state};
 use crate::scheduler::Cluster;
 use attach::Plugs;
 use play::{Outcome, Player};
 
 pub use result::{
-    Difference, Displaced, FORMAT, FigureUnit, Flagged, Placed, PoolGrowth, Reboot, Simulation, Starving, State, TimelineRow,
+    Difference, Displaced, FORMAT, FigureUnit, Flagged, Placed, PoolGrowth, Reboot, Simulation, Starving, TimelineRow,
     Unplaceable, UntilRefusal, Verdict, VolumeSpread,
 };
 pub use sweep::{Axes, Axis, AxisKind, Cell, Sweep, SweepError, sweep};
@@ -103,34 +104,42 @@ pub fn simulate(
             policy.plan.planned_volumes += u64::from(add.count);
         }
     }
-    let before = report::build(snapshot, id.clone(), history, &policy, Vec::new());
-    let mut simulation = Simulation::empty(snapshot, id.clone(), changes, trials);
-    simulation.unknown = before.unknown.clone();
+    let slots = VolumeSlots::of_workers(snapshot, &policy.attacher);
+    let before = state(snapshot, history, &policy, &slots);
+    let mut simulation = Simulation::empty(snapshot, id, changes, trials);
+    let unknowns = snapshot.unknowns().into_iter();
+    simulation.unknown = unknowns.map(|(what, why)| Unknown { what, why }).collect();
     let effects = {
         let cluster = match Cluster::of(snapshot) {
             Reading::Known(cluster) => cluster,
             Reading::Unknown { why } => return Err(SimulateError::Unknown { what: "the cluster".into(), why }),
         };
-        let plugs = Plugs::of(snapshot, &policy.attacher);
-        let mut first = Player::new(snapshot, &policy, cluster.clone(), plugs.clone(), trials.seed);
+        let plugs = Plugs::of(snapshot, &policy.attacher, &slots);
+        // A large cluster is copied only if it is needed again.
+        let again = (trials.runs > 1).then(|| cluster.clone());
+        let mut first = Player::new(snapshot, &policy, cluster, plugs.clone(), trials.seed);
         first.play_all(changes)?;
-        let outcomes = others(snapshot, &policy, &cluster, &plugs, changes, trials, &first.outcome, progress)?;
+        progress(1);
+        let mut outcomes = vec![first.outcome.clone()];
+        if let Some(cluster) = again.filter(|_| first.outcome.had_choice) {
+            outcomes.extend(others(snapshot, &policy, &cluster, &plugs, changes, trials, progress)?);
+        }
         simulation.conclude(&mut first, &outcomes);
-        simulation.until_refusal = refusal::until_refusal(snapshot, &policy, changes, &first)?;
-        simulation.spread = refusal::spread(snapshot, &policy, changes, &first);
+        simulation.until_refusal = refusal::until_refusal(snapshot, &policy, changes, &mut first)?;
+        simulation.spread = refusal::spread(snapshot, &policy, changes, &mut first);
         simulation.reboots = std::mem::take(&mut first.reboots);
         simulation.timeline = timeline::of(snapshot, changes, &first);
         simulation.node_loss = result::losses(snapshot, changes);
         first.effects()
     };
     effects.apply(snapshot, &policy.attacher);
-    let after = report::build(snapshot, id, history, &policy, Vec::new());
+    let slots = VolumeSlots::of_workers(snapshot, &policy.attacher);
+    let after = state(snapshot, history, &policy, &slots);
     simulation.compare(before, after);
     Ok(simulation)
 }
 
-/// The other runs, in parallel. A change without a choice needs no other.
-#[expect(clippy::too_many_arguments, reason = "all of it is one run's input")]
+/// The runs after the first, in parallel.
 fn others(
     snapshot: &Snapshot,
     policy: &Policy,
@@ -138,17 +147,11 @@ fn others(
     plugs: &Plugs,
     changes: &[Change],
     trials: Trials,
-    first: &Outcome,
     progress: &(dyn Fn(u32) + Sync),
 ) -> Result<Vec<Outcome>, SimulateError> {
     use rayon::prelude::*;
-    progress(1);
-    let mut outcomes = vec![first.clone()];
-    if !first.had_choice {
-        return Ok(outcomes);
-    }
     let done = std::sync::atomic::AtomicU32::new(1);
-    let rest: Result<Vec<Outcome>, SimulateError> = (1..trials.runs)
+    (1..trials.runs)
         .into_par_iter()
         .map(|run| {
             let mut player = Player::new(snapshot, policy, cluster.clone(), plugs.clone(), trials.seed + u64::from(run));
@@ -157,7 +160,5 @@ fn others(
             progress(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1);
             Ok(player.outcome)
         })
-        .collect();
-    outcomes.extend(rest?);
-    Ok(outcomes)
+        .collect()
 }

@@ -48,15 +48,23 @@ fn sample(snapshot: &Snapshot, changes: &[Change]) -> Option<Sample> {
     })
 }
 
-/// The cluster after the changes, but without what they add.
-struct Room<'a> {
-    scheduler: Scheduler<'a>,
+/// The cluster after the changes, but without what they add. It is as before once this is dropped.
+struct Room<'r, 'a> {
+    scheduler: &'r mut Scheduler<'a>,
     plugs: Plugs,
+    mark: usize,
 }
 
-impl<'a> Room<'a> {
-    fn of(player: &Player<'a>) -> Self {
-        let mut room = Self { scheduler: player.scheduler.clone(), plugs: player.plugs.clone() };
+impl Drop for Room<'_, '_> {
+    fn drop(&mut self) {
+        self.scheduler.cluster.roll_back(self.mark);
+    }
+}
+
+impl<'r, 'a> Room<'r, 'a> {
+    fn of(player: &'r mut Player<'a>) -> Self {
+        let (mark, plugs) = (player.scheduler.cluster.mark(), player.plugs.clone());
+        let mut room = Self { scheduler: &mut player.scheduler, plugs, mark };
         for pod in &player.additions {
             if let Some(node) = room.scheduler.cluster.node_of(*pod) {
                 let name = room.scheduler.cluster.node(node).name.clone();
@@ -219,7 +227,7 @@ pub(super) fn until_refusal(
     snapshot: &Snapshot,
     policy: &Policy,
     changes: &[Change],
-    player: &Player<'_>,
+    player: &mut Player<'_>,
 ) -> Result<Option<UntilRefusal>, SimulateError> {
     let Some(sample) = sample(snapshot, changes) else { return Ok(None) };
     let parked = Room::of(player).count(snapshot, policy, &sample)?;
@@ -247,7 +255,7 @@ pub(super) fn until_refusal(
 }
 
 /// Where new volumes go, at best and at worst; `None` if none are added.
-pub(super) fn spread(snapshot: &Snapshot, policy: &Policy, changes: &[Change], player: &Player<'_>) -> Option<VolumeSpread> {
+pub(super) fn spread(snapshot: &Snapshot, policy: &Policy, changes: &[Change], player: &mut Player<'_>) -> Option<VolumeSpread> {
     let add = changes.iter().rev().find_map(|change| if let Change::AddPvcs(add) = change { Some(add) } else { None })?;
     let sample = Sample::Volume(AddPvcs { count: 1, ..add.clone() });
     let room = Room::of(player).count(snapshot, policy, &sample).ok()?.by_node;

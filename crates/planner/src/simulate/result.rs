@@ -16,7 +16,7 @@ use super::play::{Outcome, Player, Problem};
 use super::proof;
 use crate::capacity::node_uses;
 use crate::project::losses as all_losses;
-use crate::report::{DimensionRow, HostRow, Memory, NodeLossRow, NodeRow, Report, RuleRow, SlotRow, Unknown};
+use crate::report::{NodeLossRow, NodeRow, SlotRow, State, Unknown};
 use crate::scheduler::FOLLOWS;
 
 /// Format of the JSON; its schema is published with it.
@@ -261,23 +261,6 @@ pub struct Flagged {
     pub feature: String,
 }
 
-/// The state of a cluster, as the report shows it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
-pub struct State {
-    /// The slot ledger, one row a worker.
-    pub slots: Vec<SlotRow>,
-    /// Memory of the cluster by three denominators.
-    pub memory: Memory,
-    /// The rules with their verdicts.
-    pub rules: Vec<RuleRow>,
-    /// Every dimension with its worst holder.
-    pub dimensions: Vec<DimensionRow>,
-    /// Nodes.
-    pub nodes: Vec<NodeRow>,
-    /// Hosts.
-    pub hosts: Vec<HostRow>,
-}
-
 /// One figure that differs.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Difference {
@@ -310,19 +293,6 @@ impl From<Unit> for FigureUnit {
         match unit {
             Unit::Count | Unit::MilliCpu => Self::Count,
             Unit::Bytes => Self::Bytes,
-        }
-    }
-}
-
-impl State {
-    fn of(report: Report) -> Self {
-        Self {
-            slots: report.slots,
-            memory: report.memory,
-            rules: report.rules,
-            dimensions: report.dimensions,
-            nodes: report.nodes,
-            hosts: report.hosts,
         }
     }
 }
@@ -417,11 +387,14 @@ impl Simulation {
     }
 
     /// Sets the two states side by side.
-    pub(super) fn compare(&mut self, before: Report, after: Report) {
-        let (before, after) = (State::of(before), State::of(after));
+    pub(super) fn compare(&mut self, before: State, after: State) {
         self.difference = differences(&before, &after);
         (self.before, self.after) = (before, after);
     }
+}
+
+fn by_name<'s, T>(rows: &'s [T], name: fn(&T) -> &NodeName) -> BTreeMap<&'s NodeName, &'s T> {
+    rows.iter().map(|row| (name(row), row)).collect()
 }
 
 fn differences(before: &State, after: &State) -> Vec<Difference> {
@@ -431,12 +404,12 @@ fn differences(before: &State, after: &State) -> Vec<Difference> {
             list.push(Difference { subject: subject.to_owned(), figure: figure.to_owned(), before, after, unit });
         }
     };
-    let names = |state: &State| state.nodes.iter().map(|row| row.name.clone()).collect::<BTreeSet<NodeName>>();
-    for name in names(before).union(&names(after)) {
-        let node = |state: &State| state.nodes.iter().find(|row| row.name == *name).cloned();
-        let slots = |state: &State| state.slots.iter().find(|row| row.node == *name).cloned();
-        let (one, other) = (node(before), node(after));
-        let figure = |of: fn(&NodeRow) -> Option<f64>| (one.as_ref().and_then(of), other.as_ref().and_then(of));
+    let (nodes_were, nodes_are) = (by_name(&before.nodes, |row| &row.name), by_name(&after.nodes, |row| &row.name));
+    let (slots_were, slots_are) = (by_name(&before.slots, |row| &row.node), by_name(&after.slots, |row| &row.node));
+    let names: BTreeSet<&NodeName> = nodes_were.keys().chain(nodes_are.keys()).copied().collect();
+    for name in names {
+        let (one, other) = (nodes_were.get(name).copied(), nodes_are.get(name).copied());
+        let figure = |of: fn(&NodeRow) -> Option<f64>| (one.and_then(of), other.and_then(of));
         let (was, is) = figure(|row| row.pods.map(|pods| pods as f64));
         add(name.as_str(), "pods", was, is, FigureUnit::Count);
         let (was, is) = figure(|row| row.requests.map(|bytes| bytes.0 as f64));
@@ -445,9 +418,9 @@ fn differences(before: &State, after: &State) -> Vec<Difference> {
         add(name.as_str(), "memory requested", was, is, FigureUnit::Share);
         let (was, is) = figure(|row| row.cpu_requested);
         add(name.as_str(), "cpu requested", was, is, FigureUnit::Share);
-        let (one, other) = (slots(before), slots(after));
+        let (one, other) = (slots_were.get(name).copied(), slots_are.get(name).copied());
         let figure = |of: fn(&SlotRow) -> Option<u64>| {
-            (one.as_ref().and_then(of).map(|count| count as f64), other.as_ref().and_then(of).map(|count| count as f64))
+            (one.and_then(of).map(|count| count as f64), other.and_then(of).map(|count| count as f64))
         };
         let (was, is) = figure(|row| row.attached);
         add(name.as_str(), "volume attachments", was, is, FigureUnit::Count);

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use capplan_model::change::{AddPods, AddPvcs, AddWorker, Change};
 use capplan_model::policy::{Policy, Scope};
+use capplan_model::slots::VolumeSlots;
 use capplan_model::{Reading, Snapshot};
 use rayon::prelude::*;
 use schemars::JsonSchema;
@@ -155,7 +156,8 @@ pub fn sweep(
         Reading::Known(cluster) => cluster,
         Reading::Unknown { why } => return Err(SimulateError::Unknown { what: "the cluster".into(), why }),
     };
-    let plugs = Plugs::of(snapshot, &policy.attacher);
+    let slots = VolumeSlots::of_workers(snapshot, &policy.attacher);
+    let plugs = Plugs::of(snapshot, &policy.attacher, &slots);
     let combinations: Vec<Vec<u32>> = match axes.0.as_slice() {
         [one] => one.values.iter().map(|value| vec![*value]).collect(),
         [rows, columns] => {
