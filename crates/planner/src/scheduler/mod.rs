@@ -400,6 +400,14 @@ impl Cluster<'_> {
         left.max(0).unsigned_abs()
     }
 
+    /// Volumes of a driver that the scheduler still allows on a node; `None` if it sets no limit.
+    pub fn free_volumes(&self, node: NodeId, driver: &str) -> Option<u64> {
+        let row = &self.nodes[node];
+        let driver = self.storage.driver_named(driver)?;
+        let (_, limit) = row.limits.iter().find(|(one, _)| *one == driver)?;
+        Some(limit.saturating_sub(filter::counted(row, driver, &self.storage)))
+    }
+
     /// Whether one copy of the pod leaves the others as much as it found, but for amounts: nothing of it
     /// depends on where other pods of its kind are.
     pub fn is_independent(&self, pod: PodId) -> bool {

@@ -152,6 +152,10 @@ impl<'a> Storage<'a> {
         }
     }
 
+    pub(super) fn driver_named(&self, name: &str) -> Option<usize> {
+        self.drivers.iter().position(|one| one == name)
+    }
+
     fn intern(&mut self, driver: &str, handle: String) -> VolumeKey {
         let driver = self.driver(driver);
         let drivers = &mut self.key_drivers;

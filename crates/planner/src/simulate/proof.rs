@@ -102,7 +102,7 @@ pub(super) fn search(player: &mut Player<'_>) -> (Verdict, Vec<String>) {
             eligible,
         })
         .collect();
-    let free = Free::of(&scheduler, &plugs, &seekers);
+    let free = Free::of(&scheduler, &plugs, &player.policy.attacher, &seekers);
     let bounds = bounds(&seekers, &free, &scheduler);
     if !bounds.is_empty() {
         return (Verdict::CannotFit, bounds);
@@ -129,12 +129,14 @@ fn volumes(plugs: &Plugs, pod: &Pod) -> u64 {
 }
 
 impl Free {
-    fn of(scheduler: &Scheduler<'_>, plugs: &Plugs, seekers: &[Seeker]) -> Self {
+    fn of(scheduler: &Scheduler<'_>, plugs: &Plugs, driver: &str, seekers: &[Seeker]) -> Self {
         let dimensions: BTreeSet<&String> = seekers.iter().flat_map(|seeker| seeker.demand.0.keys()).collect();
         let nodes = scheduler.cluster.nodes().map(|node| {
             let mut free: BTreeMap<String, u64> =
                 dimensions.iter().map(|name| ((*name).clone(), scheduler.cluster.free(node, name))).collect();
-            if let Some(slots) = plugs.free(&scheduler.cluster.node(node).name) {
+            // Both ledgers must have room; where neither says anything there is no bound.
+            let ledgers = [plugs.free(&scheduler.cluster.node(node).name), scheduler.cluster.free_volumes(node, driver)];
+            if let Some(slots) = ledgers.into_iter().flatten().min() {
                 free.insert(SLOTS.to_owned(), slots);
             }
             (node, free)
@@ -146,6 +148,10 @@ impl Free {
         let amounts = nodes.iter().filter_map(|node| self.0.get(node)?.get(dimension));
         amounts.fold(0, |sum, amount| sum.saturating_add(*amount))
     }
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Dimension of the disk slots of the VMs.
@@ -187,10 +193,11 @@ fn bounds(seekers: &[Seeker], free: &Free, scheduler: &Scheduler<'_>) -> Vec<Str
             let there = free.sum(set, dimension);
             if amount > there {
                 let text = format!(
-                    "{} pods need {}, the {} nodes open to them have {} left",
-                    bound.len(),
+                    "{} need {}, the {} open to them {} {} left",
+                    counted(bound.len(), "pod"),
                     Demand::show(dimension, amount),
-                    set.len(),
+                    counted(set.len(), "node"),
+                    if set.len() == 1 { "has" } else { "have" },
                     Demand::show(dimension, there)
                 );
                 if !list.contains(&text) {

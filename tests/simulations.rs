@@ -1,0 +1,341 @@
+//! `capplan simulate` from the outside: on recorded clusters against their truth, on scenarios, and the
+//! properties that every simulation has.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+use support::{World, data};
+
+/// The recorded cluster as a snapshot file, and the arguments that name it.
+fn recorded(world: &World, name: &str) -> Option<String> {
+    let lists = data()?.join("clusters").join(name);
+    let file = world.path(&format!("{name}.snapshot")).display().to_string();
+    world.run(&["snapshot", "--from-lists", &lists.display().to_string(), "-o", &file]).done();
+    Some(file)
+}
+
+fn truth(name: &str) -> Value {
+    let path = data().expect("asked before").join("clusters").join(name).join("truth.json");
+    serde_json::from_slice(&std::fs::read(path).expect("readable")).expect("JSON")
+}
+
+fn simulated(world: &World, snapshot: &str, changes: &[&str], code: i32) -> Value {
+    let mut arguments = vec!["simulate", "--snapshot", snapshot, "--format", "json"];
+    arguments.extend(changes);
+    world.run(&arguments).ends(code).json()
+}
+
+fn strings<'v>(list: &'v Value, key: &str) -> BTreeSet<&'v str> {
+    list.as_array().expect("a list").iter().filter_map(|one| one[key].as_str()).collect()
+}
+
+fn gib(value: &Value) -> f64 {
+    (value.as_f64().expect("a number") / f64::from(1 << 30) * 100.0).round() / 100.0
+}
+
+#[test]
+fn the_loss_of_the_worst_worker_has_the_figures_of_the_truth() {
+    let world = World::new();
+    // In the second one the GPU node takes general pods.
+    for (name, by) in [("today", "without_gpu_node"), ("lun-incident", "as_alert_with_gpu_node")] {
+        let Some(snapshot) = recorded(&world, name) else { return };
+        let truth = &truth(name)["n_minus_1"][by];
+        let worst = truth["worst"].as_str().expect("a name");
+        let simulation = simulated(&world, &snapshot, &["--fail-node", worst, "--runs", "3"], 3);
+        let loss = &simulation["node_loss"][0];
+        assert_eq!(loss["node"], worst);
+        assert!((gib(&loss["to_move"]) - truth["reschedulable_gib"].as_f64().expect("a number")).abs() < 0.02, "{loss}");
+        assert!((gib(&loss["free"]) - truth["free_gib_excluding_lost_node"].as_f64().expect("a number")).abs() < 0.02, "{loss}");
+        assert_eq!(loss["fits_by_sum"], truth["really_fits_by_sum"]);
+        // What does not fit by sum is proven not to fit.
+        assert_eq!((simulation["fits"].as_bool(), simulation["verdict"].as_str()), (Some(false), Some("cannot-fit")));
+        assert!(!simulation["unplaceable"].as_array().expect("a list").is_empty());
+    }
+}
+
+#[test]
+fn the_gpu_nodes_removal_leaves_exactly_the_pods_of_the_truth_without_a_place() {
+    let world = World::new();
+    let Some(snapshot) = recorded(&world, "today") else { return };
+    let truth = truth("today");
+    let simulation = simulated(&world, &snapshot, &["--remove-node", "k8s-node1"], 3);
+    let left = strings(&simulation["unplaceable"], "pod");
+    let expected: BTreeSet<&str> = truth["drain"]["k8s-node1"]["tsc_default"]["unplaced"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    assert_eq!(left, expected);
+    assert_eq!(simulation["verdict"], "cannot-fit");
+    // The node and its slots are gone, and so is the memory of its VM.
+    assert!(!strings(&simulation["after"]["nodes"], "name").contains("k8s-node1"));
+    assert!(!strings(&simulation["after"]["slots"], "node").contains("k8s-node1"));
+    let committed = |state: &str| simulation[state]["hosts"][0]["memory"]["committed"].as_u64().expect("known");
+    assert_eq!(committed("before") - committed("after"), 48 << 30);
+}
+
+#[test]
+fn every_drain_that_the_truth_calls_impossible_is_refused_with_a_reason_a_pod() {
+    let world = World::new();
+    let Some(snapshot) = recorded(&world, "today") else { return };
+    let truth = truth("today");
+    for (node, drain) in truth["drain"].as_object().expect("by node") {
+        let simulation = simulated(&world, &snapshot, &["--remove-node", node, "--runs", "2"], 3);
+        assert_eq!(drain["tsc_default"]["all_pods_fit"], false);
+        assert_eq!(simulation["fits"], false, "{node}");
+        for one in simulation["unplaceable"].as_array().expect("a list") {
+            let reasons = one["reasons"].as_array().expect("a list");
+            assert!(!reasons.is_empty() && one["message"].as_str().is_some_and(|text| text.starts_with("0/")), "{one}");
+        }
+    }
+}
+
+#[test]
+fn free_slots_add_up_to_the_first_refusal() {
+    let world = World::new();
+    for (name, free) in [("today", 48), ("lun-incident", 37)] {
+        let Some(snapshot) = recorded(&world, name) else { return };
+        let simulation = simulated(&world, &snapshot, &["--add-pvcs", "5", "--size", "10Gi"], 0);
+        let until = &simulation["until_refusal"];
+        assert_eq!((until["while_parked"].as_u64(), until["dimension"].as_str()), (Some(free), Some("volume-slots")));
+        // Volumes of parked workloads come back when these wake.
+        let (count, latent) = (until["count"].as_u64().expect("a number"), until["latent"].as_u64().expect("a number"));
+        assert!(count < free && free - count <= latent, "{until}");
+        assert_eq!((simulation["fits"].as_bool(), simulation["verdict"].as_str()), (Some(true), Some("scheduler-places")));
+        assert_eq!(simulation["placement"].as_array().map(Vec::len), Some(5));
+        // Exactly at the edge: all of them fit, one more does not.
+        let all = free.to_string();
+        simulated(&world, &snapshot, &["--add-pvcs", &all, "--runs", "1"], 0);
+        let more = simulated(&world, &snapshot, &["--add-pvcs", &(free + 1).to_string(), "--runs", "1"], 3);
+        assert_eq!(more["unplaceable"].as_array().map(Vec::len), Some(1), "{}", more["unplaceable"]);
+        assert_eq!(more["verdict"], "cannot-fit", "{}", more["because"]);
+    }
+}
+
+#[test]
+fn the_pod_of_the_lun_incident_meets_the_same_fate_again() {
+    let world = World::new();
+    let Some(snapshot) = recorded(&world, "lun-incident") else { return };
+    let truth = truth("lun-incident");
+    let failing = truth["storage"]["k8s-node1"]["va_failing"][0].as_str().expect("a volume");
+    // The state before: the pod waits, and its volume is nowhere yet.
+    let (mut before, _) = capplan_provision::store::snapshot::load(snapshot.as_ref()).expect("readable");
+    let kube = &mut before.kube;
+    let claim = kube
+        .persistent_volumes
+        .items()
+        .iter()
+        .find(|volume| volume.name.as_str() == failing)
+        .and_then(|volume| volume.claim.clone())
+        .expect("bound");
+    if let capplan_model::Reading::Known(attachments) = &mut kube.volume_attachments {
+        attachments.retain(|one| one.volume.as_ref().is_none_or(|volume| volume.as_str() != failing));
+    }
+    let mut waiting = Vec::new();
+    if let capplan_model::Reading::Known(pods) = &mut kube.pods {
+        for pod in pods.iter_mut().filter(|pod| !pod.is_terminal()) {
+            if pod.claims.iter().any(|name| claim.0 == format!("{}/{name}", pod.namespace)) {
+                waiting.push(pod.object_name().0);
+                pod.node = None;
+                pod.phase = capplan_model::kube::Phase::Pending;
+            }
+        }
+    }
+    assert_eq!(waiting.len(), 1, "one pod mounts it");
+    let path = world.path("before.snapshot").display().to_string();
+    capplan_provision::store::snapshot::save(&before, path.as_ref()).expect("writable");
+    // With one of the others closed there is memory for it on the first worker only.
+    let simulation = simulated(&world, &path, &["--cordon", "k8s-node2"], 3);
+    let one = &simulation["unplaceable"][0];
+    assert_eq!(
+        (one["pod"].as_str(), one["volume"].as_str()),
+        (Some(waiting[0].as_str()), Some(failing)),
+        "{} {} {}",
+        simulation["unplaceable"],
+        simulation["still_pending"],
+        simulation["placement"]
+    );
+    let reason = one["reasons"][0].as_str().expect("a reason");
+    assert!(reason.starts_with("no free lun found on k8s-node1: its VM held 29 disks on the 29 slots"), "{reason}");
+    // The scheduler saw room: it counts 27 of 28.
+    assert!(simulation["placement"].to_string().contains(&waiting[0]));
+}
+
+#[test]
+fn a_worker_that_no_host_has_memory_for_is_refused_and_one_that_fits_takes_pods() {
+    let world = World::new();
+    let Some(today) = recorded(&world, "today") else { return };
+    let simulation = simulated(&world, &today, &["--add-worker"], 3);
+    assert_eq!(simulation["unplaceable"][0]["worker"], "new-worker-1");
+    assert!(simulation["unplaceable"][0]["reasons"][0].as_str().expect("a reason").contains("25.4 GiB available"));
+    let small = simulated(&world, &today, &["--add-worker", "--memory", "16Gi", "--cores", "4"], 0);
+    let row = |state: &Value, list: &str, key: &str| {
+        let rows = state[list].as_array().expect("a list").clone();
+        rows.into_iter().find(|row| row[key] == "new-worker-1").expect("the new worker")
+    };
+    // Without the label a new node advertises the plugin's default.
+    assert_eq!(row(&small["after"], "slots", "node")["advertised"], 24);
+    let node = row(&small["after"], "nodes", "name");
+    assert_eq!(gib(&node["vm_memory"]), 16.0);
+    let daemons = node["requests"].as_u64().expect("known");
+    assert!(daemons > 1 << 30, "its DaemonSets take their part: {daemons}");
+    let like = simulated(&world, &today, &["--add-worker", "--memory", "16Gi", "--like", "k8s-node2"], 0);
+    assert_eq!(row(&like["after"], "slots", "node")["advertised"], 28);
+}
+
+#[test]
+fn changes_are_played_in_the_order_of_the_command_line() {
+    let world = World::new();
+    let arguments = |changes: &[&str]| {
+        let mut all = vec!["simulate", "--demo", "--format", "json", "--runs", "1"];
+        all.extend(changes);
+        world.run(&all).json()
+    };
+    let one = arguments(&["--cordon", "k8s-node3", "--remove-node", "k8s-node2"]);
+    let other = arguments(&["--remove-node", "k8s-node2", "--cordon", "k8s-node3"]);
+    assert_eq!(one["changes"][0], "cordon k8s-node3");
+    assert_eq!(other["changes"][0], "remove k8s-node2");
+    assert!(one["unplaceable"].as_array().map(Vec::len) > other["unplaceable"].as_array().map(Vec::len));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_and_the_input_is_not_touched() {
+    let world = World::new();
+    let snapshot = world.path("demo.snapshot").display().to_string();
+    let scenario = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios/incident-lun-cap.toml");
+    let text = |seed: &str| world.run(&["simulate", "--scenario", scenario, "--seed", seed]).ends(3).out;
+    assert_eq!(text("7"), text("7"));
+    let demo = capplan_model::scenario::Scenario::parse(include_str!("../scenarios/demo.toml")).expect("valid").snapshot();
+    capplan_provision::store::snapshot::save(&demo, snapshot.as_ref()).expect("writable");
+    let before = std::fs::read(&snapshot).expect("readable");
+    world.run(&["simulate", "--snapshot", &snapshot, "--cold-boot", "--runs", "4"]);
+    assert_eq!(std::fs::read(&snapshot).expect("readable"), before);
+}
+
+#[test]
+fn the_incidents_come_out_as_they_did() {
+    let world = World::new();
+    let run = |name: &str, code: i32| {
+        let path = format!("{}/scenarios/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+        world.run(&["simulate", "--scenario", &path, "--format", "json", "--runs", "50"]).ends(code).json()
+    };
+    let lun = run("incident-lun-cap", 3);
+    assert!(lun["unplaceable"].to_string().contains("no free lun found on k8s-node1"));
+    assert_eq!(lun["node_loss"][0]["fits_by_sum"], true, "memory was not what was short");
+    let gpu = run("incident-gpu-starvation", 3);
+    let starving: BTreeMap<&str, f64> = gpu["starving"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|one| (one["pod"].as_str().expect("a name"), one["probability"].as_f64().expect("a share")))
+        .collect();
+    assert!(starving.get("apps/vision-k8s-gpu1-0").is_some_and(|share| *share > 0.0 && *share < 1.0), "{starving:?}");
+    assert_eq!(gpu["verdict"], "fits-if-placed");
+    let alarm = run("incident-n-minus-1", 0);
+    assert_eq!((alarm["fits"].as_bool(), alarm["verdict"].as_str()), (Some(true), Some("scheduler-places")));
+}
+
+#[test]
+fn a_sweep_turns_where_single_simulations_do() {
+    let world = World::new();
+    let Some(snapshot) = recorded(&world, "today") else { return };
+    let sweep = world
+        .run(&["simulate", "--snapshot", &snapshot, "--sweep", "workers 4..6 x pvcs 40..50:2", "--format", "json"])
+        .done()
+        .json();
+    let fits: BTreeMap<(u64, u64), bool> = sweep["cells"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|cell| ((cell["at"][0].as_u64().expect("n"), cell["at"][1].as_u64().expect("n")), cell["probability"] == 1.0))
+        .collect();
+    assert_eq!(fits.len(), 18);
+    assert!(fits[&(5, 48)] && !fits[&(5, 50)], "48 slots are free");
+    assert!(!fits[&(4, 40)] && !fits[&(6, 40)], "one worker less leaves pods over, one more has no memory on the host");
+}
+
+#[test]
+fn a_failure_has_its_timeline() {
+    let world = World::new();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios/incident-lun-cap.toml");
+    for (mode, expected) in [
+        ("notready", vec![("failure", 0), ("taint", 0), ("eviction", 300), ("detach", 304)]),
+        ("partition", vec![("failure", 0), ("taint", 50), ("eviction", 350), ("stateful", 350), ("force-detach", 710)]),
+        ("power-off", vec![("failure", 0), ("taint", 50), ("eviction", 350), ("stateful", 350), ("force-detach", 710)]),
+    ] {
+        let arguments = ["simulate", "--scenario", path, "--fail-node", "k8s-node4", "--mode", mode, "--format", "json"];
+        let simulation = world.run(&arguments).json();
+        let rows: Vec<(&str, i64)> = simulation["timeline"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|row| (row["event"].as_str().expect("a code"), row["at_seconds"].as_i64().expect("seconds")))
+            .collect();
+        assert_eq!(rows, expected, "{mode}");
+    }
+}
+
+#[test]
+fn what_names_nothing_is_refused_by_name_and_changes_nothing() {
+    let world = World::new();
+    for (changes, code, texts) in [
+        (&["--fail-node", "nowhere"][..], 2, &["there is no node nowhere", "k8s-node1"][..]),
+        (&["--fail-host", "nowhere"], 2, &["there is no host nowhere", "pve1"]),
+        (&["--add-pvcs", "1", "--storage-class", "no"], 2, &["there is no StorageClass no"]),
+        (&["--add-pvcs", "1", "--pods-from", "deploy/no"], 2, &["there is no workload deploy/no"]),
+        (&["--add-pods", "no-such-file.yaml"], 2, &["neither a file nor COUNTxREQUESTS"]),
+        (&["--add-pods", "3xbanana"], 2, &["`banana`"]),
+        (&["--taint", "k8s-node1", "x"], 2, &["`x` is not a taint"]),
+        (&["--sweep", "nodes 1..2"], 2, &["is not a sweep"]),
+        (&["--sweep", "pvcs 5..2"], 2, &["FROM..TO"]),
+        (&["--size", "1Gi"], 2, &["--add-pvcs"]),
+        (&[], 2, &["nothing is to change", "hint"]),
+    ] {
+        let mut arguments = vec!["simulate", "--demo"];
+        arguments.extend(changes);
+        world.run(&arguments).ends(code).says(texts);
+    }
+}
+
+#[test]
+fn a_manifest_is_placed_and_what_is_not_simulated_is_flagged() {
+    let world = World::new();
+    let manifest = world.write(
+        "pods.yaml",
+        "
+kind: Deployment
+metadata: {name: web, namespace: apps}
+spec:
+  replicas: 3
+  template:
+    metadata: {labels: {app: web}}
+    spec: {containers: [{name: c, image: web, resources: {requests: {cpu: 250m, memory: 64Mi}}}]}
+",
+    );
+    let fits = world.run(&["simulate", "--demo", "--add-pods", &manifest, "--format", "json"]).done().json();
+    assert_eq!(strings(&fits["placement"], "pod"), BTreeSet::from(["apps/web-0", "apps/web-1", "apps/web-2"]));
+    let devices = world.write(
+        "device.yaml",
+        "{kind: Pod, metadata: {name: device}, spec: {containers: [{name: c, image: x}], resourceClaims: [{name: gpu}]}}",
+    );
+    let flagged = world.run(&["simulate", "--demo", "--add-pods", &devices, "--format", "json"]).ends(6).json();
+    assert_eq!((flagged["fits"].as_bool(), flagged["verdict"].as_str()), (Some(false), Some("undecided")));
+    assert_eq!(flagged["flagged"][0]["feature"], "resourceClaims");
+}
+
+#[test]
+fn unknown_is_never_a_yes() {
+    let world = World::new();
+    let scenario = |unknown: &str| {
+        let text = include_str!("../scenarios/incident-n-minus-1.toml");
+        world.write("unknown.toml", text.replace("[[hosts]]", &format!("[unknown]\n{unknown} = \"forbidden\"\n\n[[hosts]]")))
+    };
+    let path = scenario("volumeattachments");
+    let outcome = world.run(&["simulate", "--scenario", &path, "--add-pvcs", "1"]).ends(6);
+    assert!(outcome.out.contains("volumeattachments"), "{}", outcome.out);
+    let path = scenario("pods");
+    world.run(&["simulate", "--scenario", &path, "--add-pvcs", "1"]).ends(6).says(&["unknown", "forbidden"]);
+}
