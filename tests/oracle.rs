@@ -1,41 +1,14 @@
 //! Recorded decisions of the real kube-scheduler, made again.
 //!
 //! `CAPPLAN_ORACLE` points to a folder of cases; without it, `scheduler-oracle/cases` of the test data
-//! is used. Each pod is judged on the cluster as it was, and then goes where the real one put it.
-
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+//! is used. `--nocapture` shows how many decisions of each kind agree.
 
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use capplan_model::kube::{Pod, Taint};
-use capplan_model::{Reading, Snapshot};
-use capplan_planner::scheduler::{Cluster, Judgement, NodeId, Plugin, PodId, Rejection, Scheduler};
-use capplan_provision::kube::lists;
-use serde_json::Value;
-
-#[derive(Default)]
-struct Tally {
-    counts: BTreeMap<&'static str, (usize, usize)>,
-    disagreements: Vec<String>,
-    /// Pods that use something that is not modelled, and say so.
-    flagged: usize,
-}
-
-impl Tally {
-    fn check(&mut self, kind: &'static str, agrees: bool, what: impl FnOnce() -> String) {
-        let (agreed, all) = self.counts.entry(kind).or_default();
-        *all += 1;
-        if agrees {
-            *agreed += 1;
-        } else {
-            self.disagreements.push(format!("{kind}: {}", what()));
-        }
-    }
-}
+use support::replay::{Tally, replay};
 
 fn cases() -> Option<Vec<PathBuf>> {
     let folder = match std::env::var_os("CAPPLAN_ORACLE") {
@@ -44,207 +17,12 @@ fn cases() -> Option<Vec<PathBuf>> {
     };
     let mut cases: Vec<PathBuf> = fs::read_dir(&folder)
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
-        .map(|one| one.unwrap().path())
+        .map(|one| one.expect("readable").path())
         .collect();
     cases.retain(|case| case.join("result.json").exists());
     cases.sort();
     assert!(!cases.is_empty(), "no cases in {}", folder.display());
     Some(cases)
-}
-
-fn strings(value: &Value) -> Vec<&str> {
-    value.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
-}
-
-struct Replay<'a> {
-    name: String,
-    scheduler: Scheduler<'a>,
-    pods: BTreeMap<String, PodId>,
-    /// A node was deleted under the running scheduler: what it knows of images is that of before for
-    /// every node whose pods have not changed since (`UpdateSnapshot` copies changed nodes only).
-    images_are_stale: bool,
-}
-
-impl Replay<'_> {
-    fn node(&self, name: &str) -> NodeId {
-        self.scheduler.cluster.node_named(&name.into()).unwrap_or_else(|| panic!("{}: no node {name}", self.name))
-    }
-
-    fn names(&self, nodes: &[NodeId]) -> BTreeSet<String> {
-        nodes.iter().map(|node| self.scheduler.cluster.node(*node).name.to_string()).collect()
-    }
-
-    fn change(&mut self, change: &Value) {
-        if let Some(pod) = change["delete_pod"].as_str() {
-            let pod = self.pods[pod];
-            self.scheduler.cluster.take(pod);
-        } else if let Some(node) = change["cordon"].as_str() {
-            let node = self.node(node);
-            self.scheduler.cluster.alter_node(node, |node| {
-                node.unschedulable = true;
-                // As the node lifecycle controller does.
-                node.taints.push(Taint { key: "node.kubernetes.io/unschedulable".into(), ..Taint::default() });
-            });
-        } else if let Some(node) = change["delete_node"].as_str() {
-            let node = self.node(node);
-            self.scheduler.cluster.remove_node(node);
-            self.images_are_stale = true;
-        } else if change["taint"].is_object() {
-            let node = self.node(change["taint"]["node"].as_str().unwrap());
-            let taint: Taint = serde_json::from_value(change["taint"]["taint"].clone()).unwrap();
-            self.scheduler.cluster.alter_node(node, |node| node.taints.push(taint));
-        } else {
-            panic!("{}: unknown change {change}", self.name);
-        }
-    }
-
-    /// The scheduler's message for a pod that it found no node for, up to what preemption adds.
-    fn failure(&self, judgement: &Judgement) -> String {
-        let nodes = self.scheduler.cluster.node_count();
-        let reasons = match &judgement.rejection {
-            Some(rejection) => rejection.scheduler_words(),
-            None => {
-                let mut words: BTreeMap<String, usize> = BTreeMap::new();
-                for (reason, count) in judgement.counts() {
-                    *words.entry(reason.scheduler_words()).or_default() += count;
-                }
-                let mut parts: Vec<String> = words.into_iter().map(|(words, count)| format!("{count} {words}")).collect();
-                parts.sort();
-                parts.join(", ")
-            }
-        };
-        format!("0/{nodes} nodes are available: {reasons}.")
-    }
-
-    fn decide(&mut self, pod: Pod, result: &Value, tally: &mut Tally) {
-        for change in result["before"].as_array().into_iter().flatten() {
-            self.change(change);
-        }
-        let full_name = pod.object_name().to_string();
-        assert_eq!(full_name, result["pod"].as_str().unwrap());
-        let id = self.scheduler.cluster.add_pod(pod);
-        self.pods.insert(full_name.clone(), id);
-        let judgement = self.scheduler.judge(id);
-        let at = format!("{} {full_name}", self.name);
-        let is_gated = judgement.rejection == Some(Rejection::Gated);
-        tally.check("gated or not", is_gated == (result["outcome"] == "gated"), || at.clone());
-        if is_gated {
-            return;
-        }
-        if !self.scheduler.cluster.pod(id).scheduling.unmodelled.is_empty() {
-            // Not decided, and said so: it only goes where the real one put it.
-            tally.flagged += 1;
-            for victim in result["preempted"].as_array().into_iter().flatten() {
-                let victim = self.pods[victim["pod"].as_str().unwrap()];
-                self.scheduler.cluster.take(victim);
-            }
-            if let Some(chosen) = result["node"].as_str() {
-                let node = self.node(chosen);
-                self.scheduler.cluster.bind(id, node);
-            }
-            return;
-        }
-        let preempted = result["preempted"][0]["node"].as_str();
-        let first = result["attempts"].get(0).unwrap_or(result);
-        if first["batch_hint"].is_null() {
-            let recorded: BTreeSet<String> = strings(&first["feasible"]).into_iter().map(str::to_owned).collect();
-            let ours = self.names(&judgement.feasible);
-            tally.check("feasible set", ours == recorded, || {
-                let refused: Vec<String> = judgement
-                    .refused
-                    .iter()
-                    .map(|(node, reasons)| format!("{}: {reasons:?}", self.scheduler.cluster.node(*node).name))
-                    .collect();
-                format!("{at}: {ours:?}, recorded {recorded:?}; {}; refused: {refused:?}", first["failure"])
-            });
-        }
-        if judgement.feasible.is_empty() {
-            let (ours, recorded) = (self.failure(&judgement), first["failure"].as_str().unwrap_or_default());
-            tally.check("failure reasons", recorded.starts_with(&ours), || format!("{at}: {ours}\n    recorded {recorded}"));
-            let candidates = self.scheduler.preempt(id);
-            match preempted {
-                None => tally.check("no preemption", candidates.is_empty(), || format!("{at}: {candidates:?}")),
-                Some(nominated) => {
-                    let node = self.node(nominated);
-                    let recorded: BTreeSet<&str> =
-                        result["preempted"].as_array().unwrap().iter().map(|one| one["pod"].as_str().unwrap()).collect();
-                    let names = |victims: &[PodId]| -> BTreeSet<String> {
-                        victims.iter().map(|pod| self.scheduler.cluster.pod(*pod).object_name().to_string()).collect()
-                    };
-                    let chosen = candidates.iter().find(|one| one.node == node);
-                    let same =
-                        chosen.is_some_and(|one| names(&one.victims).iter().map(String::as_str).eq(recorded.iter().copied()));
-                    tally.check("preemption victims", same, || {
-                        let ours: Vec<_> = candidates.iter().map(|one| (one.node, names(&one.victims))).collect();
-                        format!("{at}: {ours:?}, recorded {nominated} {recorded:?}")
-                    });
-                    for victim in recorded {
-                        let victim = self.pods[victim];
-                        self.scheduler.cluster.take(victim);
-                    }
-                }
-            }
-        } else if let Some(scores) = first["scores"].as_object().filter(|scores| !scores.is_empty()) {
-            let totals = judgement.totals();
-            let ours: BTreeMap<&str, i64> = judgement
-                .feasible
-                .iter()
-                .zip(&totals)
-                .map(|(node, total)| (self.scheduler.cluster.node(*node).name.as_str(), *total))
-                .collect();
-            let recorded: BTreeMap<&str, i64> =
-                scores.iter().map(|(node, score)| (node.as_str(), score.as_i64().unwrap())).collect();
-            if self.images_are_stale && ours != recorded {
-                let others = judgement.scores.iter().filter(|(plugin, _)| **plugin != Plugin::ImageLocality);
-                let same = |(plugin, column): (&Plugin, &Vec<i64>)| {
-                    let theirs = first["per_plugin_scores"][plugin.name()].as_array();
-                    let of = strings(&first["feasible"]);
-                    theirs.is_none_or(|theirs| {
-                        of.iter().zip(theirs).all(|(name, theirs)| {
-                            let place = judgement.feasible.iter().position(|node| *node == self.node(name));
-                            place.map(|place| column[place]) == theirs.as_i64()
-                        })
-                    })
-                };
-                tally.check("scores but for stale image counts", others.map(same).all(|same| same), || at.clone());
-                if let Some(chosen) = result["node"].as_str() {
-                    let node = self.node(chosen);
-                    self.scheduler.cluster.bind(id, node);
-                }
-                return;
-            }
-            tally.check("scores of every node", ours == recorded, || {
-                let of = strings(&first["feasible"]);
-                let mut lines = Vec::new();
-                for (plugin, column) in &judgement.scores {
-                    let theirs = first["per_plugin_scores"][plugin.name()].as_array();
-                    let ours: Vec<i64> = of
-                        .iter()
-                        .filter_map(|name| judgement.feasible.iter().position(|node| *node == self.node(name)))
-                        .map(|place| column[place])
-                        .collect();
-                    if theirs.is_some_and(|theirs| theirs.iter().filter_map(Value::as_i64).ne(ours.iter().copied())) {
-                        lines.push(format!("\n    {}: {ours:?}, recorded {theirs:?}", plugin.name()));
-                    }
-                }
-                format!("{at}: {}", lines.concat())
-            });
-        }
-        if let Some(chosen) = result["node"].as_str() {
-            let node = self.node(chosen);
-            let best = match preempted {
-                Some(_) => self.scheduler.feasible(id),
-                None => self.scheduler.best(id),
-            };
-            // A node taken from a batch was the best when the batch was scored.
-            if result["batch_hint"].is_null() {
-                tally.check("chosen node among the best", best.contains(&node), || {
-                    format!("{at}: {:?}, recorded {chosen}", self.names(&best))
-                });
-            }
-            self.scheduler.cluster.bind(id, node);
-        }
-    }
 }
 
 #[test]
@@ -255,30 +33,5 @@ fn recorded_decisions_of_the_real_scheduler_are_made_again() {
     for case in &cases {
         decisions += replay(case, &mut tally);
     }
-    println!("{} cases, {decisions} decisions, {} of them flagged as not modelled", cases.len(), tally.flagged);
-    for (kind, (agreed, all)) in &tally.counts {
-        println!("{kind}: {agreed} of {all} agree");
-    }
-    let shown = tally.disagreements.iter().take(40).map(String::as_str).collect::<Vec<_>>().join("\n");
-    assert!(tally.disagreements.is_empty(), "{} disagreements:\n{shown}", tally.disagreements.len());
-}
-
-fn replay(case: &Path, tally: &mut Tally) -> usize {
-    let snapshot = Snapshot { kube: lists::read(case), ..Snapshot::default() };
-    let read = |name: &str| fs::read(case.join(name)).unwrap_or_else(|error| panic!("{}/{name}: {error}", case.display()));
-    let submitted = lists::pods(&read("submit.json")).unwrap();
-    let result: Value = serde_json::from_slice(&read("result.json")).unwrap();
-    let results = result["results"].as_array().unwrap();
-    assert_eq!(submitted.len(), results.len());
-    let cluster = match Cluster::of(&snapshot) {
-        Reading::Known(cluster) => cluster,
-        Reading::Unknown { why } => panic!("{}: {why}", case.display()),
-    };
-    let pods = (0..cluster.pod_count()).map(|pod| (cluster.pod(pod).object_name().to_string(), pod)).collect();
-    let name = format!("{} ({})", case.file_name().unwrap().to_string_lossy(), result["theme"].as_str().unwrap_or_default());
-    let mut replay = Replay { name, scheduler: Scheduler::new(cluster), pods, images_are_stale: false };
-    for (pod, result) in submitted.into_iter().zip(results) {
-        replay.decide(pod, result, tally);
-    }
-    results.len()
+    tally.conclude(cases.len(), decisions);
 }

@@ -7,6 +7,7 @@ mod support;
 
 mod access;
 mod attach;
+mod campaign;
 mod faults;
 mod join;
 mod report;

@@ -5,6 +5,7 @@
 
 #![expect(dead_code, reason = "each test binary uses its own part")]
 
+pub mod replay;
 pub mod truth;
 
 use std::collections::BTreeSet;
