@@ -91,9 +91,11 @@ fn clusters(data: &Path, folder: &Path) {
         }
         let snapshot = folder.join(format!("{nodes}.snapshot"));
         let (lists, snapshot) = (lists.to_string_lossy(), snapshot.to_string_lossy());
+        copies_are_right(&lists);
         for (command, arguments) in [
             ("lists to snapshot", vec!["snapshot", "--from-lists", &lists, "-o", &snapshot]),
             ("report from snapshot", vec!["report", "--snapshot", &snapshot, "--no-history"]),
+            ("lists to copies that fit", vec!["simulate", "--from-lists", &lists, "--add-pods", "1x1,2Gi"]),
         ] {
             let cost = best(&arguments);
             let size = if command.starts_with("lists") {
@@ -110,6 +112,22 @@ fn clusters(data: &Path, folder: &Path) {
                 cost.peak_mib
             );
         }
+    }
+}
+
+/// That the number of copies is the one the generator knows in closed form.
+fn copies_are_right(lists: &str) {
+    let expected: serde_json::Value =
+        serde_json::from_slice(&fs::read(Path::new(lists).join("expect.json")).expect("generated")).expect("JSON");
+    for (size, copies) in expected["copies"].as_object().expect("by size") {
+        let requests = format!("1x{}", size.replace('_', ","));
+        let printed = Command::new(env!("CARGO_BIN_EXE_capplan"))
+            .args(["simulate", "--from-lists", lists, "--add-pods", &requests, "--format", "json"])
+            .env("CAPPLAN_STATE_DIR", std::env::temp_dir().join("capplan-bench-state"))
+            .output()
+            .expect("the binary starts");
+        let simulation: serde_json::Value = serde_json::from_slice(&printed.stdout).expect("JSON");
+        assert_eq!(simulation["until_refusal"]["count"], *copies, "{lists}: {size}");
     }
 }
 

@@ -15,10 +15,8 @@ fn cases() -> Option<Vec<PathBuf>> {
         Some(folder) => PathBuf::from(folder),
         None => support::data()?.join("scheduler-oracle/cases"),
     };
-    let mut cases: Vec<PathBuf> = fs::read_dir(&folder)
-        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
-        .map(|one| one.expect("readable").path())
-        .collect();
+    let entries = fs::read_dir(&folder).expect("a folder of cases");
+    let mut cases: Vec<PathBuf> = entries.map(|one| one.expect("readable").path()).collect();
     cases.retain(|case| case.join("result.json").exists());
     cases.sort();
     assert!(!cases.is_empty(), "no cases in {}", folder.display());

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use capplan_model::Snapshot;
 use capplan_model::kube::{Pod, Taint};
-use capplan_model::{Reading, Snapshot};
 use capplan_planner::scheduler::{Cluster, Judgement, NodeId, Plugin, PodId, Rejection, Scheduler};
 use capplan_provision::kube::lists;
 use serde_json::Value;
@@ -61,7 +61,7 @@ struct Replay<'a> {
 
 impl Replay<'_> {
     fn node(&self, name: &str) -> NodeId {
-        self.scheduler.cluster.node_named(&name.into()).unwrap_or_else(|| panic!("{}: no node {name}", self.name))
+        self.scheduler.cluster.node_named(&name.into()).expect("a node of the case")
     }
 
     fn names(&self, nodes: &[NodeId]) -> BTreeSet<String> {
@@ -88,7 +88,7 @@ impl Replay<'_> {
             let taint: Taint = serde_json::from_value(change["taint"]["taint"].clone()).expect("as recorded");
             self.scheduler.cluster.alter_node(node, |node| node.taints.push(taint));
         } else {
-            panic!("{}: unknown change {change}", self.name);
+            assert!(change.is_null(), "{}: unknown change {change}", self.name);
         }
     }
 
@@ -193,7 +193,7 @@ impl Replay<'_> {
             let recorded: BTreeMap<&str, i64> =
                 scores.iter().map(|(node, score)| (node.as_str(), score.as_i64().expect("as recorded"))).collect();
             if self.images_are_stale && ours != recorded {
-                let others = judgement.scores.iter().filter(|(plugin, _)| **plugin != Plugin::ImageLocality);
+                let mut others = judgement.scores.iter().filter(|(plugin, _)| **plugin != Plugin::ImageLocality);
                 let same = |(plugin, column): (&Plugin, &Vec<i64>)| {
                     let theirs = first["per_plugin_scores"][plugin.name()].as_array();
                     let of = strings(&first["feasible"]);
@@ -204,7 +204,7 @@ impl Replay<'_> {
                         })
                     })
                 };
-                tally.check("scores but for stale image counts", others.map(same).all(|same| same), || at.clone());
+                tally.check("scores but for stale image counts", others.all(same), || at.clone());
                 if let Some(chosen) = result["node"].as_str() {
                     let node = self.node(chosen);
                     self.scheduler.cluster.bind(id, node);
@@ -248,15 +248,12 @@ impl Replay<'_> {
 /// Makes the decisions of a recorded case again; answers how many there are.
 pub fn replay(case: &Path, tally: &mut Tally) -> usize {
     let snapshot = Snapshot { kube: lists::read(case), ..Snapshot::default() };
-    let read = |name: &str| fs::read(case.join(name)).unwrap_or_else(|error| panic!("{}/{name}: {error}", case.display()));
+    let read = |name: &str| fs::read(case.join(name)).expect("a whole case");
     let submitted = lists::pods(&read("submit.json")).expect("as recorded");
     let result: Value = serde_json::from_slice(&read("result.json")).expect("as recorded");
     let results = result["results"].as_array().expect("as recorded");
     assert_eq!(submitted.len(), results.len());
-    let cluster = match Cluster::of(&snapshot) {
-        Reading::Known(cluster) => cluster,
-        Reading::Unknown { why } => panic!("{}: {why}", case.display()),
-    };
+    let cluster = Cluster::of(&snapshot).into_known().expect("nodes and pods are listed");
     let pods = (0..cluster.pod_count()).map(|pod| (cluster.pod(pod).object_name().to_string(), pod)).collect();
     let name = format!(
         "{} ({})",

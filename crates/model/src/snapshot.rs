@@ -282,7 +282,7 @@ impl Snapshot {
 }
 
 /// Sorts pods by namespace and name, moving each at most once: they are large, and there are many.
-fn sort_pods(pods: &mut Vec<Pod>) {
+fn sort_pods(pods: &mut [Pod]) {
     if pods.is_sorted_by(|a, b| (&a.namespace, &a.name) <= (&b.namespace, &b.name)) {
         return;
     }

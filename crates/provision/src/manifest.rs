@@ -43,18 +43,11 @@ pub fn pods(text: &str) -> Result<Vec<Pod>, ManifestError> {
     let documents: Vec<Option<Value>> =
         serde_saphyr::from_multiple(text).map_err(|error| ManifestError::Syntax(error.to_string()))?;
     let mut objects: Vec<Value> = Vec::new();
-    for document in documents.into_iter().flatten() {
-        match document {
-            Value::Array(items) => objects.extend(items),
-            Value::Object(mut object) => match object.remove("items") {
-                Some(Value::Array(items)) => objects.extend(items),
-                Some(other) => {
-                    object.insert("items".into(), other);
-                    objects.push(Value::Object(object));
-                }
-                None => objects.push(Value::Object(object)),
-            },
-            other => objects.push(other),
+    for mut document in documents.into_iter().flatten() {
+        let items = if document.is_array() { Some(document.take()) } else { document.get_mut("items").map(Value::take) };
+        match items {
+            Some(Value::Array(items)) => objects.extend(items),
+            Some(_) | None => objects.push(document),
         }
     }
     let mut pods = Vec::new();

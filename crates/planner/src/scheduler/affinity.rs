@@ -173,7 +173,8 @@ impl InterPod {
             all_there &= self.together.at(one.topology, node, cluster) > 0;
         }
         // The first of pods that want to be together may go anywhere.
-        if !all_there && !(self.is_own && self.together.is_zero()) {
+        let is_first = || self.is_own && self.together.is_zero();
+        if !(all_there || is_first()) {
             return Some(Refusal::Affinity);
         }
         if self.anti_affinity.iter().any(|one| self.apart.at(one.topology, node, cluster) > 0) {

@@ -441,8 +441,9 @@ impl Cluster<'_> {
         let keys: Vec<usize> = class.claims.iter().filter_map(|claim| self.storage.key(*claim)).collect();
         for (driver, limit) in &row.limits {
             let wanted = keys.iter().filter(|key| self.storage.driver_of(**key) == *driver).count() as u64;
-            if wanted > 0 {
-                consider(limit.saturating_sub(filter::counted(row, *driver, &self.storage)) / wanted, "volume-slots");
+            let free = limit.saturating_sub(filter::counted(row, *driver, &self.storage));
+            if let Some(count) = free.checked_div(wanted) {
+                consider(count, "volume-slots");
             }
         }
         least

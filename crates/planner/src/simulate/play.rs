@@ -1,6 +1,7 @@
 //! Plays changes: takes pods off their nodes, adds new ones, and places them as the scheduler would.
 
 use std::cmp::Reverse;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use capplan_model::change::{Change, Failure, FailureMode, WrittenTaint};
@@ -422,8 +423,8 @@ impl<'a> Player<'a> {
                         self.gone.insert(victim);
                         self.lost.push(name.clone());
                     } else {
-                        if !self.origins.contains_key(&victim) {
-                            self.origins.insert(victim, candidate.node);
+                        if let Entry::Vacant(origin) = self.origins.entry(victim) {
+                            origin.insert(candidate.node);
                             self.victims.insert(victim, candidate.node);
                         }
                         again.push(victim);

@@ -393,7 +393,7 @@ impl Simulation {
     }
 }
 
-fn by_name<'s, T>(rows: &'s [T], name: fn(&T) -> &NodeName) -> BTreeMap<&'s NodeName, &'s T> {
+fn by_name<T>(rows: &[T], name: fn(&T) -> &NodeName) -> BTreeMap<&NodeName, &T> {
     rows.iter().map(|row| (name(row), row)).collect()
 }
 

@@ -235,18 +235,14 @@ fn varied(
         }
         AxisKind::Pvcs if value == 0 => Vec::new(),
         AxisKind::Pvcs => {
-            let given = changes.iter().rev().find_map(|change| match change {
-                Change::AddPvcs(add) => Some(add.clone()),
-                _ => None,
-            });
+            let given =
+                changes.iter().rev().find_map(|change| if let Change::AddPvcs(add) = change { Some(add.clone()) } else { None });
             vec![Change::AddPvcs(AddPvcs { count: value, ..given.unwrap_or_default() })]
         }
         AxisKind::Pods if value == 0 => Vec::new(),
         AxisKind::Pods => {
-            let given = changes.iter().rev().find_map(|change| match change {
-                Change::AddPods(add) => Some(add.clone()),
-                _ => None,
-            });
+            let given =
+                changes.iter().rev().find_map(|change| if let Change::AddPods(add) = change { Some(add.clone()) } else { None });
             let usual = AddPods {
                 cpu: Some(capplan_model::units::MilliCpu(1000)),
                 memory: Some(capplan_model::units::Bytes::gib(1)),

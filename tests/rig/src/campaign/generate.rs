@@ -1,6 +1,6 @@
 //! Random clusters that are nearly full, with every kind of constraint that the scheduler knows.
 //!
-//! Everything follows from the seed. What pods ask for is in [`features`](super::features).
+//! Everything follows from the seed. What pods ask for is in [`features`].
 
 use std::collections::BTreeSet;
 

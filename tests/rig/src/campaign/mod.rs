@@ -1,7 +1,7 @@
 //! Records decisions of the real scheduler on random clusters, for a simulator to be held against.
 //!
-//! A case is a [generated](generate) cluster that is nearly full, additions to it, the drain of a
-//! node and the loss of another. [`record`] plays it pod by pod and keeps what the scheduler saw and
+//! A case is a [generated](generate()) cluster that is nearly full, additions to it, the drain of a
+//! node and the loss of another. [`record()`] plays it pod by pod and keeps what the scheduler saw and
 //! said; `README.md` of the crate describes the files.
 
 mod features;
