@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use capplan_model::change::{AddPods, AddPvcs, AddTaint, AddWorker, Change, Failure, FailureMode, WrittenTaint};
+use capplan_model::change::{AddPods, AddPvcs, AddTaint, AddWorker, Change, Failure, FailureMode, Manifest, WrittenTaint};
 use capplan_model::history::History;
 use capplan_model::ids::SnapshotId;
 use capplan_model::units::{Bytes, MilliCpu};
@@ -107,7 +107,7 @@ struct Flags {
     /// Cordon a node
     #[arg(long, value_name = "NODE")]
     cordon: Vec<String>,
-    /// Taint a node: KEY[=VALUE]:EFFECT, or KEY[:EFFECT]- to take the taint away
+    /// Taint a node: `KEY[=VALUE]:EFFECT`, or `KEY[:EFFECT]-` to take the taint away
     #[arg(long, num_args = 2, value_names = ["NODE", "TAINT"])]
     taint: Vec<String>,
     /// Everything was off: schedule every pod again, in random order
@@ -285,7 +285,7 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
     for step in &args.changes.0 {
         changes.push(match step {
             Step::Change(change) => change.clone(),
-            Step::Manifest(path) => Change::Submit(manifest_pods(path)?),
+            Step::Manifest(path) => Change::Submit(read_manifest(path)?),
         });
     }
     if changes.is_empty() {
@@ -352,18 +352,17 @@ async fn history(config: &Config, observed: &Observed) -> History {
     }
 }
 
-fn manifest_pods(path: &str) -> Result<Vec<capplan_model::kube::Pod>, CliError> {
+fn read_manifest(path: &str) -> Result<Manifest, CliError> {
     let text =
         std::fs::read_to_string(path).map_err(|error| CliError::new(Exit::Usage, format!("cannot read {path}: {error}")))?;
-    let pods = manifest::pods(&text).map_err(|error| CliError {
+    let made = manifest::read(&text).map_err(|error| CliError {
         causes: vec![error.to_string()],
-        ..CliError::new(Exit::Usage, format!("cannot use {path}"))
-            .hint("it holds pods, workloads, or a list of them, as YAML or JSON")
+        ..CliError::new(Exit::Usage, format!("cannot use {path}")).hint("it holds pods, workloads and claims, as YAML or JSON")
     })?;
-    if pods.is_empty() {
+    if made.pods.is_empty() {
         return Err(CliError::new(Exit::Usage, format!("{path} makes no pods")));
     }
-    Ok(pods)
+    Ok(made)
 }
 
 fn refused(error: SimulateError) -> CliError {
@@ -380,7 +379,6 @@ fn refused(error: SimulateError) -> CliError {
 
 fn exit(simulation: &Simulation) -> Exit {
     match simulation.verdict {
-        Verdict::SchedulerPlaces if !simulation.fits => Exit::ActionNeeded,
         Verdict::SchedulerPlaces => Exit::Done,
         Verdict::FitsIfPlaced | Verdict::CannotFit => Exit::ActionNeeded,
         Verdict::Undecided if simulation.unplaceable.is_empty() => Exit::InsufficientData,

@@ -45,8 +45,7 @@ fn headline(page: &mut Page, simulation: &Simulation) {
         page.paragraph(if place == 0 { "changes" } else { "" }, LABEL, change);
     }
     let answer = match simulation.verdict {
-        Verdict::SchedulerPlaces if simulation.fits => format!("{GREEN}fits{RESET}: the scheduler places everything"),
-        Verdict::SchedulerPlaces => format!("{RED}does not fit{RESET}"),
+        Verdict::SchedulerPlaces => format!("{GREEN}fits{RESET}: the scheduler places everything"),
         Verdict::FitsIfPlaced => {
             format!("{YELLOW}fits only if placed well{RESET}: the scheduler does not find it every time")
         }
@@ -63,6 +62,18 @@ fn headline(page: &mut Page, simulation: &Simulation) {
             "  runs",
             LABEL,
             &format!("{} of {} all right (seed {})", percent(Some(simulation.probability)), simulation.runs, simulation.seed),
+        );
+    }
+    if let Some(needed) = simulation.workers_needed.as_ref().filter(|needed| needed.pods > 0) {
+        let never = if needed.never > 0 { format!("; {} never go on one", needed.never) } else { String::new() };
+        let plural = if needed.workers == 1 { "" } else { "s" };
+        page.paragraph(
+            "  would help",
+            LABEL,
+            &format!(
+                "{} more worker{plural} of {} would take {} of the pods without a place, by amounts{never}",
+                needed.workers, needed.memory, needed.pods
+            ),
         );
     }
     for undecided in &simulation.undecided {

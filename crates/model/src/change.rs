@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{HostName, NodeName};
-use crate::kube::{Effect, Pod, Taint};
+use crate::kube::{Claim, Effect, Pod, Taint};
 use crate::units::{Bytes, MilliCpu};
 
 /// One change. Several are played in their order.
@@ -18,9 +18,9 @@ pub enum Change {
     AddPvcs(AddPvcs),
     /// Equal new pods.
     AddPods(AddPods),
-    /// Pods as they are written in a manifest.
+    /// Pods and claims as they are written in a manifest.
     #[serde(skip)]
-    Submit(Vec<Pod>),
+    Submit(Manifest),
     /// New workers.
     AddWorker(AddWorker),
     /// Drain a node and take it out.
@@ -55,6 +55,15 @@ pub struct AddPvcs {
     pub storage_class: Option<String>,
     /// Workload whose pods mount them: `deploy/x`, `sts/x`, with `NAMESPACE/` before it if need be.
     pub pods_from: Option<String>,
+}
+
+/// What a manifest makes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Manifest {
+    /// Pods: those written down, and the replicas of workloads.
+    pub pods: Vec<Pod>,
+    /// Claims: those written down, and those of claim templates.
+    pub claims: Vec<Claim>,
 }
 
 /// Equal new pods.
@@ -221,7 +230,7 @@ impl fmt::Display for Change {
                 write!(f, "add {} pods of {} CPU, {}", add.count, add.cpu.unwrap_or_default(), add.memory.unwrap_or_default())?;
                 add.extended.iter().try_for_each(|(name, amount)| write!(f, ", {amount} {name}"))
             }
-            Self::Submit(pods) => write!(f, "add {} pods of a manifest", pods.len()),
+            Self::Submit(manifest) => write!(f, "add {} pods of a manifest", manifest.pods.len()),
             Self::AddWorker(add) => {
                 write!(f, "add {} worker{}", add.count, if add.count == 1 { "" } else { "s" })?;
                 add.like.as_ref().map_or(Ok(()), |like| write!(f, " like {like}"))

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use capplan_model::change::Change;
+use capplan_model::change::{Change, Manifest};
 use capplan_model::history::History;
 use capplan_model::ids::{NodeName, SnapshotId};
 use capplan_model::kube::{
@@ -112,8 +112,16 @@ fn played(nodes: &[(u64, u64)], shapes: &[Shape], seed: u64) -> Simulation {
     let mut empty = snapshot(nodes, Vec::new());
     let trials = Trials { runs: 4, seed };
     let policy = Policy::built_in();
-    simulate(&mut empty, SnapshotId::default(), &History::default(), &policy, &[Change::Submit(pods)], trials, &|_| {})
-        .expect("nodes and pods are known")
+    simulate(
+        &mut empty,
+        SnapshotId::default(),
+        &History::default(),
+        &policy,
+        &[Change::Submit(Manifest { pods, claims: Vec::new() })],
+        trials,
+        &|_| {},
+    )
+    .expect("nodes and pods are known")
 }
 
 fn shapes(apart: bool, spread: bool) -> impl Strategy<Value = Vec<Shape>> {

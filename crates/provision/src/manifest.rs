@@ -1,9 +1,10 @@
 //! Pods as people write them down: manifests in YAML or JSON.
 
-use capplan_model::kube::Pod;
+use capplan_model::change::Manifest;
+use capplan_model::kube::{Claim, Owner};
 use serde_json::Value;
 
-use crate::kube::template_pod;
+use crate::kube::{claim, template_pod};
 
 /// Why a manifest cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -11,8 +12,8 @@ pub enum ManifestError {
     /// It is neither YAML nor JSON.
     #[error("it is not valid YAML: {0}")]
     Syntax(String),
-    /// An object of a kind that makes no pods.
-    #[error("object {place} is a {kind}, which makes no pods")]
+    /// An object of a kind that makes neither pods nor claims.
+    #[error("object {place} is a {kind}, which makes neither pods nor claims")]
     Kind {
         /// Which object, from 1.
         place: usize,
@@ -35,11 +36,11 @@ pub enum ManifestError {
 /// Most pods of one workload: more are a slip of the finger.
 const MOST_REPLICAS: u64 = 100_000;
 
-/// The pods that a manifest makes: those in it, and the replicas of its workloads.
+/// What a manifest makes: pods and claims written down, replicas of workloads with their claims.
 ///
 /// # Errors
-/// [`ManifestError`] if it is not valid or holds a kind that makes no pods.
-pub fn pods(text: &str) -> Result<Vec<Pod>, ManifestError> {
+/// [`ManifestError`] if it is not valid or holds a kind that makes neither.
+pub fn read(text: &str) -> Result<Manifest, ManifestError> {
     let documents: Vec<Option<Value>> =
         serde_saphyr::from_multiple(text).map_err(|error| ManifestError::Syntax(error.to_string()))?;
     let mut objects: Vec<Value> = Vec::new();
@@ -50,14 +51,19 @@ pub fn pods(text: &str) -> Result<Vec<Pod>, ManifestError> {
             Some(_) | None => objects.push(document),
         }
     }
-    let mut pods = Vec::new();
+    let mut made = Manifest::default();
     for (place, mut object) in objects.into_iter().enumerate() {
         let kind = object["kind"].as_str().unwrap_or("object without a kind").to_owned();
-        let metadata = object["metadata"].clone();
-        let name = metadata["name"].as_str().unwrap_or("pod").to_owned();
-        let namespace = metadata["namespace"].as_str().unwrap_or("default").to_owned();
+        let invalid = |source| ManifestError::Object { place: place + 1, kind: kind.clone(), source };
+        let name = object["metadata"]["name"].as_str().unwrap_or("pod").to_owned();
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default").to_owned();
+        let in_namespace = |claim: Claim| Claim { namespace: namespace.clone(), ..claim };
         let replicas = match kind.as_str() {
             "Pod" => None,
+            "PersistentVolumeClaim" => {
+                made.claims.push(in_namespace(claim(object).map_err(invalid)?));
+                continue;
+            }
             "Deployment" | "StatefulSet" | "ReplicaSet" => Some(object["spec"]["replicas"].as_u64().unwrap_or(1)),
             "Job" => Some(object["spec"]["parallelism"].as_u64().unwrap_or(1)),
             "CronJob" => {
@@ -66,21 +72,28 @@ pub fn pods(text: &str) -> Result<Vec<Pod>, ManifestError> {
             }
             _ => return Err(ManifestError::Kind { place: place + 1, kind }),
         };
+        let mut templates = Vec::new();
+        for template in object["spec"]["volumeClaimTemplates"].as_array().into_iter().flatten() {
+            templates.push(in_namespace(claim(template.clone()).map_err(invalid)?));
+        }
         let template = if replicas.is_some() { object["spec"]["template"].take() } else { object };
-        let pod =
-            template_pod(template).map_err(|source| ManifestError::Object { place: place + 1, kind: kind.clone(), source })?;
+        let pod = template_pod(template).map_err(invalid)?;
         for number in 0..replicas.unwrap_or(1).min(MOST_REPLICAS) {
             let mut copy = pod.clone();
             copy.namespace.clone_from(&namespace);
             copy.name = if replicas.is_some() { format!("{name}-{number}") } else { name.clone() };
             if replicas.is_some() {
-                let owner = capplan_model::kube::Owner { kind: kind.clone(), name: name.clone(), uid: String::new() };
-                copy.owner = Some(owner);
+                copy.owner = Some(Owner { kind: kind.clone(), name: name.clone(), uid: String::new() });
             }
-            pods.push(copy);
+            for template in &templates {
+                let claim = Claim { name: format!("{}-{name}-{number}", template.name), ..template.clone() };
+                copy.claims.push(claim.name.clone());
+                made.claims.push(claim);
+            }
+            made.pods.push(copy);
         }
     }
-    Ok(pods)
+    Ok(made)
 }
 
 #[cfg(test)]
@@ -102,7 +115,7 @@ kind: Pod
 metadata: {name: one}
 spec: {containers: [{name: c, image: one}], priorityClassName: high}
 ";
-        let pods = pods(text).expect("valid");
+        let pods = read(text).expect("valid").pods;
         let names: Vec<String> = pods.iter().map(|pod| pod.object_name().0).collect();
         assert_eq!(names, ["apps/web-0", "apps/web-1", "default/one"]);
         assert_eq!((pods[0].requests.cpu.0, pods[0].labels["app"].as_str()), (250, "web"));
@@ -110,10 +123,28 @@ spec: {containers: [{name: c, image: one}], priorityClassName: high}
     }
 
     #[test]
+    fn a_stateful_set_brings_its_claims() {
+        let text = "
+kind: StatefulSet
+metadata: {name: db}
+spec:
+  replicas: 2
+  template: {spec: {containers: [{name: c, image: db}]}}
+  volumeClaimTemplates:
+  - metadata: {name: data}
+    spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 5Gi}}}
+";
+        let made = read(text).expect("valid");
+        let claims: Vec<(&str, u64)> = made.claims.iter().map(|one| (one.name.as_str(), one.requested.0)).collect();
+        assert_eq!(claims, [("data-db-0", 5 << 30), ("data-db-1", 5 << 30)]);
+        assert_eq!(made.pods[1].claims, ["data-db-1"]);
+    }
+
+    #[test]
     fn what_makes_no_pods_is_named() {
-        let error = pods("kind: Service\nmetadata: {name: x}").expect_err("a Service makes no pods");
-        assert_eq!(error.to_string(), "object 1 is a Service, which makes no pods");
-        assert!(pods("a: [").is_err());
-        assert!(matches!(pods("kind: Pod\nspec: {containers: 3}"), Err(ManifestError::Object { place: 1, .. })));
+        let error = read("kind: Service\nmetadata: {name: x}").expect_err("a Service makes no pods");
+        assert_eq!(error.to_string(), "object 1 is a Service, which makes neither pods nor claims");
+        assert!(read("a: [").is_err());
+        assert!(matches!(read("kind: Pod\nspec: {containers: 3}"), Err(ManifestError::Object { place: 1, .. })));
     }
 }

@@ -94,6 +94,18 @@ fn terms_mut(affinity: &mut Affinity) -> impl Iterator<Item = &mut PodAffinityTe
     both.flat_map(|one| one.required.iter_mut().chain(one.preferred.iter_mut().map(|term| &mut term.pod_affinity_term)))
 }
 
+/// A claim of a manifest as admission would leave it: with the default class, if it names none.
+pub(super) fn admitted_claim(claim: &Claim, kube: &Kube) -> Claim {
+    let mut claim = claim.clone();
+    if claim.storage_class.is_empty()
+        && let Some(class) = kube.storage_classes.items().iter().find(|class| class.is_default)
+    {
+        claim.storage_class.clone_from(&class.name);
+    }
+    (claim.phase, claim.volume) = ("Pending".into(), None);
+    claim
+}
+
 /// A pod of a workload's template.
 fn of_workload(workload: &Workload, kind: &str, number: usize, kube: &Kube) -> Option<Pod> {
     let mut pod = workload.template.as_deref()?.clone();
@@ -114,10 +126,20 @@ fn workloads(kube: &Kube) -> impl Iterator<Item = (&'static str, &Workload)> {
 
 /// One pod of each workload that has no replicas now.
 pub(super) fn parked(kube: &Kube) -> Vec<Pod> {
-    workloads(kube)
-        .filter(|(_, workload)| workload.replicas == 0)
-        .filter_map(|(kind, workload)| of_workload(workload, kind, 0, kube))
-        .collect()
+    let exists: BTreeSet<(&str, &str)> =
+        kube.claims.items().iter().map(|claim| (claim.namespace.as_str(), claim.name.as_str())).collect();
+    let asleep = workloads(kube).filter(|(_, workload)| workload.replicas == 0);
+    let mut pods: Vec<Pod> = asleep.filter_map(|(kind, workload)| of_workload(workload, kind, 0, kube)).collect();
+    for pod in &mut pods {
+        let (namespace, stateful) = (pod.namespace.clone(), pod.owner.as_ref().is_some_and(|owner| owner.kind == "StatefulSet"));
+        let before = pod.claims.len();
+        // A StatefulSet makes missing claims itself, of a size and class that are not known here.
+        pod.claims.retain(|claim| !stateful || exists.contains(&(namespace.as_str(), claim.as_str())));
+        if pod.claims.len() < before {
+            pod.scheduling.unmodelled.push("a claim template without a claim yet".to_owned());
+        }
+    }
+    pods
 }
 
 /// Claims of parked workloads that are bound to volumes of `driver` and that no running pod uses:

@@ -29,7 +29,7 @@ use play::{Outcome, Player};
 
 pub use result::{
     Difference, Displaced, FORMAT, FigureUnit, Flagged, Placed, PoolGrowth, Reboot, Simulation, Starving, TimelineRow,
-    Unplaceable, UntilRefusal, Verdict, VolumeSpread,
+    Unplaceable, UntilRefusal, Verdict, VolumeSpread, WorkersNeeded,
 };
 pub use sweep::{Axes, Axis, AxisKind, Cell, Sweep, SweepError, sweep};
 

@@ -4,10 +4,10 @@ use std::cmp::Reverse;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use capplan_model::change::{Change, Failure, FailureMode, WrittenTaint};
+use capplan_model::change::{AddWorker, Change, Failure, FailureMode, WrittenTaint};
 use capplan_model::ids::{HostName, NodeName};
 use capplan_model::join::{Join, join};
-use capplan_model::kube::{Effect, Pod, Taint};
+use capplan_model::kube::{Claim, Effect, Pod, Taint};
 use capplan_model::policy::Policy;
 use capplan_model::{Reading, Snapshot};
 
@@ -16,9 +16,9 @@ use super::arrivals;
 use super::attach::Plugs;
 use super::effects::Effects;
 use super::proof;
-use super::result::{Displaced, Flagged, Placed, Reboot, Unplaceable, Verdict};
+use super::result::{Displaced, Flagged, Placed, Reboot, Unplaceable, Verdict, WorkersNeeded};
 use super::worker::{self, NewWorker};
-use crate::scheduler::{Cluster, NodeId, PodId, Reason, Scheduler};
+use crate::scheduler::{Cluster, Group, NodeId, PodId, Reason, Scheduler, estimate};
 
 /// What one run came to.
 #[derive(Clone, Debug, Default)]
@@ -74,7 +74,7 @@ pub(super) struct Player<'a> {
     pub undecided: BTreeSet<String>,
     pub attach_failures: Vec<AttachFailure>,
     pub workers: Vec<NewWorker>,
-    pub claims: Vec<capplan_model::kube::Claim>,
+    pub claims: Vec<Claim>,
     /// Pods that changes added.
     pub additions: Vec<PodId>,
     pub reboots: Vec<Reboot>,
@@ -137,15 +137,16 @@ impl<'a> Player<'a> {
         match change {
             Change::AddPvcs(add) => {
                 for (pod, claim) in arrivals::with_claims(self.snapshot, self.policy, add)? {
-                    self.scheduler.cluster.add_claim(claim.clone());
-                    self.plugs.add_claim(&claim);
-                    self.claims.push(claim);
+                    self.add_claim(claim);
                     self.submit(pod);
                 }
             }
             Change::AddPods(add) => arrivals::plain(add).into_iter().for_each(|pod| self.submit(pod)),
-            Change::Submit(pods) => {
-                for pod in pods {
+            Change::Submit(manifest) => {
+                for claim in &manifest.claims {
+                    self.add_claim(arrivals::admitted_claim(claim, &self.snapshot.kube));
+                }
+                for pod in &manifest.pods {
                     self.submit(arrivals::admitted(pod, &self.snapshot.kube));
                 }
             }
@@ -214,6 +215,12 @@ impl<'a> Player<'a> {
             }
             Reading::Unknown { why } => Err(SimulateError::Unknown { what: format!("which nodes are on {}", failure.name), why }),
         }
+    }
+
+    fn add_claim(&mut self, claim: Claim) {
+        self.scheduler.cluster.add_claim(claim.clone());
+        self.plugs.add_claim(&claim);
+        self.claims.push(claim);
     }
 
     /// Adds a pod that wants a place.
@@ -554,6 +561,31 @@ impl<'a> Player<'a> {
             .map(|(reason, nodes)| format!("{} {reason}{}", nodes.len(), self.scheduler.cluster.shortfall(pod, reason, &nodes)))
             .collect();
         Problem { reasons, nodes, message }
+    }
+
+    /// How many workers of the policy's size would take what found no place.
+    pub(super) fn workers_needed(&self) -> Option<WorkersNeeded> {
+        let worker = worker::new(self, &AddWorker::default()).ok()?;
+        let slots = worker.csi.drivers.first().and_then(|driver| driver.count).unwrap_or(0);
+        let mut node = worker.node;
+        for daemon in &worker.daemons {
+            let left = &mut node.allocatable;
+            left.cpu = left.cpu.minus(daemon.requests.cpu);
+            left.memory = left.memory.minus(daemon.requests.memory);
+            left.ephemeral = left.ephemeral.minus(daemon.requests.ephemeral);
+            node.max_pods = node.max_pods.saturating_sub(1);
+        }
+        let cluster = &self.scheduler.cluster;
+        let left: Vec<&Pod> = self.starving().map(|pod| cluster.pod(pod)).collect();
+        let volumes = |pod: &Pod| pod.claims.iter().filter(|claim| self.plugs.volume(&pod.namespace, claim).is_some()).count();
+        let groups: Vec<Group<'_>> = left.iter().map(|pod| Group { pod, count: 1, volumes: volumes(pod) as u64 }).collect();
+        let estimate = estimate(&node, slots, &groups);
+        (!groups.is_empty()).then(|| WorkersNeeded {
+            workers: estimate.nodes,
+            memory: node.capacity.memory,
+            pods: estimate.placed,
+            never: estimate.never,
+        })
     }
 
     pub(super) fn effects(&self) -> Effects {

@@ -35,7 +35,9 @@ fn sample(snapshot: &Snapshot, changes: &[Change]) -> Option<Sample> {
             let one = capplan_model::change::AddPods { count: 1, ..add.clone() };
             arrivals::plain(&one).pop().map(|pod| Sample::Pod(Box::new(pod)))
         }
-        Change::Submit(pods) => pods.first().map(|pod| Sample::Pod(Box::new(arrivals::admitted(pod, &snapshot.kube)))),
+        Change::Submit(manifest) => {
+            manifest.pods.first().map(|pod| Sample::Pod(Box::new(arrivals::admitted(pod, &snapshot.kube))))
+        }
         Change::AddWorker(_)
         | Change::RemoveNode(_)
         | Change::FailNode(_)

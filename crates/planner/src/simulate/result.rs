@@ -53,6 +53,8 @@ pub struct Simulation {
     pub unplaceable: Vec<Unplaceable>,
     /// How many more fit.
     pub until_refusal: Option<UntilRefusal>,
+    /// Workers that would take what found no place.
+    pub workers_needed: Option<WorkersNeeded>,
     /// Where new volumes go, at best and at worst.
     pub spread: Option<VolumeSpread>,
     /// Where each pod that is new or had to move goes, in the first run.
@@ -147,6 +149,19 @@ pub struct UntilRefusal {
     pub exact: bool,
     /// Copies by node.
     pub by_node: BTreeMap<NodeName, u64>,
+}
+
+/// Workers that would take what found no place: a least number, by amounts alone.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct WorkersNeeded {
+    /// How many.
+    pub workers: u64,
+    /// Memory of each VM.
+    pub memory: Bytes,
+    /// Pods they take.
+    pub pods: u64,
+    /// Pods that such a worker never takes.
+    pub never: u64,
 }
 
 /// Where new volumes go, at best and at worst.
@@ -314,6 +329,7 @@ impl Simulation {
             because: Vec::new(),
             unplaceable: Vec::new(),
             until_refusal: None,
+            workers_needed: None,
             spread: None,
             placement: Vec::new(),
             lost: Vec::new(),
@@ -344,6 +360,7 @@ impl Simulation {
         self.flagged = first.flagged.iter().cloned().collect();
         self.undecided = first.undecided.iter().cloned().collect();
         (self.unplaceable, self.still_pending) = first.unplaceable();
+        self.workers_needed = first.workers_needed();
         let mut starved: BTreeMap<&str, usize> = BTreeMap::new();
         for one in outcomes {
             for pod in one.starved.iter().chain(&one.failed) {

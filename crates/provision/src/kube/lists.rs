@@ -5,7 +5,7 @@ use std::io::BufReader;
 use std::path::Path;
 
 use capplan_model::Reading;
-use capplan_model::kube::{Kube, PersistentVolume, Pod, Workload};
+use capplan_model::kube::{Kube, Pod, Workload};
 use serde::Deserialize;
 
 use super::stream;
@@ -95,12 +95,4 @@ pub fn read(folder: &Path) -> Kube {
 /// The text is not a list of pods.
 pub fn pods(text: &[u8]) -> Result<Vec<Pod>, serde_json::Error> {
     wire::List::<Pod>::decode(text).map(|list| list.items)
-}
-
-/// Reads the PersistentVolumes of one list.
-///
-/// # Errors
-/// The text is not a list of PersistentVolumes.
-pub fn persistent_volumes(text: &[u8]) -> Result<Vec<PersistentVolume>, serde_json::Error> {
-    wire::List::<PersistentVolume>::decode(text).map(|list| list.items)
 }

@@ -15,3 +15,10 @@ pub(crate) fn template_pod(object: serde_json::Value) -> Result<capplan_model::k
     let mut pods = lists::pods(&list)?;
     pods.pop().ok_or_else(|| serde::de::Error::custom("no pod"))
 }
+
+/// Reads one claim from its API object.
+pub(crate) fn claim(object: serde_json::Value) -> Result<capplan_model::kube::Claim, serde_json::Error> {
+    let list = serde_json::to_vec(&serde_json::json!({ "items": [object] }))?;
+    let list = wire::List::<capplan_model::kube::Claim>::decode(&list)?;
+    list.items.into_iter().next().ok_or_else(|| serde::de::Error::custom("no claim"))
+}
