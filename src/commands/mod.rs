@@ -42,6 +42,11 @@ pub enum Command {
     /// What is used of what, which limit bites first, and what to do about it.
     Report(report::Args),
     /// What would happen: changes played on a copy of the cluster.
+    ///
+    /// Plays one or more changes, in the order they are given: places pods as kube-scheduler would,
+    /// plugs volumes as the storage plugin would, and shows before, after, and everything that no
+    /// longer fits with the reason per node. Exits with 3 if something does not fit, with 6 if that
+    /// cannot be said.
     Simulate(Box<simulate::Args>),
     /// Save both planes to one file.
     Snapshot(snapshot::Args),

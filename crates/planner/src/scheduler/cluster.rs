@@ -244,6 +244,11 @@ impl<'a> Cluster<'a> {
         self.pods[pod].seen.pod()
     }
 
+    /// Which class the pod belongs to: the scheduler cannot tell pods of one class apart.
+    pub fn class(&self, pod: PodId) -> usize {
+        self.pods[pod].class
+    }
+
     /// Where the pod is.
     pub fn node_of(&self, pod: PodId) -> Option<NodeId> {
         self.pods[pod].node

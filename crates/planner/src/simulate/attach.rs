@@ -1,6 +1,6 @@
 //! The storage plugin's side of a placement: a disk slot of the VM for each volume.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use capplan_model::ids::{NodeName, PvName};
 use capplan_model::kube::{Claim, Pod};
@@ -25,6 +25,17 @@ pub(super) struct Plugs {
     /// Volume of each claim of the plugin's, by `namespace/name`.
     volumes: BTreeMap<String, String>,
     classes: Vec<String>,
+    /// Volumes that several nodes may use at once.
+    shared: BTreeSet<String>,
+}
+
+/// Why a volume cannot be attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum AttachRefusal {
+    /// The VM has no free slot.
+    NoSlot,
+    /// It is attached to this other node, whose pod still uses it.
+    Elsewhere(NodeName),
 }
 
 impl Plugs {
@@ -56,6 +67,13 @@ impl Plugs {
                 None => plugs.add_claim(claim),
             }
         }
+        plugs.shared = kube
+            .persistent_volumes
+            .items()
+            .iter()
+            .filter(|volume| volume.access_modes.iter().any(|mode| mode == "ReadWriteMany" || mode == "ReadOnlyMany"))
+            .map(|volume| volume.name.0.clone())
+            .collect();
         let by_volid: BTreeMap<&str, &PvName> =
             ours.iter().filter_map(|(name, volid)| Some((volid.as_deref()?, *name))).collect();
         for one in slots.known().into_iter().flatten() {
@@ -105,18 +123,25 @@ impl Plugs {
         }
     }
 
-    /// Attaches the volumes of a pod; answers those that find no free slot.
-    pub(super) fn attach(&mut self, pod: &Pod, node: &NodeName) -> Vec<String> {
+    /// Attaches the volumes of a pod; answers those that cannot be.
+    pub(super) fn attach(&mut self, pod: &Pod, node: &NodeName) -> Vec<(String, AttachRefusal)> {
         let mut refused = Vec::new();
-        let Some(plug) = self.nodes.get_mut(node) else { return refused };
         for claim in &pod.claims {
             let Some(volume) = self.volumes.get(&format!("{}/{claim}", pod.namespace)) else { continue };
+            if !self.shared.contains(volume)
+                && let Some((other, _)) =
+                    self.nodes.iter().find(|(name, plug)| *name != node && plug.there.get(volume).is_some_and(|users| *users > 0))
+            {
+                refused.push((volume.clone(), AttachRefusal::Elsewhere(other.clone())));
+                continue;
+            }
+            let Some(plug) = self.nodes.get_mut(node) else { continue };
             if let Some(users) = plug.there.get_mut(volume) {
                 *users += 1;
                 continue;
             }
             match &mut plug.free {
-                Some(0) => refused.push(volume.clone()),
+                Some(0) => refused.push((volume.clone(), AttachRefusal::NoSlot)),
                 Some(free) => {
                     *free -= 1;
                     plug.there.insert(volume.clone(), 1);

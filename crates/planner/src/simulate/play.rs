@@ -13,7 +13,7 @@ use capplan_model::{Reading, Snapshot};
 
 use super::SimulateError;
 use super::arrivals;
-use super::attach::Plugs;
+use super::attach::{AttachRefusal, Plugs};
 use super::effects::Effects;
 use super::proof;
 use super::result::{Displaced, Flagged, Placed, Reboot, Unplaceable, Verdict, WorkersNeeded};
@@ -45,6 +45,7 @@ pub(super) struct AttachFailure {
     pub pod: PodId,
     pub node: NodeName,
     pub volume: String,
+    pub why: AttachRefusal,
 }
 
 /// Plays changes on a cluster.
@@ -389,13 +390,22 @@ impl<'a> Player<'a> {
             order.sort_by_key(|pod| (Reverse(self.scheduler.cluster.pod(*pod).scheduling.priority), !self.waited.contains(pod)));
             let mut queue = VecDeque::from(order);
             let mut moved = false;
+            // Where one pod found no place, its like find none until something moves.
+            let mut refused: BTreeSet<usize> = BTreeSet::new();
             while let Some(pod) = queue.pop_front() {
-                match self.place(pod) {
+                self.inspect(pod);
+                let class = self.scheduler.cluster.class(pod);
+                let placed = if refused.contains(&class) { None } else { self.place(pod) };
+                match placed {
                     Some(victims) => {
                         moved = true;
+                        refused.clear();
                         queue.extend(victims);
                     }
-                    None => self.waiting.push(pod),
+                    None => {
+                        refused.insert(class);
+                        self.waiting.push(pod);
+                    }
                 }
             }
             // A pod that wants to be with another one may find it there now.
@@ -407,7 +417,6 @@ impl<'a> Player<'a> {
 
     /// Places a pod; answers those it pushed aside that want a new place.
     fn place(&mut self, id: PodId) -> Option<Vec<PodId>> {
-        self.inspect(id);
         let best = self.scheduler.best(id);
         let (node, victims) = match best.len() {
             0 => {
@@ -454,8 +463,8 @@ impl<'a> Player<'a> {
         self.scheduler.cluster.bind(id, node);
         self.placed.push(id);
         let name = self.scheduler.cluster.node(node).name.clone();
-        for volume in self.plugs.attach(self.scheduler.cluster.pod(id), &name) {
-            self.attach_failures.push(AttachFailure { pod: id, node: name.clone(), volume });
+        for (volume, why) in self.plugs.attach(self.scheduler.cluster.pod(id), &name) {
+            self.attach_failures.push(AttachFailure { pod: id, node: name.clone(), volume, why });
         }
         Some(victims)
     }
@@ -505,8 +514,14 @@ impl<'a> Player<'a> {
     /// What found no place, with the reasons: of the changes, and of those that waited before.
     pub(super) fn unplaceable(&mut self) -> (Vec<Unplaceable>, Vec<Unplaceable>) {
         let (mut new, mut old) = (Vec::new(), Vec::new());
+        let mut problems: BTreeMap<usize, Problem> = BTreeMap::new();
         for pod in self.waiting.clone() {
-            let entry = Unplaceable::of_pod(self.scheduler.cluster.pod(pod).object_name(), self.problem(pod));
+            let class = self.scheduler.cluster.class(pod);
+            let problem = match problems.get(&class) {
+                Some(problem) => problem.clone(),
+                None => problems.entry(class).or_insert(self.problem(pod)).clone(),
+            };
+            let entry = Unplaceable::of_pod(self.scheduler.cluster.pod(pod).object_name(), problem);
             if self.waited.contains(&pod) { old.push(entry) } else { new.push(entry) }
         }
         for one in &self.attach_failures {
@@ -514,7 +529,12 @@ impl<'a> Player<'a> {
                 pod: Some(self.name(one.pod)),
                 volume: Some(one.volume.clone()),
                 worker: None,
-                reasons: vec![format!("no free lun found on {}: {}", one.node, self.plugs.describe(&one.node))],
+                reasons: vec![match &one.why {
+                    AttachRefusal::NoSlot => format!("no free lun found on {}: {}", one.node, self.plugs.describe(&one.node)),
+                    AttachRefusal::Elsewhere(other) => {
+                        format!("placed on {}, but its volume is in use on {other} (ReadWriteOnce)", one.node)
+                    }
+                }],
                 nodes: 1,
                 message: None,
             });

@@ -10,6 +10,8 @@ use super::play::Player;
 use super::result::Verdict;
 use crate::scheduler::{NodeId, PodId, Reason, Scheduler};
 
+/// Most pods for which an assignment is sought at all.
+const MOST_SOUGHT: usize = 2_000;
 /// Orders in which an assignment is sought before it is given up.
 const ORDERS: usize = 24;
 /// Steps of the exhaustive search.
@@ -59,6 +61,9 @@ pub(super) fn search(player: &mut Player<'_>) -> (Verdict, Vec<String>) {
         player.workers.iter().filter_map(|worker| Some(format!("{}: {}", worker.node.name, worker.refused.as_ref()?))).collect();
     if !refused.is_empty() {
         return (Verdict::CannotFit, refused);
+    }
+    if player.seekers().len() > MOST_SOUGHT {
+        return (Verdict::Undecided, vec![format!("more than {MOST_SOUGHT} pods have to find a place: no other way was sought")]);
     }
     let (mut scheduler, plugs) = player.cleared();
     let pods = player.seekers();
