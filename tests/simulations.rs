@@ -301,6 +301,56 @@ fn what_names_nothing_is_refused_by_name_and_changes_nothing() {
 }
 
 #[test]
+fn the_json_is_what_the_published_schemas_say() {
+    let world = World::new();
+    let check = |name: &str, instance: &Value| {
+        let path = format!("{}/schemas/capplan.{name}.1.json", env!("CARGO_MANIFEST_DIR"));
+        let schema: Value = serde_json::from_slice(&std::fs::read(path).expect("published")).expect("JSON");
+        let validator = jsonschema::validator_for(&schema).expect("a schema");
+        let errors: Vec<String> =
+            validator.iter_errors(instance).map(|error| format!("{}: {error}", error.instance_path)).collect();
+        assert!(errors.is_empty(), "{name}: {errors:#?}");
+    };
+    for changes in [
+        &["--add-pvcs", "3"][..],
+        &["--fail-host", "pve1", "--mode", "partition"],
+        &["--add-worker", "--count", "2", "--add-pods", "12x500m,1Gi"],
+        &["--reboot-each", "--cold-boot", "--wake-parked"],
+    ] {
+        let mut arguments = vec!["simulate", "--demo", "--format", "json", "--runs", "2"];
+        arguments.extend(changes);
+        check("simulation", &world.run(&arguments).json());
+    }
+    check("sweep", &world.run(&["simulate", "--demo", "--sweep", "pvcs 0..40:4", "--format", "json"]).done().json());
+    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios")).expect("readable") {
+        let path = entry.expect("readable").path();
+        let text = std::fs::read_to_string(&path).expect("readable");
+        let scenario: toml::Value = toml::from_str(&text).expect("TOML");
+        check("scenario", &serde_json::to_value(scenario).expect("representable"));
+    }
+}
+
+#[test]
+fn a_volume_in_use_on_another_node_is_refused_although_the_scheduler_sees_room() {
+    let world = World::new();
+    let manifest = world.write(
+        "second.yaml",
+        "
+kind: Pod
+metadata: {name: second, namespace: apps}
+spec:
+  nodeSelector: {kubernetes.io/hostname: k8s-node1}
+  containers: [{name: c, image: x}]
+  volumes: [{name: data, persistentVolumeClaim: {claimName: data-00000018}}]
+",
+    );
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios/incident-lun-cap.toml");
+    let simulation = world.run(&["simulate", "--scenario", path, "--add-pods", &manifest, "--format", "json"]).ends(3).json();
+    let reason = simulation["unplaceable"][0]["reasons"][0].as_str().expect("a reason");
+    assert_eq!(reason, "placed on k8s-node1, but its volume is in use on k8s-node2 (ReadWriteOnce)");
+}
+
+#[test]
 fn a_manifest_is_placed_and_what_is_not_simulated_is_flagged() {
     let world = World::new();
     let manifest = world.write(

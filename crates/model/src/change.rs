@@ -227,7 +227,7 @@ impl fmt::Display for Change {
                 add.pods_from.as_ref().map_or(Ok(()), |from| write!(f, " for pods like those of {from}"))
             }
             Self::AddPods(add) => {
-                write!(f, "add {} pods of {} CPU, {}", add.count, add.cpu.unwrap_or_default(), add.memory.unwrap_or_default())?;
+                write!(f, "add {} pods of {}, {}", add.count, add.cpu.unwrap_or_default(), add.memory.unwrap_or_default())?;
                 add.extended.iter().try_for_each(|(name, amount)| write!(f, ", {amount} {name}"))
             }
             Self::Submit(manifest) => write!(f, "add {} pods of a manifest", manifest.pods.len()),

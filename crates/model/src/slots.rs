@@ -86,7 +86,7 @@ impl VolumeSlots {
         let volumes = snapshot.volumes_by_name();
         let joins = join(snapshot);
         let attachments = snapshot.kube.volume_attachments.as_ref().map(|list| attachments_by_node(list, driver));
-        let pods = snapshot.pods_by_node();
+        let pods = snapshot.claimants_by_node();
         let claims: Reading<BTreeMap<(&str, &str), &PvName>> = snapshot.kube.claims.as_ref().map(|claims| {
             claims
                 .iter()
@@ -220,7 +220,7 @@ fn counted(
     };
     let mut counted: BTreeSet<VolumeHandle> =
         mine.iter().filter(|one| !one.vanished).filter_map(|one| one.volume.as_ref()).map(handle).collect();
-    for pod in pods.get(node).into_iter().flatten().filter(|pod| !pod.is_terminal()) {
+    for pod in pods.get(node).into_iter().flatten() {
         for claim in &pod.claims {
             let volume = claims.get(&(pod.namespace.as_str(), claim.as_str())).and_then(|name| volumes.get(name));
             if let Some(volume) = volume.filter(|volume| volume.driver == driver) {

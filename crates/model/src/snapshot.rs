@@ -257,11 +257,11 @@ impl Snapshot {
         }
     }
 
-    /// Pods by the node they are bound to; terminal ones included.
-    pub fn pods_by_node(&self) -> Reading<BTreeMap<&NodeName, Vec<&Pod>>> {
+    /// Live pods with claims, by the node they are bound to.
+    pub fn claimants_by_node(&self) -> Reading<BTreeMap<&NodeName, Vec<&Pod>>> {
         self.kube.pods.as_ref().map(|pods| {
             let mut by_node: BTreeMap<&NodeName, Vec<&Pod>> = BTreeMap::new();
-            for pod in pods {
+            for pod in pods.iter().filter(|pod| !pod.claims.is_empty() && !pod.is_terminal()) {
                 if let Some(node) = &pod.node {
                     by_node.entry(node).or_default().push(pod);
                 }

@@ -1,7 +1,5 @@
 //! Who uses how much of which limit.
 
-use std::collections::BTreeMap;
-
 use capplan_model::capacity::{Dimension, Usage};
 use capplan_model::history::Sample;
 use capplan_model::ids::NodeName;
@@ -11,6 +9,8 @@ use capplan_model::pve::{Guest, Host, Power};
 use capplan_model::slots::VolumeSlots;
 use capplan_model::units::Bytes;
 use capplan_model::{Reading, Snapshot};
+use hashbrown::HashMap;
+use rustc_hash::FxBuildHasher;
 
 /// What the pods of one node ask for.
 #[derive(Clone, Debug)]
@@ -58,7 +58,8 @@ pub fn node_uses(snapshot: &Snapshot) -> Reading<Vec<NodeUse<'_>>> {
         (Reading::Known(nodes), Reading::Known(pods)) => (nodes, pods),
         (nodes, pods) => return Reading::unknown(nodes.why().or(pods.why()).unwrap_or("not read")),
     };
-    let index: BTreeMap<&NodeName, usize> = nodes.iter().enumerate().map(|(place, node)| (&node.name, place)).collect();
+    let index: HashMap<&NodeName, usize, FxBuildHasher> =
+        nodes.iter().enumerate().map(|(place, node)| (&node.name, place)).collect();
     let mut uses: Vec<NodeUse<'_>> = nodes
         .iter()
         .map(|node| NodeUse {

@@ -141,14 +141,16 @@ pub(super) struct Classes {
 }
 
 impl Classes {
+    /// A hash that parts most classes: `alike` tells the rest.
     pub(super) fn hash(pod: &Pod) -> u64 {
         let mut hasher = FxHasher::default();
         pod.namespace.hash(&mut hasher);
-        pod.labels.hash(&mut hasher);
-        pod.owner.hash(&mut hasher);
         pod.claims.hash(&mut hasher);
-        pod.requests.hash(&mut hasher);
-        pod.scheduling.hash(&mut hasher);
+        match &pod.owner {
+            // Pods of a DaemonSet differ in the node that their affinity names.
+            Some(owner) => (&owner.name, &pod.scheduling.affinity).hash(&mut hasher),
+            None => (&pod.labels, &pod.requests, &pod.scheduling).hash(&mut hasher),
+        }
         hasher.finish()
     }
 

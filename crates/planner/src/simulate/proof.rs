@@ -10,6 +10,8 @@ use super::play::Player;
 use super::result::Verdict;
 use crate::scheduler::{NodeId, PodId, Reason, Scheduler};
 
+/// Pods that a reason names before the rest is only counted.
+const MOST_NAMED: usize = 8;
 /// Most pods for which an assignment is sought at all.
 const MOST_SOUGHT: usize = 2_000;
 /// Orders in which an assignment is sought before it is given up.
@@ -36,7 +38,7 @@ impl Demand {
 
     fn show(dimension: &str, amount: u64) -> String {
         match dimension {
-            "cpu" => format!("{} CPU", MilliCpu(amount)),
+            "cpu" => MilliCpu(amount).to_string(),
             "memory" => format!("{} memory", Bytes(amount)),
             "ephemeral storage" => format!("{} ephemeral storage", Bytes(amount)),
             name => format!("{amount} {name}"),
@@ -88,11 +90,18 @@ pub(super) fn search(player: &mut Player<'_>) -> (Verdict, Vec<String>) {
             (*pod, eligible, reasons)
         })
         .collect();
-    let alone: Vec<String> = judged
-        .iter()
-        .filter(|(_, eligible, _)| eligible.is_empty())
-        .map(|(pod, _, reasons)| {
-            format!("{} fits nowhere even if it were alone: {}", scheduler.cluster.pod(*pod).object_name(), reasons.join(", "))
+    let mut alone: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (pod, _, reasons) in judged.iter().filter(|(_, eligible, _)| eligible.is_empty()) {
+        alone.entry(reasons.join(", ")).or_default().push(scheduler.cluster.pod(*pod).object_name().0);
+    }
+    let alone: Vec<String> = alone
+        .into_iter()
+        .map(|(reasons, pods)| {
+            let shown = pods.iter().take(MOST_NAMED).cloned().collect::<Vec<_>>().join(", ");
+            let rest = pods.len().saturating_sub(MOST_NAMED);
+            let rest = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+            let verb = if pods.len() == 1 { "fits nowhere even if it were" } else { "fit nowhere even if each were" };
+            format!("{shown}{rest} {verb} alone: {reasons}")
         })
         .collect();
     if !alone.is_empty() {
@@ -113,7 +122,7 @@ pub(super) fn search(player: &mut Player<'_>) -> (Verdict, Vec<String>) {
         return (Verdict::CannotFit, bounds);
     }
     if let Some(assignment) = find(&mut scheduler, &plugs, &seekers) {
-        let shown: Vec<String> = assignment.into_iter().take(8).collect();
+        let shown: Vec<String> = assignment.into_iter().take(MOST_NAMED).collect();
         let more = seekers.len().saturating_sub(shown.len());
         let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
         return (Verdict::FitsIfPlaced, vec![format!("an assignment exists: {}{rest}", shown.join(", "))]);
