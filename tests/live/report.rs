@@ -77,6 +77,14 @@ fn the_live_report_is_the_recorded_one(name: &'static str, what: Planted) -> Tes
     let expected: BTreeSet<String> = BY_DESIGN.iter().map(|(path, _)| (*path).to_owned()).collect();
     assert_eq!(found, expected);
 
+    if what == Planted::Lists {
+        // What would happen is read from the cluster itself as well.
+        let simulate = ["simulate", "--add-pvcs", "5", "--runs", "2", "--format", "json"];
+        let (recorded, live) = (recording.run(&simulate).done().json(), world.run(&simulate).done().json());
+        for part in ["fits", "verdict", "until_refusal", "spread", "placement", "unplaceable", "after"] {
+            assert_eq!(live[part], recorded[part], "{part}");
+        }
+    }
     if what == Planted::Snapshot {
         return Ok(());
     }

@@ -159,7 +159,7 @@ impl Images {
 impl<'a> Cluster<'a> {
     /// Builds the picture; unknown if the nodes or the pods are.
     ///
-    /// Other lists that could not be read leave it incomplete: see [`Cluster::missing`].
+    /// Other lists that could not be read leave it incomplete: a simulation lists them as unknown.
     pub fn of(snapshot: &'a Snapshot) -> Reading<Self> {
         let kube = &snapshot.kube;
         let (nodes, pods) = match (&kube.nodes, &kube.pods) {

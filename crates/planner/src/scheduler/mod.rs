@@ -7,7 +7,7 @@
 //! Not modelled: dynamic resource allocation, pod groups, inline volumes of storage systems, nominated
 //! pods, resizes in progress (the spec counts), images mounted as volumes, ReplicationControllers as
 //! owners that pods are spread by, extenders and changed profiles. A pod that uses one of the first
-//! three says so ([`Cluster::unmodelled`]). In a cluster of more than 100 nodes the real scheduler
+//! three says so (`scheduling.unmodelled` of the model's pod). In a cluster of more than 100 nodes the real scheduler
 //! looks at a part of them only; here all are looked at, so its choice may be another good one.
 
 mod affinity;

@@ -600,7 +600,7 @@ impl<'a> Player<'a> {
         let volumes = |pod: &Pod| pod.claims.iter().filter(|claim| self.plugs.volume(&pod.namespace, claim).is_some()).count();
         let groups: Vec<Group<'_>> = left.iter().map(|pod| Group { pod, count: 1, volumes: volumes(pod) as u64 }).collect();
         let estimate = estimate(&node, slots, &groups);
-        (!groups.is_empty()).then(|| WorkersNeeded {
+        (!groups.is_empty()).then_some(WorkersNeeded {
             workers: estimate.nodes,
             memory: node.capacity.memory,
             pods: estimate.placed,
