@@ -291,6 +291,9 @@ fn what_names_nothing_is_refused_by_name_and_changes_nothing() {
         (&["--taint", "k8s-node1", "x"], 2, &["`x` is not a taint"]),
         (&["--sweep", "nodes 1..2"], 2, &["is not a sweep"]),
         (&["--sweep", "pvcs 5..2"], 2, &["FROM..TO"]),
+        (&["--sweep", "pvcs 0..4000000000"], 2, &["too many cells"]),
+        (&["--add-pvcs", "4000000000"], 2, &["at most 150000"]),
+        (&["--add-worker", "--count", "1000000"], 2, &["at most 5000"]),
         (&["--size", "1Gi"], 2, &["--add-pvcs"]),
         (&[], 2, &["nothing is to change", "hint"]),
     ] {

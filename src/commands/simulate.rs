@@ -244,7 +244,10 @@ impl FromArgMatches for Ordered {
 }
 
 fn bytes(text: &str) -> Result<Bytes, String> {
-    Bytes::parse(text).map_err(|_| format!("`{text}` is not a size such as 10Gi"))
+    match Bytes::parse(text) {
+        Ok(size) if size.0 > 0 => Ok(size),
+        Ok(_) | Err(_) => Err(format!("`{text}` is not a size such as 10Gi")),
+    }
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

@@ -10,6 +10,12 @@ use crate::ids::{HostName, NodeName};
 use crate::kube::{Claim, Effect, Pod, Taint};
 use crate::units::{Bytes, MilliCpu};
 
+/// Most pods, claims or replicas that one change may add: the largest cluster that Kubernetes is made for
+/// (<https://kubernetes.io/docs/setup/best-practices/cluster-large/>). More is a slip of the finger.
+pub const MOST_PODS: u32 = 150_000;
+/// Most workers that one change may add, from the same source.
+pub const MOST_WORKERS: u32 = 5_000;
+
 /// One change. Several are played in their order.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -213,6 +219,27 @@ impl fmt::Display for WrittenTaint {
             Self::Remove(key, Some(effect)) => write!(f, "{key}:{effect:?}-"),
             Self::Remove(key, None) => write!(f, "{key}-"),
         }
+    }
+}
+
+impl Change {
+    /// What is wrong with its amount, if anything.
+    pub fn excess(&self) -> Option<String> {
+        let (count, most) = match self {
+            Self::AddPvcs(add) => (add.count, MOST_PODS),
+            Self::AddPods(add) => (add.count, MOST_PODS),
+            Self::AddWorker(add) => (add.count, MOST_WORKERS),
+            Self::Submit(_)
+            | Self::RemoveNode(_)
+            | Self::FailNode(_)
+            | Self::FailHost(_)
+            | Self::Cordon(_)
+            | Self::Taint(_)
+            | Self::ColdBoot
+            | Self::RebootEach
+            | Self::WakeParked => return None,
+        };
+        (count > most).then(|| format!("{self} is too many: at most {most} at a time"))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Pods as people write them down: manifests in YAML or JSON.
 
-use capplan_model::change::Manifest;
+use capplan_model::change::{MOST_PODS, Manifest};
 use capplan_model::kube::{Claim, Owner};
 use serde_json::Value;
 
@@ -31,10 +31,17 @@ pub enum ManifestError {
         #[source]
         source: serde_json::Error,
     },
+    /// A workload of more replicas than any cluster holds.
+    #[error("object {place} ({kind}) has {replicas} replicas: at most {MOST_PODS} can be simulated")]
+    Replicas {
+        /// Which object, from 1.
+        place: usize,
+        /// Its kind.
+        kind: String,
+        /// How many it wants.
+        replicas: u64,
+    },
 }
-
-/// Most pods of one workload: more are a slip of the finger.
-const MOST_REPLICAS: u64 = 100_000;
 
 /// What a manifest makes: pods and claims written down, replicas of workloads with their claims.
 ///
@@ -78,7 +85,11 @@ pub fn read(text: &str) -> Result<Manifest, ManifestError> {
         }
         let template = if replicas.is_some() { object["spec"]["template"].take() } else { object };
         let pod = template_pod(template).map_err(invalid)?;
-        for number in 0..replicas.unwrap_or(1).min(MOST_REPLICAS) {
+        let count = replicas.unwrap_or(1);
+        if count > u64::from(MOST_PODS) {
+            return Err(ManifestError::Replicas { place: place + 1, kind, replicas: count });
+        }
+        for number in 0..count {
             let mut copy = pod.clone();
             copy.namespace.clone_from(&namespace);
             copy.name = if replicas.is_some() { format!("{name}-{number}") } else { name.clone() };
@@ -120,6 +131,12 @@ spec: {containers: [{name: c, image: one}], priorityClassName: high}
         assert_eq!(names, ["apps/web-0", "apps/web-1", "default/one"]);
         assert_eq!((pods[0].requests.cpu.0, pods[0].labels["app"].as_str()), (250, "web"));
         assert_eq!(pods[2].scheduling.priority_class, "high");
+    }
+
+    #[test]
+    fn too_many_replicas_are_refused_and_not_cut_off() {
+        let text = "kind: Deployment\nspec: {replicas: 150001, template: {spec: {containers: [{name: c, image: i}]}}}";
+        assert!(matches!(read(text), Err(ManifestError::Replicas { replicas: 150_001, .. })));
     }
 
     #[test]

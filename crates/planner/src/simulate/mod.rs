@@ -42,6 +42,12 @@ pub struct Trials {
     pub seed: u64,
 }
 
+impl Trials {
+    fn seed_of(self, run: u32) -> u64 {
+        self.seed.wrapping_add(u64::from(run))
+    }
+}
+
 /// Why nothing can be simulated.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SimulateError {
@@ -154,7 +160,7 @@ fn others(
     (1..trials.runs)
         .into_par_iter()
         .map(|run| {
-            let mut player = Player::new(snapshot, policy, cluster.clone(), plugs.clone(), trials.seed + u64::from(run));
+            let mut player = Player::new(snapshot, policy, cluster.clone(), plugs.clone(), trials.seed_of(run));
             player.only_outcome = true;
             player.play_all(changes)?;
             progress(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1);

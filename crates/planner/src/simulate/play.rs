@@ -135,6 +135,9 @@ impl<'a> Player<'a> {
     }
 
     fn play(&mut self, change: &Change) -> Result<(), SimulateError> {
+        if let Some(excess) = change.excess() {
+            return Err(SimulateError::Change(excess));
+        }
         match change {
             Change::AddPvcs(add) => {
                 for (pod, claim) in arrivals::with_claims(self.snapshot, self.policy, add)? {

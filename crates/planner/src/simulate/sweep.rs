@@ -20,7 +20,7 @@ use crate::scheduler::Cluster;
 /// Format of the JSON; its schema is published with it.
 const FORMAT: &str = "capplan.sweep/1";
 /// Most cells of a table.
-const MOST_CELLS: usize = 20_000;
+const MOST_CELLS: u32 = 20_000;
 
 /// What fits over a range of one or two amounts.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -115,6 +115,9 @@ impl FromStr for Axes {
             let range = ends.split_once("..").and_then(|(from, to)| Some((number(from)?, number(to)?, number(step)?)));
             match range {
                 Some((from, to, step)) if from <= to && step > 0 => {
+                    if (to - from) / step >= MOST_CELLS {
+                        return Err(error("it has too many cells: take a larger step"));
+                    }
                     let values = (from..=to).step_by(step as usize).collect();
                     axes.push(Axis { kind, values });
                 }
@@ -124,7 +127,7 @@ impl FromStr for Axes {
         if axes.len() > 2 || (axes.len() == 2 && axes[0].kind == axes[1].kind) {
             return Err(error("one or two different amounts can vary"));
         }
-        if axes.iter().map(|axis| axis.values.len()).product::<usize>() > MOST_CELLS {
+        if axes.iter().map(|axis| axis.values.len()).product::<usize>() > MOST_CELLS as usize {
             return Err(error("it has too many cells: take a larger step"));
         }
         Ok(Self(axes))
@@ -177,8 +180,7 @@ pub fn sweep(
             }
             let (mut good, mut unplaceable) = (0, 0);
             for run in 0..trials.runs {
-                let seed = trials.seed + u64::from(run);
-                let mut player = Player::new(snapshot, policy, cluster.clone(), plugs.clone(), seed);
+                let mut player = Player::new(snapshot, policy, cluster.clone(), plugs.clone(), trials.seed_of(run));
                 player.only_outcome = true;
                 player.play_all(&all)?;
                 let bad = player.outcome.starved.len() + player.outcome.failed.len();
