@@ -3,8 +3,10 @@
 //!
 //! `CAPPLAN_TEST_DATA` names the folder with the generator (`tools/bench/gen_cluster.py`).
 
+mod support;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -77,18 +79,7 @@ fn clusters(data: &Path, folder: &Path) {
     println!("| nodes × pods | command | input MB | CPU s | wall s | MB per CPU s | peak MiB |");
     println!("|---|---|---:|---:|---:|---:|---:|");
     for nodes in [20, 100, 1000, 5000] {
-        let lists = folder.join(format!("lists-{nodes}"));
-        if !lists.join("expect.json").exists() {
-            let generator = data.join("tools/bench/gen_cluster.py");
-            let done = Command::new("python3")
-                .arg(generator)
-                .arg(&lists)
-                .arg(nodes.to_string())
-                .arg("30")
-                .stdout(Stdio::null())
-                .status();
-            assert!(done.is_ok_and(|status| status.success()), "the generator runs");
-        }
+        let lists = support::lists(data, folder, nodes);
         let snapshot = folder.join(format!("{nodes}.snapshot"));
         let (lists, snapshot) = (lists.to_string_lossy(), snapshot.to_string_lossy());
         copies_are_right(&lists);
@@ -159,15 +150,5 @@ fn history(folder: &Path) {
 }
 
 fn main() {
-    // `cargo test --benches` runs this with `--test`: nothing is timed then.
-    if std::env::args().any(|argument| argument == "--test") {
-        return;
-    }
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bench");
-    fs::create_dir_all(&folder).expect("writable");
-    match std::env::var_os("CAPPLAN_TEST_DATA") {
-        Some(data) => clusters(Path::new(&data), &folder),
-        None => println!("skipped: CAPPLAN_TEST_DATA is not set"),
-    }
-    history(&folder);
+    support::measure(clusters, history);
 }

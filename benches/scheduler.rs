@@ -3,9 +3,9 @@
 //!
 //! `CAPPLAN_TEST_DATA` names the folder with the generator (`tools/bench/gen_cluster.py`).
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+mod support;
+
+use std::path::Path;
 
 use capplan_model::Snapshot;
 use capplan_model::kube::{
@@ -33,17 +33,6 @@ fn timed<T>(run: impl FnOnce() -> T) -> (T, f64) {
     let before = cpu();
     let result = run();
     (result, cpu() - before)
-}
-
-fn generated(data: &Path, folder: &Path, nodes: usize) -> PathBuf {
-    let lists = folder.join(format!("lists-{nodes}"));
-    if !lists.join("expect.json").exists() {
-        let generator = data.join("tools/bench/gen_cluster.py");
-        let arguments = [nodes.to_string(), "30".to_owned()];
-        let done = Command::new("python3").arg(generator).arg(&lists).args(arguments).stdout(Stdio::null()).status();
-        assert!(done.is_ok_and(|status| status.success()), "the generator runs");
-    }
-    lists
 }
 
 fn labelled(app: &str) -> Labels {
@@ -122,7 +111,7 @@ fn clusters(data: &Path, folder: &Path) {
     println!("| nodes × pods | what | result |");
     println!("|---|---|---:|");
     for nodes in [20, 100, 1000, 5000] {
-        let lists = generated(data, folder, nodes);
+        let lists = support::lists(data, folder, nodes);
         let snapshot = Snapshot { kube: lists::read(&lists), ..Snapshot::default() };
         let row = |what: &str, result: String| println!("| {nodes} × {} | {what} | {result} |", nodes * 30);
         let (cluster, building) = timed(|| Cluster::of(&snapshot));
@@ -141,7 +130,7 @@ fn clusters(data: &Path, folder: &Path) {
 /// Repetitions of what takes less than the clock can tell.
 const REPEATED: u32 = 1_000;
 
-fn estimator() {
+fn estimator(_: &Path) {
     let amounts = |cpu, memory| Resources { cpu: MilliCpu(cpu), memory: Bytes(memory), ..Resources::default() };
     let node = Node { allocatable: amounts(1000, 5000), max_pods: 100, ..Node::default() };
     let small = Pod { requests: amounts(50, 100), ..Pod::default() };
@@ -153,15 +142,5 @@ fn estimator() {
 }
 
 fn main() {
-    // `cargo test --benches` runs this with `--test`: nothing is timed then.
-    if std::env::args().any(|argument| argument == "--test") {
-        return;
-    }
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bench");
-    fs::create_dir_all(&folder).expect("writable");
-    match std::env::var_os("CAPPLAN_TEST_DATA") {
-        Some(data) => clusters(Path::new(&data), &folder),
-        None => println!("skipped: CAPPLAN_TEST_DATA is not set"),
-    }
-    estimator();
+    support::measure(clusters, estimator);
 }
