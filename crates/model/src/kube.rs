@@ -376,6 +376,11 @@ impl Pod {
     pub fn is_mirror(&self) -> bool {
         self.owner.as_ref().is_some_and(|owner| owner.kind == "Node")
     }
+
+    /// Whether it is part of its node and never moves: a DaemonSet's or the kubelet's own.
+    pub fn belongs_to_node(&self) -> bool {
+        self.is_daemon() || self.is_mirror()
+    }
 }
 
 /// Data of a pod that lives on its node.

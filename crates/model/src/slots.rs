@@ -87,12 +87,7 @@ impl VolumeSlots {
         let joins = join(snapshot);
         let attachments = snapshot.kube.volume_attachments.as_ref().map(|list| attachments_by_node(list, driver));
         let pods = snapshot.claimants_by_node();
-        let claims: Reading<BTreeMap<(&str, &str), &PvName>> = snapshot.kube.claims.as_ref().map(|claims| {
-            claims
-                .iter()
-                .filter_map(|claim| Some(((claim.namespace.as_str(), claim.name.as_str()), claim.volume.as_ref()?)))
-                .collect()
-        });
+        let claims = snapshot.claimed_volumes();
         let advertised: Reading<BTreeMap<&NodeName, &CsiNodeDriver>> = snapshot.kube.csi_nodes.as_ref().map(|nodes| {
             nodes.iter().filter_map(|node| Some((&node.name, node.drivers.iter().find(|one| one.name == driver)?))).collect()
         });

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::ids::{HostName, NodeName, PvName, SnapshotId};
+use crate::ids::{HostName, NodeName, PvName, SnapshotId, VolumeHandle};
 use crate::kube::{Kube, Node, PersistentVolume, Pod};
 use crate::pve::{Guest, Host, Pve};
 use crate::reading::Reading;
@@ -273,6 +273,21 @@ impl Snapshot {
     /// PersistentVolumes by name.
     pub fn volumes_by_name(&self) -> Reading<BTreeMap<&PvName, &PersistentVolume>> {
         self.kube.persistent_volumes.as_ref().map(|volumes| volumes.iter().map(|volume| (&volume.name, volume)).collect())
+    }
+
+    /// PersistentVolumes of a CSI driver, each with its name in Proxmox VE, if it has one; none where
+    /// volumes are unknown.
+    pub fn volumes_of(&self, driver: &str) -> BTreeMap<&PvName, Option<String>> {
+        let volumes = self.kube.persistent_volumes.items().iter().filter(|volume| volume.driver == driver);
+        volumes.map(|volume| (&volume.name, volume.handle.as_ref().and_then(VolumeHandle::volid))).collect()
+    }
+
+    /// Volume of each bound claim, by the claim's namespace and name.
+    pub fn claimed_volumes(&self) -> Reading<BTreeMap<(&str, &str), &PvName>> {
+        self.kube.claims.as_ref().map(|claims| {
+            let bound = claims.iter();
+            bound.filter_map(|claim| Some(((claim.namespace.as_str(), claim.name.as_str()), claim.volume.as_ref()?))).collect()
+        })
     }
 
     /// Nodes that run workloads.

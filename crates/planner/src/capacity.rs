@@ -82,7 +82,7 @@ pub fn node_uses(snapshot: &Snapshot) -> Reading<Vec<NodeUse<'_>>> {
         one.pods += 1;
         one.requests.add(&pod.requests);
         one.limits.add(&pod.limits);
-        if pod.is_daemon() || pod.is_mirror() {
+        if pod.belongs_to_node() {
             one.fixed.add(&pod.requests);
         }
     }

@@ -19,16 +19,8 @@ pub struct Drain {
 /// the node can be drained; a pod in it is no proof that no other arrangement exists. The cluster is as
 /// before afterwards.
 pub fn drain(scheduler: &mut Scheduler<'_>, node: NodeId) -> Drain {
-    let mut pods: Vec<PodId> = scheduler
-        .cluster
-        .pods_on(node)
-        .iter()
-        .copied()
-        .filter(|pod| {
-            let pod = scheduler.cluster.pod(*pod);
-            !pod.is_daemon() && !pod.is_mirror()
-        })
-        .collect();
+    let mut pods: Vec<PodId> =
+        scheduler.cluster.pods_on(node).iter().copied().filter(|pod| !scheduler.cluster.pod(*pod).belongs_to_node()).collect();
     pods.sort_by_key(|pod| std::cmp::Reverse(scheduler.cluster.pod(*pod).requests.memory));
     let mark = scheduler.cluster.mark();
     for pod in &pods {

@@ -57,16 +57,10 @@ pub fn removals(facts: &Facts<'_>) -> Reading<Vec<Removal>> {
     if let Some(one) = slots.iter().find(|one| one.free().is_none()) {
         return Reading::unknown(format!("slots of {}: {}", one.node, one.unknown().unwrap_or("not read")));
     }
-    let volumes: BTreeMap<&PvName, &PersistentVolume> =
-        kube.persistent_volumes.items().iter().map(|volume| (&volume.name, volume)).collect();
-    let claims: BTreeMap<(&str, &str), &PvName> = kube
-        .claims
-        .items()
-        .iter()
-        .filter_map(|claim| Some(((claim.namespace.as_str(), claim.name.as_str()), claim.volume.as_ref()?)))
-        .collect();
+    let volumes = facts.snapshot.volumes_by_name().into_known().unwrap_or_default();
+    let claims = facts.snapshot.claimed_volumes().into_known().unwrap_or_default();
     let mut pods: BTreeMap<&NodeName, Vec<&Pod>> = BTreeMap::new();
-    for pod in kube.pods.items().iter().filter(|pod| !pod.is_terminal() && !pod.is_daemon() && !pod.is_mirror()) {
+    for pod in kube.pods.items().iter().filter(|pod| !pod.is_terminal() && !pod.belongs_to_node()) {
         if let Some(node) = &pod.node {
             pods.entry(node).or_default().push(pod);
         }

@@ -144,14 +144,9 @@ pub(super) fn parked(kube: &Kube) -> Vec<Pod> {
 
 /// Claims of parked workloads that are bound to volumes of `driver` and that no running pod uses:
 /// `namespace/name`.
-pub(super) fn latent(kube: &Kube, driver: &str) -> BTreeSet<String> {
-    let ours: BTreeSet<&str> = kube
-        .persistent_volumes
-        .items()
-        .iter()
-        .filter(|volume| volume.driver == driver)
-        .map(|volume| volume.name.as_str())
-        .collect();
+pub(super) fn latent(snapshot: &Snapshot, driver: &str) -> BTreeSet<String> {
+    let kube = &snapshot.kube;
+    let ours = snapshot.volumes_of(driver);
     let live = kube.pods.items().iter().filter(|pod| !pod.is_terminal() && pod.node.is_some());
     let used: BTreeSet<String> =
         live.flat_map(|pod| pod.claims.iter().map(|claim| format!("{}/{claim}", pod.namespace))).collect();
@@ -159,7 +154,7 @@ pub(super) fn latent(kube: &Kube, driver: &str) -> BTreeSet<String> {
         .claims
         .items()
         .iter()
-        .filter(|claim| claim.phase == "Bound" && claim.volume.as_ref().is_some_and(|volume| ours.contains(volume.as_str())))
+        .filter(|claim| claim.phase == "Bound" && claim.volume.as_ref().is_some_and(|volume| ours.contains_key(volume)))
         .map(|claim| format!("{}/{}", claim.namespace, claim.name))
         .collect();
     let wanted = parked(kube).into_iter().flat_map(|pod| {

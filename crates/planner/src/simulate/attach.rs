@@ -7,6 +7,8 @@ use capplan_model::kube::{Claim, Pod};
 use capplan_model::slots::{PLUGIN_SLOTS, VolumeSlots};
 use capplan_model::{Reading, Snapshot};
 
+use crate::scheduler::{Cluster, NodeId, PodId};
+
 /// Slots of one VM.
 #[derive(Clone, Debug)]
 struct Plug {
@@ -51,13 +53,7 @@ impl Plugs {
                 .collect(),
             ..Self::default()
         };
-        let ours: BTreeMap<&PvName, Option<String>> = kube
-            .persistent_volumes
-            .items()
-            .iter()
-            .filter(|volume| volume.driver == driver)
-            .map(|volume| (&volume.name, volume.handle.as_ref().and_then(capplan_model::ids::VolumeHandle::volid)))
-            .collect();
+        let ours = snapshot.volumes_of(driver);
         for claim in kube.claims.items() {
             match &claim.volume {
                 Some(volume) if ours.contains_key(volume) => {
@@ -123,44 +119,57 @@ impl Plugs {
         }
     }
 
+    /// Takes a pod off its node, with its volumes; answers the node.
+    pub(super) fn lift(&mut self, cluster: &mut Cluster<'_>, pod: PodId) -> Option<NodeId> {
+        let node = cluster.node_of(pod)?;
+        self.detach(cluster.pod(pod), &cluster.node(node).name);
+        cluster.take(pod);
+        Some(node)
+    }
+
+    /// Puts a pod on a node, with its volumes; answers those that cannot be attached.
+    pub(super) fn put(&mut self, cluster: &mut Cluster<'_>, pod: PodId, node: NodeId) -> Vec<(String, AttachRefusal)> {
+        cluster.bind(pod, node);
+        self.attach(cluster.pod(pod), &cluster.node(node).name)
+    }
+
     /// Attaches the volumes of a pod; answers those that cannot be.
     pub(super) fn attach(&mut self, pod: &Pod, node: &NodeName) -> Vec<(String, AttachRefusal)> {
         let mut refused = Vec::new();
-        for claim in &pod.claims {
-            let Some(volume) = self.volumes.get(&format!("{}/{claim}", pod.namespace)) else { continue };
-            if !self.shared.contains(volume)
-                && let Some((other, _)) =
-                    self.nodes.iter().find(|(name, plug)| *name != node && plug.there.get(volume).is_some_and(|users| *users > 0))
+        for volume in self.volumes_of(pod).map(str::to_owned).collect::<Vec<_>>() {
+            let used_on = |plug: &Plug| plug.there.get(&volume).is_some_and(|users| *users > 0);
+            if !self.shared.contains(&volume)
+                && let Some((other, _)) = self.nodes.iter().find(|(name, plug)| *name != node && used_on(plug))
             {
-                refused.push((volume.clone(), AttachRefusal::Elsewhere(other.clone())));
+                refused.push((volume, AttachRefusal::Elsewhere(other.clone())));
                 continue;
             }
             let Some(plug) = self.nodes.get_mut(node) else { continue };
-            if let Some(users) = plug.there.get_mut(volume) {
+            if let Some(users) = plug.there.get_mut(&volume) {
                 *users += 1;
                 continue;
             }
             match &mut plug.free {
-                Some(0) => refused.push((volume.clone(), AttachRefusal::NoSlot)),
+                Some(0) => refused.push((volume, AttachRefusal::NoSlot)),
                 Some(free) => {
                     *free -= 1;
-                    plug.there.insert(volume.clone(), 1);
+                    plug.there.insert(volume, 1);
                 }
-                None => drop(plug.there.insert(volume.clone(), 1)),
+                None => drop(plug.there.insert(volume, 1)),
             }
         }
         refused
     }
 
     /// Detaches the volumes of a pod that no other pod there uses.
-    pub(super) fn detach(&mut self, pod: &Pod, node: &NodeName) {
+    fn detach(&mut self, pod: &Pod, node: &NodeName) {
+        let volumes: Vec<String> = self.volumes_of(pod).map(str::to_owned).collect();
         let Some(plug) = self.nodes.get_mut(node) else { return };
-        for claim in &pod.claims {
-            let Some(volume) = self.volumes.get(&format!("{}/{claim}", pod.namespace)) else { continue };
-            if let Some(users) = plug.there.get_mut(volume) {
+        for volume in volumes {
+            if let Some(users) = plug.there.get_mut(&volume) {
                 *users = users.saturating_sub(1);
                 if *users == 0 {
-                    plug.there.remove(volume);
+                    plug.there.remove(&volume);
                     if let Some(free) = &mut plug.free {
                         *free += 1;
                     }
@@ -174,9 +183,9 @@ impl Plugs {
         self.nodes.get(node)?.free
     }
 
-    /// Whether a claim's volume is one of the plugin's.
-    pub(super) fn volume(&self, namespace: &str, claim: &str) -> Option<&str> {
-        self.volumes.get(&format!("{namespace}/{claim}")).map(String::as_str)
+    /// Those of a pod's volumes that are the plugin's.
+    pub(super) fn volumes_of(&self, pod: &Pod) -> impl Iterator<Item = &str> {
+        pod.claims.iter().filter_map(|claim| self.volumes.get(&format!("{}/{claim}", pod.namespace))).map(String::as_str)
     }
 
     /// The slots of a node's VM in words.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use capplan_model::Reading;
 use capplan_model::Snapshot;
-use capplan_model::ids::{NodeName, ObjectName, PvName, VolumeHandle};
+use capplan_model::ids::{HostName, NodeName, ObjectName, PvName, VmId, VolumeHandle};
 use capplan_model::join::{Join, join};
 use capplan_model::kube::{Claim, Node, PersistentVolume, Phase, Pod, VolumeAttachment};
 use capplan_model::pve::{CSI_SLOTS, Disk, Guest, GuestConfig, Power};
@@ -82,7 +82,7 @@ impl Effects {
             csi_nodes.extend(self.workers.iter().map(|worker| worker.csi.clone()));
         }
         for guest in guests_mut(snapshot) {
-            if self.powered_off.iter().any(|node| machines.get(node) == Some(&guest.vmid.0)) {
+            if self.powered_off.iter().any(|node| machines.get(node) == Some(&machine(guest))) {
                 guest.power = Power::Stopped;
             }
         }
@@ -117,14 +117,8 @@ impl Effects {
     /// Detaches what no pod uses any more where it was, and attaches what is new where it is.
     fn attach(&self, snapshot: &mut Snapshot, driver: &str, before: &BTreeSet<(NodeName, PvName)>) {
         let after = uses(snapshot);
-        let ours: BTreeMap<PvName, Option<String>> = snapshot
-            .kube
-            .persistent_volumes
-            .items()
-            .iter()
-            .filter(|volume| volume.driver == driver)
-            .map(|volume| (volume.name.clone(), volume.handle.as_ref().and_then(VolumeHandle::volid)))
-            .collect();
+        let ours: BTreeMap<PvName, Option<String>> =
+            snapshot.volumes_of(driver).into_iter().map(|(name, volid)| (name.clone(), volid)).collect();
         let machines = machines(snapshot);
         let left: BTreeSet<&(NodeName, PvName)> = before.difference(&after).collect();
         let mut there: BTreeSet<(NodeName, PvName)> = BTreeSet::new();
@@ -144,11 +138,11 @@ impl Effects {
         }
         let order: BTreeMap<&(String, String), usize> = self.order.iter().enumerate().map(|(place, key)| (key, place)).collect();
         let mut fresh: Vec<(usize, NodeName, PvName)> = Vec::new();
-        let volumes = claimed(snapshot);
+        let volumes = snapshot.claimed_volumes().into_known().unwrap_or_default();
         for pod in snapshot.kube.pods.items().iter().filter(|pod| !pod.is_terminal()) {
             let Some(node) = &pod.node else { continue };
             for claim in &pod.claims {
-                let Some(volume) = volumes.get(&(pod.namespace.clone(), claim.clone())) else { continue };
+                let Some(volume) = volumes.get(&(pod.namespace.as_str(), claim.as_str())).copied() else { continue };
                 let place = (node.clone(), volume.clone());
                 if ours.contains_key(volume) && !before.contains(&place) && there.insert(place) {
                     let at = order.get(&key(pod)).copied().unwrap_or(usize::MAX);
@@ -186,11 +180,18 @@ impl Effects {
     }
 }
 
-/// VMID of each node's VM.
-fn machines(snapshot: &Snapshot) -> BTreeMap<NodeName, u32> {
+/// What tells a VM from all others: VMIDs are unique within one PVE cluster only.
+type Machine = (HostName, VmId);
+
+fn machine(guest: &Guest) -> Machine {
+    (guest.host.clone(), guest.vmid)
+}
+
+/// Each node's VM.
+fn machines(snapshot: &Snapshot) -> BTreeMap<NodeName, Machine> {
     let joins = join(snapshot).into_known().unwrap_or_default();
     let guests = joins.into_iter().filter_map(|(node, join)| match join {
-        Join::Guest(guest) => Some((node.clone(), guest.vmid.0)),
+        Join::Guest(guest) => Some((node.clone(), machine(guest))),
         Join::Missing | Join::Ambiguous { .. } => None,
     });
     guests.collect()
@@ -207,30 +208,24 @@ fn guests_mut(snapshot: &mut Snapshot) -> impl Iterator<Item = &mut Guest> {
         .flatten()
 }
 
-fn config_mut<'s>(snapshot: &'s mut Snapshot, vmid: Option<&u32>) -> Option<&'s mut GuestConfig> {
-    let vmid = *vmid?;
-    let guest = guests_mut(snapshot).find(|guest| guest.vmid.0 == vmid)?;
+fn config_mut<'s>(snapshot: &'s mut Snapshot, wanted: Option<&Machine>) -> Option<&'s mut GuestConfig> {
+    let wanted = wanted?;
+    let guest = guests_mut(snapshot).find(|guest| machine(guest) == *wanted)?;
     match &mut guest.config {
         Reading::Known(config) => Some(config),
         Reading::Unknown { .. } => None,
     }
 }
 
-/// Volume of each bound claim.
-fn claimed(snapshot: &Snapshot) -> BTreeMap<(String, String), PvName> {
-    let claims = snapshot.kube.claims.items().iter();
-    claims.filter_map(|claim| Some(((claim.namespace.clone(), claim.name.clone()), claim.volume.clone()?))).collect()
-}
-
 /// Which volumes the pods of each node use.
 fn uses(snapshot: &Snapshot) -> BTreeSet<(NodeName, PvName)> {
-    let volumes = claimed(snapshot);
+    let volumes = snapshot.claimed_volumes().into_known().unwrap_or_default();
     let mut uses = BTreeSet::new();
     for pod in snapshot.kube.pods.items().iter().filter(|pod| !pod.is_terminal()) {
         let Some(node) = &pod.node else { continue };
         for claim in &pod.claims {
-            if let Some(volume) = volumes.get(&(pod.namespace.clone(), claim.clone())) {
-                uses.insert((node.clone(), volume.clone()));
+            if let Some(volume) = volumes.get(&(pod.namespace.as_str(), claim.as_str())) {
+                uses.insert((node.clone(), (*volume).clone()));
             }
         }
     }

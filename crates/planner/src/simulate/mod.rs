@@ -25,6 +25,7 @@ use capplan_model::{Reading, Snapshot};
 use crate::report::{Unknown, state};
 use crate::scheduler::Cluster;
 use attach::Plugs;
+use effects::Effects;
 use play::{Outcome, Player};
 
 pub use result::{
@@ -136,7 +137,7 @@ pub fn simulate(
         simulation.reboots = std::mem::take(&mut first.reboots);
         simulation.timeline = timeline::of(snapshot, changes, &first);
         simulation.node_loss = result::losses(snapshot, changes);
-        first.effects()
+        Effects::of(&first)
     };
     effects.apply(snapshot, &policy.attacher);
     let slots = VolumeSlots::of_workers(snapshot, &policy.attacher);

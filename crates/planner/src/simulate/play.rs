@@ -14,7 +14,6 @@ use capplan_model::{Reading, Snapshot};
 use super::SimulateError;
 use super::arrivals;
 use super::attach::{AttachRefusal, Plugs};
-use super::effects::Effects;
 use super::proof;
 use super::result::{Displaced, Flagged, Placed, Reboot, Unplaceable, Verdict, WorkersNeeded};
 use super::worker::{self, NewWorker};
@@ -162,7 +161,7 @@ impl<'a> Player<'a> {
             }
             Change::RemoveNode(name) => {
                 let node = self.node(name)?;
-                self.evict(node, Leave::WithTheNode);
+                self.evict(node, &Leave::WithTheNode);
                 self.remove(node);
                 self.powered_off.insert(name.clone());
             }
@@ -235,22 +234,24 @@ impl<'a> Player<'a> {
     }
 
     /// Takes pods off a node. Those that a controller makes again want a place.
-    fn evict(&mut self, node: NodeId, leave: Leave) {
+    fn evict(&mut self, node: NodeId, leave: &Leave<'_>) {
         let mut pods = self.scheduler.cluster.pods_on(node).to_vec();
         pods.sort_by_key(|pod| self.name(*pod));
         for id in pods {
             let pod = self.scheduler.cluster.pod(id);
-            let stays = match &leave {
+            let stays = match leave {
                 Leave::WithTheNode => false,
+                Leave::Rebooting => pod.belongs_to_node(),
+                // What nothing makes again is still known to its kubelet.
+                Leave::ColdBoot => pod.belongs_to_node() || pod.owner.is_none(),
                 Leave::Intolerant(taint) => pod.is_mirror() || crate::scheduler::tolerates_for_ever(pod, taint),
             };
             if stays {
                 continue;
             }
-            let (tied, bare) = (pod.is_mirror() || pod.is_daemon(), pod.owner.is_none());
+            let (tied, bare) = (pod.belongs_to_node(), pod.owner.is_none());
             let name = pod.object_name().0;
-            self.plugs.detach(pod, &self.scheduler.cluster.node(node).name);
-            self.scheduler.cluster.take(id);
+            self.plugs.lift(&mut self.scheduler.cluster, id);
             if tied {
                 self.gone.insert(id);
             } else if bare {
@@ -286,7 +287,7 @@ impl<'a> Player<'a> {
                     node.taints.push(taint.clone());
                 });
                 if taint.effect == Effect::NoExecute {
-                    self.evict(node, Leave::Intolerant(taint.clone()));
+                    self.evict(node, &Leave::Intolerant(taint));
                 }
             }
             WrittenTaint::Remove(key, effect) => self.scheduler.cluster.alter_node(node, |node| {
@@ -310,7 +311,7 @@ impl<'a> Player<'a> {
                 condition.status = if mode == FailureMode::Notready { "False" } else { "Unknown" }.into();
             }
         });
-        self.evict(node, Leave::Intolerant(taint(Effect::NoExecute)));
+        self.evict(node, &Leave::Intolerant(&taint(Effect::NoExecute)));
         if mode == FailureMode::PowerOff {
             self.powered_off.insert(name.clone());
         }
@@ -320,19 +321,7 @@ impl<'a> Player<'a> {
     fn cold_boot(&mut self) {
         let nodes: Vec<NodeId> = self.scheduler.cluster.nodes().collect();
         for node in nodes {
-            let mut pods = self.scheduler.cluster.pods_on(node).to_vec();
-            pods.sort_by_key(|pod| self.name(*pod));
-            for id in pods {
-                let pod = self.scheduler.cluster.pod(id);
-                // What the kubelets start themselves, and what belongs to each node, is there first.
-                if pod.is_mirror() || pod.is_daemon() || pod.owner.is_none() {
-                    continue;
-                }
-                self.plugs.detach(pod, &self.scheduler.cluster.node(node).name);
-                self.scheduler.cluster.take(id);
-                self.origins.entry(id).or_insert(node);
-                self.waiting.push(id);
-            }
+            self.evict(node, &Leave::ColdBoot);
         }
         self.outcome.had_choice = true;
     }
@@ -348,7 +337,7 @@ impl<'a> Player<'a> {
             let mut trial = Player::new(self.snapshot, self.policy, cluster.clone(), self.plugs.clone(), self.rng.u64(..));
             trial.cordon(node);
             let before = trial.waiting.len();
-            trial.evict_for_reboot(node);
+            trial.evict(node, &Leave::Rebooting);
             let pods = trial.waiting.len() - before;
             trial.settle();
             let blocked = blocked(self.snapshot, &self.scheduler.cluster, node);
@@ -359,26 +348,6 @@ impl<'a> Player<'a> {
                 self.outcome.failed.insert(format!("reboot of {name}"));
             }
             self.reboots.push(Reboot { node: name, fits, verdict, because, pods, unplaceable, blocked });
-        }
-    }
-
-    /// Everything but what belongs to the node goes.
-    fn evict_for_reboot(&mut self, node: NodeId) {
-        let stays: Vec<PodId> = self
-            .scheduler
-            .cluster
-            .pods_on(node)
-            .iter()
-            .copied()
-            .filter(|pod| {
-                let pod = self.scheduler.cluster.pod(*pod);
-                pod.is_daemon() || pod.is_mirror()
-            })
-            .collect();
-        self.evict(node, Leave::WithTheNode);
-        for pod in stays {
-            self.gone.remove(&pod);
-            self.scheduler.cluster.bind(pod, node);
         }
     }
 
@@ -435,8 +404,7 @@ impl<'a> Player<'a> {
                     let pod = self.scheduler.cluster.pod(victim);
                     let name = pod.object_name().0;
                     let (bare, at) = (pod.owner.is_none(), self.scheduler.cluster.node(candidate.node).name.clone());
-                    self.plugs.detach(pod, &at);
-                    self.scheduler.cluster.take(victim);
+                    self.plugs.lift(&mut self.scheduler.cluster, victim);
                     self.placed.retain(|one| *one != victim);
                     if bare {
                         self.gone.insert(victim);
@@ -463,10 +431,9 @@ impl<'a> Player<'a> {
                 (node, Vec::new())
             }
         };
-        self.scheduler.cluster.bind(id, node);
         self.placed.push(id);
         let name = self.scheduler.cluster.node(node).name.clone();
-        for (volume, why) in self.plugs.attach(self.scheduler.cluster.pod(id), &name) {
+        for (volume, why) in self.plugs.put(&mut self.scheduler.cluster, id, node) {
             self.attach_failures.push(AttachFailure { pod: id, node: name.clone(), volume, why });
         }
         Some(victims)
@@ -600,8 +567,8 @@ impl<'a> Player<'a> {
         }
         let cluster = &self.scheduler.cluster;
         let left: Vec<&Pod> = self.starving().map(|pod| cluster.pod(pod)).collect();
-        let volumes = |pod: &Pod| pod.claims.iter().filter(|claim| self.plugs.volume(&pod.namespace, claim).is_some()).count();
-        let groups: Vec<Group<'_>> = left.iter().map(|pod| Group { pod, count: 1, volumes: volumes(pod) as u64 }).collect();
+        let groups: Vec<Group<'_>> =
+            left.iter().map(|pod| Group { pod, count: 1, volumes: self.plugs.volumes_of(pod).count() as u64 }).collect();
         let estimate = estimate(&node, slots, &groups);
         (!groups.is_empty()).then_some(WorkersNeeded {
             workers: estimate.nodes,
@@ -609,10 +576,6 @@ impl<'a> Player<'a> {
             pods: estimate.placed,
             never: estimate.never,
         })
-    }
-
-    pub(super) fn effects(&self) -> Effects {
-        Effects::of(self)
     }
 
     /// Pods that still want a place and did not wait before.
@@ -630,29 +593,25 @@ impl<'a> Player<'a> {
     pub(super) fn cleared(&self) -> (Scheduler<'a>, Plugs) {
         let (mut scheduler, mut plugs) = (self.scheduler.clone(), self.plugs.clone());
         for pod in self.seekers().into_iter().chain(self.victims.keys().copied()) {
-            if let Some(node) = scheduler.cluster.node_of(pod) {
-                plugs.detach(scheduler.cluster.pod(pod), &scheduler.cluster.node(node).name);
-                scheduler.cluster.take(pod);
-            }
+            plugs.lift(&mut scheduler.cluster, pod);
         }
         for (pod, node) in &self.victims {
-            scheduler.cluster.bind(*pod, *node);
-            plugs.attach(scheduler.cluster.pod(*pod), &scheduler.cluster.node(*node).name);
+            plugs.put(&mut scheduler.cluster, *pod, *node);
         }
         (scheduler, plugs)
-    }
-
-    pub(super) fn asks(&self, pod: PodId) -> proof::Demand {
-        proof::Demand::of(self.scheduler.cluster.pod(pod))
     }
 }
 
 /// Which pods leave a node.
-enum Leave {
+enum Leave<'a> {
     /// All of them.
     WithTheNode,
+    /// Those that are not part of it.
+    Rebooting,
+    /// Those that are not part of it and that a controller makes again.
+    ColdBoot,
     /// Those that do not tolerate this taint for ever.
-    Intolerant(Taint),
+    Intolerant(&'a Taint),
 }
 
 /// Nodes whose VM is on a host.

@@ -23,10 +23,10 @@ const MOST_SEEKERS: usize = 64;
 
 /// What a pod takes, by dimension.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Demand(BTreeMap<String, u64>);
+struct Demand(BTreeMap<String, u64>);
 
 impl Demand {
-    pub(super) fn of(pod: &Pod) -> Self {
+    fn of(pod: &Pod) -> Self {
         let requests = &pod.requests;
         let named =
             [("cpu", requests.cpu.0), ("memory", requests.memory.0), ("ephemeral storage", requests.ephemeral.0), ("pods", 1)];
@@ -111,8 +111,8 @@ pub(super) fn search(player: &mut Player<'_>) -> (Verdict, Vec<String>) {
         .into_iter()
         .map(|(pod, eligible, _)| Seeker {
             pod,
-            demand: player.asks(pod),
-            volumes: volumes(&plugs, scheduler.cluster.pod(pod)),
+            demand: Demand::of(scheduler.cluster.pod(pod)),
+            volumes: plugs.volumes_of(scheduler.cluster.pod(pod)).count() as u64,
             eligible,
         })
         .collect();
@@ -136,10 +136,6 @@ pub(super) fn search(player: &mut Player<'_>) -> (Verdict, Vec<String>) {
             vec![format!("no assignment exists: every way to place the {} pods was ruled out", seekers.len())],
         ),
     }
-}
-
-fn volumes(plugs: &Plugs, pod: &Pod) -> u64 {
-    pod.claims.iter().filter(|claim| plugs.volume(&pod.namespace, claim).is_some()).count() as u64
 }
 
 impl Free {
@@ -246,8 +242,7 @@ fn find(scheduler: &mut Scheduler<'_>, plugs: &Plugs, seekers: &[Seeker]) -> Opt
                 });
                 let Some(node) = chosen else { return true };
                 let name = scheduler.cluster.node(node).name.clone();
-                slots.attach(scheduler.cluster.pod(seeker.pod), &name);
-                scheduler.cluster.bind(seeker.pod, node);
+                slots.put(&mut scheduler.cluster, seeker.pod, node);
                 places.push(format!("{} on {name}", scheduler.cluster.pod(seeker.pod).object_name()));
                 false
             });

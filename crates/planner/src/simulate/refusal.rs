@@ -68,18 +68,14 @@ impl<'r, 'a> Room<'r, 'a> {
         let (mark, plugs) = (player.scheduler.cluster.mark(), player.plugs.clone());
         let mut room = Self { scheduler: &mut player.scheduler, plugs, mark };
         for pod in &player.additions {
-            if let Some(node) = room.scheduler.cluster.node_of(*pod) {
-                let name = room.scheduler.cluster.node(node).name.clone();
-                room.plugs.detach(room.scheduler.cluster.pod(*pod), &name);
-                room.scheduler.cluster.take(*pod);
-            }
+            room.plugs.lift(&mut room.scheduler.cluster, *pod);
         }
         room
     }
 
     /// Wakes what is parked and holds on to volumes.
     fn wake(&mut self, snapshot: &Snapshot, policy: &Policy) {
-        let latent = arrivals::latent(&snapshot.kube, &policy.attacher);
+        let latent = arrivals::latent(snapshot, &policy.attacher);
         for pod in arrivals::parked(&snapshot.kube) {
             if !pod.claims.iter().any(|claim| latent.contains(&format!("{}/{claim}", pod.namespace))) {
                 continue;
@@ -93,9 +89,7 @@ impl<'r, 'a> Room<'r, 'a> {
 
     /// Puts a pod on a node; answers whether all its volumes find a slot there.
     fn put(&mut self, pod: PodId, node: NodeId) -> bool {
-        self.scheduler.cluster.bind(pod, node);
-        let name = self.scheduler.cluster.node(node).name.clone();
-        self.plugs.attach(self.scheduler.cluster.pod(pod), &name).is_empty()
+        self.plugs.put(&mut self.scheduler.cluster, pod, node).is_empty()
     }
 
     fn count(mut self, snapshot: &Snapshot, policy: &Policy, sample: &Sample) -> Result<Count, SimulateError> {
@@ -234,7 +228,7 @@ pub(super) fn until_refusal(
     let Some(sample) = sample(snapshot, changes) else { return Ok(None) };
     let parked = Room::of(player).count(snapshot, policy, &sample)?;
     let latent = match &sample {
-        Sample::Volume(_) => arrivals::latent(&snapshot.kube, &policy.attacher).len() as u64,
+        Sample::Volume(_) => arrivals::latent(snapshot, &policy.attacher).len() as u64,
         Sample::Pod(_) => 0,
     };
     let awake = if latent == 0 || changes.contains(&Change::WakeParked) {

@@ -21,6 +21,7 @@ use crate::scheduler::Cluster;
 const FORMAT: &str = "capplan.sweep/1";
 /// Most cells of a table.
 const MOST_CELLS: u32 = 20_000;
+const TOO_MANY: &str = "it has too many cells: take a larger step";
 
 /// What fits over a range of one or two amounts.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -116,7 +117,7 @@ impl FromStr for Axes {
             match range {
                 Some((from, to, step)) if from <= to && step > 0 => {
                     if (to - from) / step >= MOST_CELLS {
-                        return Err(error("it has too many cells: take a larger step"));
+                        return Err(error(TOO_MANY));
                     }
                     let values = (from..=to).step_by(step as usize).collect();
                     axes.push(Axis { kind, values });
@@ -128,7 +129,7 @@ impl FromStr for Axes {
             return Err(error("one or two different amounts can vary"));
         }
         if axes.iter().map(|axis| axis.values.len()).product::<usize>() > MOST_CELLS as usize {
-            return Err(error("it has too many cells: take a larger step"));
+            return Err(error(TOO_MANY));
         }
         Ok(Self(axes))
     }

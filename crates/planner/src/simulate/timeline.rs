@@ -112,11 +112,7 @@ fn failure(snapshot: &Snapshot, name: &str, nodes: &[NodeName], mode: FailureMod
         if !bare.is_empty() {
             add(at, "lost", "pods without a controller: nothing makes them again".to_owned(), names(&bare));
         }
-        let volumes: Vec<String> = pods
-            .iter()
-            .flat_map(|pod| pod.claims.iter().filter_map(|claim| player.plugs.volume(&pod.namespace, claim)))
-            .map(str::to_owned)
-            .collect();
+        let volumes: Vec<String> = pods.iter().flat_map(|pod| player.plugs.volumes_of(pod)).map(str::to_owned).collect();
         if !volumes.is_empty() {
             match mode {
                 FailureMode::Notready => {
