@@ -5,7 +5,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{World, data};
 
 /// The recorded cluster as a snapshot file, and the arguments that name it.
@@ -255,6 +255,92 @@ fn a_sweep_turns_where_single_simulations_do() {
     assert_eq!(fits.len(), 18);
     assert!(fits[&(5, 48)] && !fits[&(5, 50)], "48 slots are free");
     assert!(!fits[&(4, 40)] && !fits[&(6, 40)], "one worker less leaves pods over, one more has no memory on the host");
+}
+
+#[test]
+fn new_disks_are_held_against_the_pool_that_they_are_on() {
+    let world = World::new();
+    let grown = |changes: &[&str], code: i32| {
+        let mut arguments = vec!["simulate", "--demo", "--format", "json"];
+        arguments.extend(changes);
+        world.run(&arguments).ends(code).json()
+    };
+    let simulation = grown(&["--add-worker", "--memory", "16Gi", "--add-pvcs", "2", "--size", "10Gi"], 0);
+    let pool = &simulation["pools"][0];
+    assert_eq!(pool["name"], "pve1/pve/data");
+    assert_eq!((gib(&pool["volumes"]), gib(&pool["disks"])), (20.0, 64.0), "two volumes, and a disk as the other workers have");
+    assert!((gib(&pool["used_after"]) - gib(&pool["used"]) - 84.0).abs() < 0.01);
+    let simulation = grown(&["--add-pvcs", "2", "--size", "1Ti"], 6);
+    assert_eq!((&simulation["verdict"], &simulation["fits"]), (&"undecided".into(), &false.into()));
+    assert!(simulation["undecided"][0].as_str().is_some_and(|why| why.contains("pve1/pve/data holds the new disks")));
+}
+
+#[test]
+fn volumes_of_other_drivers_take_no_slots() {
+    let world = World::new();
+    let Some(snapshot) = recorded(&world, "today") else { return };
+    // Its class does not wait for the pod: the volume is there before.
+    let simulation = simulated(&world, &snapshot, &["--add-pvcs", "60", "--storage-class", "nfs-truenas"], 0);
+    assert_eq!(simulation["verdict"], "scheduler-places", "{}", simulation["undecided"]);
+    assert_eq!((&simulation["spread"], &simulation["pools"]), (&Value::Null, &json!([])));
+    assert_eq!(simulation["until_refusal"]["dimension"], "pods");
+    assert_eq!(simulation["before"]["slots"], simulation["after"]["slots"]);
+    let planned = |rule: &&Value| rule["id"] == "planned-volumes";
+    let rules = simulation["after"]["rules"].as_array().expect("a list");
+    assert!(rules.iter().find(planned).is_some_and(|rule| rule["evidence"]["value"] == 0.0), "no block volumes are planned");
+}
+
+#[test]
+fn without_proxmox_no_volume_and_no_worker_is_certain() {
+    let world = World::new();
+    let lists = world.path("lists");
+    std::fs::create_dir_all(&lists).expect("writable");
+    let driver = "csi.proxmox.sinextra.dev";
+    let amounts = json!({ "cpu": "8", "memory": "31Gi", "pods": "110" });
+    let ready = json!([{ "type": "Ready", "status": "True" }]);
+    for (name, items) in [
+        (
+            "nodes",
+            json!([{
+                "metadata": { "name": "w1" },
+                "status": { "capacity": amounts, "allocatable": amounts, "conditions": ready },
+            }]),
+        ),
+        (
+            "storageclasses",
+            json!([{ "metadata": { "name": "block" }, "provisioner": driver, "parameters": { "storage": "lvm" } }]),
+        ),
+        (
+            "csinodes",
+            json!([{
+                "metadata": { "name": "w1" },
+                "spec": { "drivers": [{ "name": driver, "nodeID": "w1", "allocatable": { "count": 29 } }] },
+            }]),
+        ),
+        ("pods", json!([])),
+        ("persistentvolumes", json!([])),
+        ("persistentvolumeclaims", json!([])),
+        ("volumeattachments", json!([])),
+    ] {
+        let list = json!({ "apiVersion": "v1", "kind": "List", "metadata": {}, "items": items });
+        std::fs::write(lists.join(format!("{name}.json")), list.to_string()).expect("writable");
+    }
+    let lists = lists.display().to_string();
+    let run = |changes: &[&str], code: i32| {
+        let mut arguments = vec!["simulate", "--from-lists", &lists, "--format", "json"];
+        arguments.extend(changes);
+        world.run(&arguments).ends(code).json()
+    };
+    assert_eq!(run(&["--add-pods", "2x1,1Gi"], 0)["verdict"], "scheduler-places", "pods alone are");
+    for changes in [&["--add-pvcs", "2"][..], &["--add-worker"]] {
+        let simulation = run(changes, 6);
+        assert_eq!((&simulation["verdict"], &simulation["fits"]), (&"undecided".into(), &false.into()), "{changes:?}");
+        assert_ne!(simulation["undecided"], json!([]));
+        assert_eq!((&simulation["until_refusal"], &simulation["spread"]), (&Value::Null, &Value::Null));
+    }
+    let sweep = run(&["--sweep", "pvcs 0..40:20"], 0);
+    let odds: Vec<&Value> = sweep["cells"].as_array().expect("a list").iter().map(|cell| &cell["probability"]).collect();
+    assert_eq!(odds, [&json!(1.0), &Value::Null, &json!(0.0)], "40 are too many for the scheduler alone");
 }
 
 #[test]

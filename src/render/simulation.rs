@@ -14,6 +14,8 @@ use super::{instant, percent, verdict};
 const MOST_PODS: usize = 30;
 /// Pods whose odds are listed before the rest is only counted.
 const MOST_STARVING: usize = 15;
+/// Doubts that a sweep names.
+const MOST_UNDECIDED: usize = 6;
 /// Width of the label column.
 const LABEL: usize = 13;
 
@@ -180,10 +182,19 @@ fn volumes(page: &mut Page, simulation: &Simulation) {
                 ),
             );
         }
-        let pool = spread.pool.as_ref().map_or_else(String::new, |pool| {
-            format!(" of pool {}: {} of {} used now, {} once written full", pool.name, pool.used, pool.size, pool.used_after)
+    }
+    if !simulation.pools.is_empty() {
+        page.section("What new disks take of the storages, once written full");
+        let rows = simulation.pools.iter().map(|pool| {
+            vec![
+                short(&pool.name, 28),
+                pool.volumes.to_string(),
+                pool.disks.to_string(),
+                format!("{} → {}", pool.used, pool.used_after),
+                pool.size.to_string(),
+            ]
         });
-        page.paragraph("", 2, &format!("they take up to {}{pool}", spread.growth));
+        page.table(&["storage", "volumes", "disks", "used", "size"], &[1, 2, 3, 4], &rows.collect::<Vec<_>>());
     }
 }
 
@@ -373,7 +384,11 @@ pub fn sweep(sweep: &Sweep) -> String {
         [rows, _] => rows.values.iter().copied().map(Some).collect(),
         _ => vec![None],
     };
-    page.paragraph("", LABEL, &format!("{GREEN}█{RESET} fits  {YELLOW}▒{RESET} in some runs only  {RED}·{RESET} does not fit"));
+    page.paragraph(
+        "",
+        LABEL,
+        &format!("{GREEN}█{RESET} fits  {YELLOW}▒{RESET} in some runs only  {RED}·{RESET} does not fit  ? unknown"),
+    );
     page.line("");
     let head = match sweep.axes.as_slice() {
         [rows, columns] => format!("{} ↓  {} →", rows.kind.name(), columns.kind.name()),
@@ -393,9 +408,10 @@ pub fn sweep(sweep: &Sweep) -> String {
             let marks: String = cells[start..end]
                 .iter()
                 .map(|cell| match cell.probability {
-                    all if all >= 1.0 => format!("{GREEN}█{RESET}"),
-                    some if some > 0.0 => format!("{YELLOW}▒{RESET}"),
-                    _ => format!("{RED}·{RESET}"),
+                    None => "?".to_owned(),
+                    Some(all) if all >= 1.0 => format!("{GREEN}█{RESET}"),
+                    Some(some) if some > 0.0 => format!("{YELLOW}▒{RESET}"),
+                    Some(_) => format!("{RED}·{RESET}"),
                 })
                 .collect();
             let label = row.map_or_else(String::new, |row| row.to_string());
@@ -407,8 +423,8 @@ pub fn sweep(sweep: &Sweep) -> String {
         .enumerate()
         .map(|(place, row)| {
             let cells = &sweep.cells[place * columns.values.len()..(place + 1) * columns.values.len()];
-            let all = cells.iter().take_while(|cell| cell.probability >= 1.0).last();
-            let refused = cells.iter().find(|cell| cell.probability < 1.0);
+            let all = cells.iter().take_while(|cell| cell.probability.is_some_and(|share| share >= 1.0)).last();
+            let refused = cells.iter().find(|cell| cell.probability.is_some_and(|share| share < 1.0));
             let at = |cell: Option<&capplan_planner::simulate::Cell>| {
                 cell.and_then(|cell| cell.at.last()).map_or_else(|| "none".to_owned(), ToString::to_string)
             };
@@ -424,5 +440,8 @@ pub fn sweep(sweep: &Sweep) -> String {
     let first = sweep.axes.first().filter(|_| sweep.axes.len() == 2).map_or("", |axis| axis.kind.name());
     let name = columns.kind.name();
     page.table(&[first, &format!("{name} that fit"), "refused at", "without a place then"], &[0, 1, 2, 3], &table);
+    for undecided in sweep.undecided.iter().take(MOST_UNDECIDED) {
+        page.paragraph("  not decided", LABEL + 2, undecided);
+    }
     page.0
 }

@@ -184,8 +184,13 @@ pub struct Image {
 impl Node {
     /// Whether the node runs the control plane and is closed to general pods.
     pub fn is_control_plane(&self) -> bool {
-        self.labels.contains_key(CONTROL_PLANE_LABEL)
+        self.runs_control_plane()
             && self.taints.iter().any(|taint| taint.key == CONTROL_PLANE_LABEL && taint.effect != Effect::PreferNoSchedule)
+    }
+
+    /// Whether the node runs the control plane, closed to general pods or not.
+    pub fn runs_control_plane(&self) -> bool {
+        self.labels.contains_key(CONTROL_PLANE_LABEL)
     }
 
     /// Whether a pod without tolerations may be scheduled here: not cordoned, no hard taint, Ready.

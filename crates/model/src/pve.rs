@@ -73,6 +73,19 @@ pub struct Host {
     pub storages: Reading<Vec<Storage>>,
 }
 
+impl Host {
+    /// The thin pool that a storage is on.
+    ///
+    /// No answer names both; they are one where their sizes are, and no other pool is as large.
+    pub fn pool_of(&self, storage: &Storage) -> Option<&ThinPool> {
+        let mut pools = self.pools.items().iter().filter(|pool| storage.kind == "lvmthin" && pool.size == storage.total);
+        match (pools.next(), pools.next()) {
+            (Some(pool), None) => Some(pool),
+            _ => None,
+        }
+    }
+}
+
 /// Memory of a host, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct HostMemory {

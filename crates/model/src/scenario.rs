@@ -19,7 +19,7 @@ use crate::kube::{
     MAX_VOLUMES_LABEL, Namespace, Node, NodeMetrics, Owner, PersistentVolume, Phase, Pod, PodAffinity, PodAffinityTerm,
     Resources, Scheduling, StorageClass, Taint, Toleration, VolumeAttachment,
 };
-use crate::pve::{Disk, Guest, GuestConfig, GuestKind, Host, HostMemory, Power, Pve, ThinPool};
+use crate::pve::{Disk, Guest, GuestConfig, GuestKind, Host, HostMemory, Power, Pve, Storage, ThinPool};
 use crate::snapshot::{Snapshot, Source};
 use crate::units::{Bytes, MilliCpu, written as bytes};
 
@@ -27,6 +27,8 @@ use crate::units::{Bytes, MilliCpu, written as bytes};
 pub const FORMAT: &str = "capplan.scenario/1";
 /// Driver of a scenario's volumes.
 const DRIVER: &str = "csi.proxmox.sinextra.dev";
+/// Storage of all disks; it is on the first thin pool.
+const STORAGE: &str = "local-lvm";
 
 /// A cluster in short form.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -431,7 +433,7 @@ impl Build<'_> {
         }
         let mut disks = BTreeMap::new();
         let os = Disk {
-            volume: format!("local-lvm:vm-{}-disk-0", shape.vmid),
+            volume: format!("{STORAGE}:vm-{}-disk-0", shape.vmid),
             size: Some(Bytes::gib(64)),
             discard: true,
             ..Default::default()
@@ -439,7 +441,7 @@ impl Build<'_> {
         disks.insert(if shape.boots_from_scsi1 { "scsi1" } else { "scsi0" }.to_owned(), os);
         let mut slot = if shape.boots_from_scsi1 { 2 } else { 1 };
         let mut plug = |disks: &mut BTreeMap<String, Disk>, pv: &str| {
-            let disk = Disk { volume: format!("local-lvm:vm-9999-{pv}"), size: Some(Bytes::gib(8)), ..Default::default() };
+            let disk = Disk { volume: format!("{STORAGE}:vm-9999-{pv}"), size: Some(Bytes::gib(8)), ..Default::default() };
             disks.insert(format!("scsi{slot}"), disk);
             slot += 1;
         };
@@ -514,7 +516,7 @@ impl Build<'_> {
             PersistentVolume {
                 name: pv.into(),
                 driver: DRIVER.into(),
-                handle: Some(format!("lab/pve/local-lvm/vm-9999-{pv}").into()),
+                handle: Some(format!("lab/pve/{STORAGE}/vm-9999-{pv}").into()),
                 phase: phase.into(),
                 capacity: Bytes::gib(8),
                 claim,
@@ -643,7 +645,7 @@ fn empty_kube() -> Kube {
             provisioner: DRIVER.into(),
             binding_mode: "WaitForFirstConsumer".into(),
             reclaim_policy: "Retain".into(),
-            storage: "local-lvm".into(),
+            storage: STORAGE.into(),
             is_default: true,
             allowed_topologies: Vec::new(),
         }]),
@@ -681,6 +683,19 @@ fn forget(kube: &mut Kube, plural: &str, why: &str) {
     }
 }
 
+fn storage_of(pool: &PoolShape) -> Storage {
+    Storage {
+        name: STORAGE.into(),
+        kind: "lvmthin".into(),
+        content: vec!["images".into()],
+        active: true,
+        total: pool.size,
+        used: pool.used,
+        available: pool.size.minus(pool.used),
+        ..Storage::default()
+    }
+}
+
 fn host(shape: &HostShape) -> Host {
     Host {
         name: shape.name.as_str().into(),
@@ -706,7 +721,7 @@ fn host(shape: &HostShape) -> Host {
                 })
                 .collect(),
         ),
-        storages: Reading::Known(Vec::new()),
+        storages: Reading::Known(shape.pools.first().map(storage_of).into_iter().collect()),
         ..Default::default()
     }
 }

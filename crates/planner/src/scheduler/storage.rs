@@ -28,6 +28,8 @@ struct ClaimRow<'a> {
     key: Option<VolumeKey>,
     /// Number of bound pods that use it.
     users: i64,
+    /// Whether the simulation added it: its volume is made in time, wherever its pod goes.
+    added: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -206,14 +208,24 @@ impl<'a> Storage<'a> {
 
     pub(super) fn add_claim(&mut self, claim: Claim) {
         self.version += 1;
+        let id = self.claim(&claim.namespace, &claim.name);
         self.insert_claim(Cow::Owned(claim));
+        self.claims[id].added = true;
     }
 
     /// Place of a claim, which need not exist.
     pub(super) fn claim(&mut self, namespace: &str, name: &str) -> ClaimId {
         let claims = &mut self.claims;
         *self.claim_names.entry((namespace.to_owned(), name.to_owned())).or_insert_with(|| {
-            claims.push(ClaimRow { claim: None, name: name.to_owned(), volume: None, bound: false, key: None, users: 0 });
+            claims.push(ClaimRow {
+                claim: None,
+                name: name.to_owned(),
+                volume: None,
+                bound: false,
+                key: None,
+                users: 0,
+                added: false,
+            });
             claims.len() - 1
         })
     }
@@ -262,11 +274,12 @@ impl<'a> Storage<'a> {
         rows().any(|row| !row.bound && !self.waits(row)).then_some(ClaimRejection::Unbound)
     }
 
-    /// Whether an unbound claim waits for its first consumer.
+    /// Whether an unbound claim's volume is found or made for its pod: it waits for its first consumer, or
+    /// it is a new one, which has its volume before its pod is placed.
     fn waits(&self, row: &ClaimRow<'_>) -> bool {
         row.claim.as_ref().is_some_and(|claim| {
             let class = self.classes.get(claim.storage_class.as_str());
-            claim.volume.is_none() && class.is_some_and(|class| class.binding_mode == "WaitForFirstConsumer")
+            claim.volume.is_none() && class.is_some_and(|class| row.added || class.binding_mode == "WaitForFirstConsumer")
         })
     }
 

@@ -201,6 +201,42 @@ pub(super) fn with_claims(snapshot: &Snapshot, policy: &Policy, add: &AddPvcs) -
     Ok(list)
 }
 
+/// Whether new claims get volumes of the plugin's, which take slots.
+pub(super) fn take_slots(snapshot: &Snapshot, policy: &Policy, add: &AddPvcs) -> bool {
+    let class = storage_class(&snapshot.kube, policy, add.storage_class.as_deref());
+    class.is_ok_and(|name| {
+        snapshot.kube.storage_classes.items().iter().any(|class| class.name == name && class.provisioner == policy.attacher)
+    })
+}
+
+/// Why it is not certain where a new claim's volume is made: its class does not wait for the pod, and the
+/// driver has several places to choose from.
+pub(super) fn made_anywhere(snapshot: &Snapshot, claim: &Claim) -> Option<String> {
+    let kube = &snapshot.kube;
+    let class = kube.storage_classes.items().iter().find(|class| class.name == claim.storage_class)?;
+    if class.binding_mode == "WaitForFirstConsumer" {
+        return None;
+    }
+    let labels: BTreeMap<_, _> = kube.nodes.items().iter().map(|node| (&node.name, &node.labels)).collect();
+    let places: BTreeSet<Vec<Option<&String>>> = kube
+        .csi_nodes
+        .items()
+        .iter()
+        .filter_map(|node| {
+            let driver = node.drivers.iter().find(|driver| driver.name == class.provisioner)?;
+            let labels = labels.get(&node.name)?;
+            Some(driver.topology_keys.iter().map(|key| labels.get(key)).collect())
+        })
+        .collect();
+    (places.len() > 1).then(|| {
+        format!(
+            "where volumes of StorageClass {} are made: it does not wait for their pods, and there are {} zones",
+            class.name,
+            places.len()
+        )
+    })
+}
+
 /// The class of new claims: the one named, or the driver's default or only one.
 fn storage_class(kube: &Kube, policy: &Policy, named: Option<&str>) -> Result<String, SimulateError> {
     if let Some(why) = kube.storage_classes.why() {

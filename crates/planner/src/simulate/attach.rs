@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use capplan_model::ids::{NodeName, PvName};
 use capplan_model::kube::{Claim, Pod};
+use capplan_model::pve::GuestConfig;
 use capplan_model::slots::{PLUGIN_SLOTS, VolumeSlots};
 use capplan_model::{Reading, Snapshot};
 
@@ -29,6 +30,22 @@ pub(super) struct Plugs {
     classes: Vec<String>,
     /// Volumes that several nodes may use at once.
     shared: BTreeSet<String>,
+}
+
+/// What came of attaching a pod's volumes.
+#[derive(Debug, Default)]
+pub(super) struct Attached {
+    /// Volumes that cannot be attached.
+    pub refused: Vec<(String, AttachRefusal)>,
+    /// Whether the slots of the VM are unknown, so that nothing is certain.
+    pub unknown: bool,
+}
+
+impl Attached {
+    /// Whether every volume is certain to be attached.
+    pub(super) fn is_certain(&self) -> bool {
+        self.refused.is_empty() && !self.unknown
+    }
 }
 
 /// Why a volume cannot be attached.
@@ -106,8 +123,10 @@ impl Plugs {
     }
 
     /// A worker that is not there yet.
-    pub(super) fn add_node(&mut self, node: &NodeName, advertised: Option<u64>) {
-        let plug = Plug { free: Some(PLUGIN_SLOTS), there: BTreeMap::new(), occupied: Some(0), advertised };
+    pub(super) fn add_node(&mut self, node: &NodeName, config: &Reading<GuestConfig>, advertised: Option<u64>) {
+        let occupied = config.known().map(|config| config.csi_slots().count() as u64);
+        let free = occupied.map(|occupied| PLUGIN_SLOTS.saturating_sub(occupied));
+        let plug = Plug { free, there: BTreeMap::new(), occupied, advertised };
         self.nodes.insert(node.clone(), plug);
     }
 
@@ -127,38 +146,44 @@ impl Plugs {
         Some(node)
     }
 
-    /// Puts a pod on a node, with its volumes; answers those that cannot be attached.
-    pub(super) fn put(&mut self, cluster: &mut Cluster<'_>, pod: PodId, node: NodeId) -> Vec<(String, AttachRefusal)> {
+    /// Puts a pod on a node, with its volumes.
+    pub(super) fn put(&mut self, cluster: &mut Cluster<'_>, pod: PodId, node: NodeId) -> Attached {
         cluster.bind(pod, node);
         self.attach(cluster.pod(pod), &cluster.node(node).name)
     }
 
-    /// Attaches the volumes of a pod; answers those that cannot be.
-    pub(super) fn attach(&mut self, pod: &Pod, node: &NodeName) -> Vec<(String, AttachRefusal)> {
-        let mut refused = Vec::new();
+    /// Attaches the volumes of a pod.
+    pub(super) fn attach(&mut self, pod: &Pod, node: &NodeName) -> Attached {
+        let mut attached = Attached::default();
         for volume in self.volumes_of(pod).map(str::to_owned).collect::<Vec<_>>() {
             let used_on = |plug: &Plug| plug.there.get(&volume).is_some_and(|users| *users > 0);
             if !self.shared.contains(&volume)
                 && let Some((other, _)) = self.nodes.iter().find(|(name, plug)| *name != node && used_on(plug))
             {
-                refused.push((volume, AttachRefusal::Elsewhere(other.clone())));
+                attached.refused.push((volume, AttachRefusal::Elsewhere(other.clone())));
                 continue;
             }
-            let Some(plug) = self.nodes.get_mut(node) else { continue };
+            let Some(plug) = self.nodes.get_mut(node) else {
+                attached.unknown = true;
+                continue;
+            };
             if let Some(users) = plug.there.get_mut(&volume) {
                 *users += 1;
                 continue;
             }
             match &mut plug.free {
-                Some(0) => refused.push((volume, AttachRefusal::NoSlot)),
+                Some(0) => attached.refused.push((volume, AttachRefusal::NoSlot)),
                 Some(free) => {
                     *free -= 1;
                     plug.there.insert(volume, 1);
                 }
-                None => drop(plug.there.insert(volume, 1)),
+                None => {
+                    attached.unknown = true;
+                    plug.there.insert(volume, 1);
+                }
             }
         }
-        refused
+        attached
     }
 
     /// Detaches the volumes of a pod that no other pod there uses.

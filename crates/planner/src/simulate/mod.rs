@@ -7,6 +7,7 @@
 mod arrivals;
 mod attach;
 mod effects;
+mod growth;
 mod play;
 mod proof;
 mod refusal;
@@ -107,7 +108,9 @@ pub fn simulate(
 ) -> Result<Simulation, SimulateError> {
     let mut policy = policy.clone();
     for change in changes {
-        if let Change::AddPvcs(add) = change {
+        if let Change::AddPvcs(add) = change
+            && arrivals::take_slots(snapshot, &policy, add)
+        {
             policy.plan.planned_volumes += u64::from(add.count);
         }
     }
@@ -132,8 +135,9 @@ pub fn simulate(
             outcomes.extend(others(snapshot, &policy, &cluster, &plugs, changes, trials, progress)?);
         }
         simulation.conclude(&mut first, &outcomes);
-        simulation.until_refusal = refusal::until_refusal(snapshot, &policy, changes, &mut first)?;
-        simulation.spread = refusal::spread(snapshot, &policy, changes, &mut first);
+        let more = refusal::more(snapshot, &policy, &slots, changes, &mut first)?;
+        (simulation.until_refusal, simulation.spread) = (more.until_refusal, more.spread);
+        simulation.undecided.extend(more.doubt);
         simulation.reboots = std::mem::take(&mut first.reboots);
         simulation.timeline = timeline::of(snapshot, changes, &first);
         simulation.node_loss = result::losses(snapshot, changes);

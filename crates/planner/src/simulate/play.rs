@@ -14,6 +14,7 @@ use capplan_model::{Reading, Snapshot};
 use super::SimulateError;
 use super::arrivals;
 use super::attach::{AttachRefusal, Plugs};
+use super::growth::Growth;
 use super::proof;
 use super::result::{Displaced, Flagged, Placed, Reboot, Unplaceable, Verdict, WorkersNeeded};
 use super::worker::{self, NewWorker};
@@ -128,7 +129,7 @@ impl<'a> Player<'a> {
         }
         let failures: Vec<String> = self.attach_failures.iter().map(|one| self.name(one.pod)).collect();
         self.outcome.failed.extend(failures);
-        let refused = self.workers.iter().filter(|one| one.refused.is_some()).map(|one| one.node.name.to_string());
+        let refused = self.workers.iter().filter(|one| one.no_room().is_some()).map(|one| one.node.name.to_string());
         self.outcome.failed.extend(refused);
         Ok(())
     }
@@ -223,6 +224,7 @@ impl<'a> Player<'a> {
     fn add_claim(&mut self, claim: Claim) {
         self.scheduler.cluster.add_claim(claim.clone());
         self.plugs.add_claim(&claim);
+        self.undecided.extend(arrivals::made_anywhere(self.snapshot, &claim));
         self.claims.push(claim);
     }
 
@@ -433,7 +435,11 @@ impl<'a> Player<'a> {
         };
         self.placed.push(id);
         let name = self.scheduler.cluster.node(node).name.clone();
-        for (volume, why) in self.plugs.put(&mut self.scheduler.cluster, id, node) {
+        let attached = self.plugs.put(&mut self.scheduler.cluster, id, node);
+        if attached.unknown {
+            self.undecided.insert(format!("whether volumes can be attached on {name}: the slots of its VM are unknown"));
+        }
+        for (volume, why) in attached.refused {
             self.attach_failures.push(AttachFailure { pod: id, node: name.clone(), volume, why });
         }
         Some(victims)
@@ -510,12 +516,12 @@ impl<'a> Player<'a> {
             });
         }
         for one in &self.workers {
-            if let Some(why) = &one.refused {
+            if let Some(why) = one.no_room() {
                 new.push(Unplaceable {
                     pod: None,
                     volume: None,
                     worker: Some(one.node.name.to_string()),
-                    reasons: vec![why.clone()],
+                    reasons: vec![why.to_owned()],
                     nodes: 0,
                     message: None,
                 });
@@ -581,6 +587,15 @@ impl<'a> Player<'a> {
     /// Pods that still want a place and did not wait before.
     pub(super) fn starving(&self) -> impl Iterator<Item = PodId> + '_ {
         self.waiting.iter().copied().filter(|pod| !self.waited.contains(pod))
+    }
+
+    /// Why it is not certain that everything fits, even if everything found a place.
+    pub(super) fn doubts(&self, growth: &Growth) -> BTreeSet<String> {
+        let mut doubts: BTreeSet<String> = self.undecided.union(&growth.doubts).cloned().collect();
+        if !self.flagged.is_empty() {
+            doubts.insert("where the pods under `flagged` fit: they use features that are not simulated".to_owned());
+        }
+        doubts
     }
 
     /// Every pod that had to find a place because of the changes; not those pushed aside by others.

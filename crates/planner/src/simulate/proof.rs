@@ -59,10 +59,13 @@ struct Free(BTreeMap<NodeId, BTreeMap<String, u64>>);
 
 /// Looks for an assignment of everything that had to find a place.
 pub(super) fn search(player: &mut Player<'_>) -> (Verdict, Vec<String>) {
-    let refused: Vec<String> =
-        player.workers.iter().filter_map(|worker| Some(format!("{}: {}", worker.node.name, worker.refused.as_ref()?))).collect();
-    if !refused.is_empty() {
-        return (Verdict::CannotFit, refused);
+    let no_room = player.workers.iter().filter_map(|worker| Some(format!("{}: {}", worker.node.name, worker.no_room()?)));
+    let no_room: Vec<String> = no_room.collect();
+    if !no_room.is_empty() {
+        return (Verdict::CannotFit, no_room);
+    }
+    if player.workers.iter().any(|worker| worker.refused.is_some()) {
+        return (Verdict::Undecided, vec!["a new worker might take them: whether a host has room for it is unknown".to_owned()]);
     }
     if player.seekers().len() > MOST_SOUGHT {
         return (Verdict::Undecided, vec![format!("more than {MOST_SOUGHT} pods have to find a place: no other way was sought")]);
@@ -238,7 +241,7 @@ fn find(scheduler: &mut Scheduler<'_>, plugs: &Plugs, seekers: &[Seeker]) -> Opt
                 feasible.sort_by_key(|node| (scheduler.cluster.free(*node, "memory"), *node));
                 let chosen = feasible.into_iter().find(|node| {
                     let name = &scheduler.cluster.node(*node).name;
-                    slots.clone().attach(scheduler.cluster.pod(seeker.pod), name).is_empty()
+                    slots.clone().attach(scheduler.cluster.pod(seeker.pod), name).is_certain()
                 });
                 let Some(node) = chosen else { return true };
                 let name = scheduler.cluster.node(node).name.clone();

@@ -1,20 +1,19 @@
 //! How many more fit until the first is refused, and by what.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use capplan_model::Snapshot;
 use capplan_model::change::{AddPvcs, Change};
 use capplan_model::ids::NodeName;
 use capplan_model::kube::Pod;
 use capplan_model::policy::Policy;
 use capplan_model::slots::VolumeSlots;
-use capplan_model::units::Bytes;
+use capplan_model::{Reading, Snapshot};
 
 use super::SimulateError;
 use super::arrivals;
-use super::attach::Plugs;
+use super::attach::{Attached, Plugs};
 use super::play::Player;
-use super::result::{PoolGrowth, UntilRefusal, VolumeSpread};
+use super::result::{UntilRefusal, VolumeSpread};
 use crate::scheduler::{NodeId, PodId, Reason, Scheduler};
 
 /// Copies that are tried one by one where each changes what the next one may do; beyond that the
@@ -87,42 +86,45 @@ impl<'r, 'a> Room<'r, 'a> {
         }
     }
 
-    /// Puts a pod on a node; answers whether all its volumes find a slot there.
-    fn put(&mut self, pod: PodId, node: NodeId) -> bool {
-        self.plugs.put(&mut self.scheduler.cluster, pod, node).is_empty()
+    fn put(&mut self, pod: PodId, node: NodeId) -> Attached {
+        self.plugs.put(&mut self.scheduler.cluster, pod, node)
     }
 
-    fn count(mut self, snapshot: &Snapshot, policy: &Policy, sample: &Sample) -> Result<Count, SimulateError> {
-        let (pod, claims) = match sample {
-            Sample::Pod(pod) => (pod.as_ref().clone(), false),
+    fn count(mut self, snapshot: &Snapshot, policy: &Policy, sample: &Sample) -> Result<Reading<Count>, SimulateError> {
+        let pod = match sample {
+            Sample::Pod(pod) => pod.as_ref().clone(),
             Sample::Volume(add) => {
                 let mut made = arrivals::with_claims(snapshot, policy, add)?;
-                let Some((mut pod, mut claim)) = made.pop() else { return Ok(Count::default()) };
+                let Some((mut pod, mut claim)) = made.pop() else { return Ok(Reading::Known(Count::default())) };
                 claim.name = "capplan-one-more".into();
                 pod.claims = vec![claim.name.clone()];
                 pod.name = "one-more".into();
                 self.scheduler.cluster.add_claim(claim.clone());
                 self.plugs.add_claim(&claim);
-                (pod, true)
+                pod
             }
         };
+        let takes_slots = self.plugs.volumes_of(&pod).next().is_some();
         let id = self.scheduler.cluster.add_pod(pod.clone());
         if self.scheduler.cluster.is_independent(id) {
-            return Ok(self.sum(id, claims));
+            return Ok(self.sum(id, takes_slots));
         }
         self.one_by_one(snapshot, policy, sample, pod)
     }
 
     /// Each copy leaves the others as much: the nodes' own numbers add up.
-    fn sum(&mut self, id: PodId, claims: bool) -> Count {
+    fn sum(&mut self, id: PodId, takes_slots: bool) -> Reading<Count> {
         let feasible = self.scheduler.feasible(id);
         let mut count = Count { exact: true, ..Count::default() };
         let mut tightest: BTreeMap<&'static str, u64> = BTreeMap::new();
         for node in &feasible {
             let name = self.scheduler.cluster.node(*node).name.clone();
             let (mut most, mut dimension) = self.scheduler.cluster.copies(id, *node);
-            if claims && let Some(free) = self.plugs.free(&name).filter(|free| *free < most) {
-                (most, dimension) = (free, "volume-slots");
+            if takes_slots {
+                let Some(free) = self.plugs.free(&name) else { return slots_unknown(&name) };
+                if free < most {
+                    (most, dimension) = (free, "volume-slots");
+                }
             }
             *tightest.entry(dimension).or_default() += most.max(1);
             if most > 0 {
@@ -132,19 +134,27 @@ impl<'r, 'a> Room<'r, 'a> {
         }
         let widest = tightest.into_iter().max_by_key(|(_, copies)| *copies).map(|(dimension, _)| dimension.to_owned());
         count.dimension = widest.unwrap_or_else(|| self.refusing(id));
-        count
+        Reading::Known(count)
     }
 
-    fn one_by_one(mut self, snapshot: &Snapshot, policy: &Policy, sample: &Sample, pod: Pod) -> Result<Count, SimulateError> {
+    fn one_by_one(
+        mut self,
+        snapshot: &Snapshot,
+        policy: &Policy,
+        sample: &Sample,
+        pod: Pod,
+    ) -> Result<Reading<Count>, SimulateError> {
         let mut count = Count { exact: true, ..Count::default() };
         loop {
             if count.total >= MOST_TRIED {
                 count.exact = false;
-                return Ok(count);
+                return Ok(Reading::Known(count));
             }
             let mut copy = pod.clone();
             if let Sample::Volume(add) = sample {
-                let Some((_, mut claim)) = arrivals::with_claims(snapshot, policy, add)?.pop() else { return Ok(count) };
+                let Some((_, mut claim)) = arrivals::with_claims(snapshot, policy, add)?.pop() else {
+                    return Ok(Reading::Known(count));
+                };
                 claim.name = format!("capplan-one-more-{}", count.total);
                 copy.claims = vec![claim.name.clone()];
                 self.scheduler.cluster.add_claim(claim.clone());
@@ -153,12 +163,16 @@ impl<'r, 'a> Room<'r, 'a> {
             let id = self.scheduler.cluster.add_pod(copy);
             let Some(node) = self.scheduler.best(id).first().copied() else {
                 count.dimension = self.refusing(id);
-                return Ok(count);
+                return Ok(Reading::Known(count));
             };
             let name = self.scheduler.cluster.node(node).name.clone();
-            if !self.put(id, node) {
+            let attached = self.put(id, node);
+            if attached.unknown {
+                return Ok(slots_unknown(&name));
+            }
+            if !attached.refused.is_empty() {
                 count.dimension = "volume-slots".to_owned();
-                return Ok(count);
+                return Ok(Reading::Known(count));
             }
             *count.by_node.entry(name).or_default() += 1;
             count.total += 1;
@@ -180,6 +194,10 @@ impl<'r, 'a> Room<'r, 'a> {
             |(reason, _)| dimension(reason).map_or_else(|| reason.to_string(), str::to_owned),
         )
     }
+}
+
+fn slots_unknown<T>(node: &NodeName) -> Reading<T> {
+    Reading::unknown(format!("the volume slots of {node} are unknown"))
 }
 
 /// The report's name of the dimension that a reason is about.
@@ -218,82 +236,96 @@ struct Count {
     by_node: BTreeMap<NodeName, u64>,
 }
 
-/// How many more of what is added last would fit; `None` if nothing is added.
-pub(super) fn until_refusal(
+/// How much more fits.
+#[derive(Default)]
+pub(super) struct More {
+    /// Of what is added last; `None` if nothing is added, or if it is unknown.
+    pub until_refusal: Option<UntilRefusal>,
+    /// Where new volumes go; `None` if none are added, or if it is unknown.
+    pub spread: Option<VolumeSpread>,
+    /// Why something is unknown.
+    pub doubt: Option<String>,
+}
+
+/// Counts how much more fits than what the changes add.
+pub(super) fn more(
     snapshot: &Snapshot,
     policy: &Policy,
+    slots: &Reading<Vec<VolumeSlots>>,
     changes: &[Change],
     player: &mut Player<'_>,
-) -> Result<Option<UntilRefusal>, SimulateError> {
-    let Some(sample) = sample(snapshot, changes) else { return Ok(None) };
-    let parked = Room::of(player).count(snapshot, policy, &sample)?;
-    let latent = match &sample {
-        Sample::Volume(_) => arrivals::latent(snapshot, &policy.attacher).len() as u64,
-        Sample::Pod(_) => 0,
+) -> Result<More, SimulateError> {
+    let Some(sample) = sample(snapshot, changes) else { return Ok(More::default()) };
+    let parked = match Room::of(player).count(snapshot, policy, &sample)? {
+        Reading::Known(count) => count,
+        Reading::Unknown { why } => return Ok(More { doubt: Some(format!("how many more fit: {why}")), ..More::default() }),
     };
-    let awake = if latent == 0 || changes.contains(&Change::WakeParked) {
-        None
+    let takes_slots = |add: &AddPvcs| arrivals::take_slots(snapshot, policy, add);
+    let volumes = changes.iter().rev().find_map(|change| match change {
+        Change::AddPvcs(add) if takes_slots(add) => Some(add),
+        _ => None,
+    });
+    let spread = match (volumes, &sample) {
+        (None, _) => None,
+        (Some(add), Sample::Volume(_)) => spread(slots, add, &parked.by_node),
+        (Some(add), Sample::Pod(_)) => {
+            let one = Sample::Volume(AddPvcs { count: 1, ..add.clone() });
+            let count = Room::of(player).count(snapshot, policy, &one)?;
+            count.known().and_then(|count| spread(slots, add, &count.by_node))
+        }
+    };
+    let latent = match &sample {
+        Sample::Volume(add) if takes_slots(add) => arrivals::latent(snapshot, &policy.attacher).len() as u64,
+        Sample::Volume(_) | Sample::Pod(_) => 0,
+    };
+    let while_parked = parked.total;
+    let count = if latent == 0 || changes.contains(&Change::WakeParked) {
+        parked
     } else {
         let mut room = Room::of(player);
         room.wake(snapshot, policy);
-        Some(room.count(snapshot, policy, &sample)?)
+        match room.count(snapshot, policy, &sample)? {
+            Reading::Known(count) => count,
+            Reading::Unknown { why } => {
+                return Ok(More { spread, doubt: Some(format!("how many more fit: {why}")), ..More::default() });
+            }
+        }
     };
-    let while_parked = parked.total;
-    let count = awake.unwrap_or(parked);
-    Ok(Some(UntilRefusal {
+    let until_refusal = UntilRefusal {
         count: count.total,
         dimension: count.dimension,
         while_parked,
         latent,
         exact: count.exact,
         by_node: count.by_node,
-    }))
+    };
+    Ok(More { until_refusal: Some(until_refusal), spread, doubt: None })
 }
 
-/// Where new volumes go, at best and at worst; `None` if none are added.
-pub(super) fn spread(snapshot: &Snapshot, policy: &Policy, changes: &[Change], player: &mut Player<'_>) -> Option<VolumeSpread> {
-    let add = changes.iter().rev().find_map(|change| if let Change::AddPvcs(add) = change { Some(add) } else { None })?;
-    let sample = Sample::Volume(AddPvcs { count: 1, ..add.clone() });
-    let room = Room::of(player).count(snapshot, policy, &sample).ok()?.by_node;
-    let slots = VolumeSlots::of_workers(snapshot, &policy.attacher).into_known()?;
-    let attached = |node: &NodeName| {
-        let listed = slots.iter().find(|one| one.node == *node);
-        listed.and_then(|one| one.attached.known()).map_or(0, |list| list.len() as u64)
-    };
+/// Where new volumes go, at best and at worst, with this much room on the nodes.
+fn spread(slots: &Reading<Vec<VolumeSlots>>, add: &AddPvcs, room: &BTreeMap<NodeName, u64>) -> Option<VolumeSpread> {
+    let listed: BTreeMap<&NodeName, u64> =
+        slots.known()?.iter().map(|one| (&one.node, one.attached.known().map_or(0, |list| list.len() as u64))).collect();
+    let attached = |node: &NodeName| listed.get(node).copied().unwrap_or(0);
     let mut best: BTreeMap<NodeName, u64> = room.keys().map(|node| (node.clone(), 0)).collect();
+    let mut open: BTreeSet<(u64, &NodeName)> =
+        room.iter().filter(|(_, free)| **free > 0).map(|(node, _)| (attached(node), node)).collect();
     for _ in 0..add.count {
-        let open = best.iter().filter(|(node, count)| **count < room[*node]);
-        let Some(node) =
-            open.min_by_key(|(node, count)| (attached(node) + **count, (*node).clone())).map(|(node, _)| node.clone())
-        else {
-            break;
-        };
-        *best.entry(node).or_default() += 1;
+        // The one with fewest attachments is next.
+        let Some((has, node)) = open.pop_first() else { break };
+        let count = best.entry(node.clone()).or_default();
+        *count += 1;
+        if *count < room[node] {
+            open.insert((has + 1, node));
+        }
     }
     let wanted = u64::from(add.count);
     let worst = room.iter().map(|(node, free)| (attached(node) + wanted.min(*free), wanted.min(*free), node)).max();
-    let growth = Bytes(add.size.unwrap_or(Bytes::gib(1)).0.saturating_mul(wanted));
     Some(VolumeSpread {
         best_most: best.iter().map(|(node, count)| attached(node) + count).max().unwrap_or(0),
         best,
         worst_node: worst.map(|(_, _, node)| node.clone()),
         worst_most: worst.map_or(0, |(most, _, _)| most),
         worst_fits: worst.map_or(0, |(_, fits, _)| fits),
-        growth,
-        pool: pool(snapshot, growth),
     })
-}
-
-/// The pool that new volumes come from, if there is only one.
-fn pool(snapshot: &Snapshot, growth: Bytes) -> Option<PoolGrowth> {
-    let mut pools = snapshot.hosts().flat_map(|host| host.pools.items().iter().map(move |pool| (host, pool)));
-    match (pools.next(), pools.next()) {
-        (Some((host, pool)), None) => Some(PoolGrowth {
-            name: format!("{}/{}", host.name, pool.name),
-            used: pool.used,
-            used_after: pool.used + growth,
-            size: pool.size,
-        }),
-        _ => None,
-    }
 }

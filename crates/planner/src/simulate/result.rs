@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Trials;
+use super::growth::Growth;
 use super::play::{Outcome, Player, Problem};
 use super::proof;
 use crate::capacity::node_uses;
@@ -57,6 +58,8 @@ pub struct Simulation {
     pub workers_needed: Option<WorkersNeeded>,
     /// Where new volumes go, at best and at worst.
     pub spread: Option<VolumeSpread>,
+    /// Storages that new volumes and new workers' disks draw on.
+    pub pools: Vec<PoolGrowth>,
     /// Where each pod that is new or had to move goes, in the first run.
     pub placement: Vec<Placed>,
     /// Pods that end for good: nothing makes them again.
@@ -177,20 +180,20 @@ pub struct VolumeSpread {
     pub worst_most: u64,
     /// How many of them it can take.
     pub worst_fits: u64,
-    /// Storage they take at most, once written full.
-    pub growth: Bytes,
-    /// Pool it comes from, with its fill now and then.
-    pub pool: Option<PoolGrowth>,
 }
 
-/// How a thin pool grows.
+/// How a storage grows.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct PoolGrowth {
-    /// `host/volume group/logical volume`.
+    /// `host/volume group/logical volume` of a thin pool, otherwise `host/storage`, or a shared storage.
     pub name: String,
     /// Used now.
     pub used: Bytes,
-    /// Used once the new volumes are written full.
+    /// Sizes of the new volumes.
+    pub volumes: Bytes,
+    /// Sizes of the new workers' disks.
+    pub disks: Bytes,
+    /// Used once all of them are written full.
     pub used_after: Bytes,
     /// Size.
     pub size: Bytes,
@@ -331,6 +334,7 @@ impl Simulation {
             until_refusal: None,
             workers_needed: None,
             spread: None,
+            pools: Vec::new(),
             placement: Vec::new(),
             lost: Vec::new(),
             preempted: Vec::new(),
@@ -358,7 +362,9 @@ impl Simulation {
         self.lost = first.lost.clone();
         self.preempted = std::mem::take(&mut first.preempted);
         self.flagged = first.flagged.iter().cloned().collect();
-        self.undecided = first.undecided.iter().cloned().collect();
+        let growth = Growth::of(first);
+        self.undecided = first.doubts(&growth).into_iter().collect();
+        self.pools = growth.pools.into_values().collect();
         (self.unplaceable, self.still_pending) = first.unplaceable();
         self.workers_needed = first.workers_needed();
         let mut starved: BTreeMap<&str, usize> = BTreeMap::new();
@@ -393,9 +399,6 @@ impl Simulation {
             self.because.extend(because);
             verdict
         };
-        if !self.flagged.is_empty() {
-            self.undecided.push("where the pods under `flagged` fit: they use features that are not simulated".to_owned());
-        }
         // Unknown is never a yes.
         if self.verdict == Verdict::SchedulerPlaces && !self.undecided.is_empty() {
             self.verdict = Verdict::Undecided;

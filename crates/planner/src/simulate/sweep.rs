@@ -1,5 +1,6 @@
 //! What fits over a range: one simulation a cell.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -12,6 +13,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::attach::Plugs;
+use super::growth::Growth;
 use super::play::Player;
 use super::{SimulateError, Trials};
 use crate::capacity::node_uses;
@@ -38,6 +40,8 @@ pub struct Sweep {
     pub runs: u32,
     /// Seed of the first run.
     pub seed: u64,
+    /// What could not be decided in some cell.
+    pub undecided: Vec<String>,
 }
 
 /// An amount that varies.
@@ -77,8 +81,8 @@ impl AxisKind {
 pub struct Cell {
     /// The amounts, in the order of the axes.
     pub at: Vec<u32>,
-    /// Share of the runs in which everything fits.
-    pub probability: f64,
+    /// Share of the runs in which everything fits; `null` if that is not certain.
+    pub probability: Option<f64>,
     /// Pods and workers without a place, in the first run.
     pub unplaceable: usize,
 }
@@ -172,35 +176,40 @@ pub fn sweep(
     };
     let lightest = lightest(snapshot)?;
     let done = std::sync::atomic::AtomicU32::new(0);
-    let cells: Result<Vec<Cell>, SimulateError> = combinations
+    let cells: Result<Vec<(Cell, BTreeSet<String>)>, SimulateError> = combinations
         .into_par_iter()
         .map(|at| {
             let mut all = changes.to_vec();
             for (axis, value) in axes.0.iter().zip(&at) {
                 all.extend(varied(axis.kind, *value, &lightest, changes)?);
             }
-            let (mut good, mut unplaceable) = (0, 0);
+            let (mut good, mut unplaceable, mut doubts) = (0, 0, BTreeSet::new());
             for run in 0..trials.runs {
                 let mut player = Player::new(snapshot, policy, cluster.clone(), plugs.clone(), trials.seed_of(run));
                 player.only_outcome = true;
                 player.play_all(&all)?;
                 let bad = player.outcome.starved.len() + player.outcome.failed.len();
                 good += u32::from(bad == 0);
+                doubts.extend(player.doubts(&Growth::of(&player)));
                 if run == 0 {
                     unplaceable = bad;
                 }
             }
             progress(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1);
-            Ok(Cell { at, probability: f64::from(good) / f64::from(trials.runs.max(1)), unplaceable })
+            let probability = f64::from(good) / f64::from(trials.runs.max(1));
+            let certain = doubts.is_empty() || good == 0;
+            Ok((Cell { at, probability: certain.then_some(probability), unplaceable }, doubts))
         })
         .collect();
+    let (cells, doubts): (Vec<Cell>, Vec<BTreeSet<String>>) = cells?.into_iter().unzip();
     Ok(Sweep {
         format: FORMAT.to_owned(),
         changes: changes.iter().map(Change::to_string).collect(),
         axes: axes.0.clone(),
-        cells: cells?,
+        cells,
         runs: trials.runs,
         seed: trials.seed,
+        undecided: doubts.into_iter().flatten().collect::<BTreeSet<_>>().into_iter().collect(),
     })
 }
 

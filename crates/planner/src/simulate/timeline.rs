@@ -71,11 +71,11 @@ fn failure(snapshot: &Snapshot, name: &str, nodes: &[NodeName], mode: FailureMod
         .nodes
         .items()
         .iter()
-        .filter(|node| nodes.contains(&node.name) && node.is_control_plane())
+        .filter(|node| nodes.contains(&node.name) && node.runs_control_plane())
         .map(|node| node.name.to_string())
         .collect();
     if !control.is_empty() {
-        let voters = snapshot.kube.nodes.items().iter().filter(|node| node.is_control_plane()).count();
+        let voters = snapshot.kube.nodes.items().iter().filter(|node| node.runs_control_plane()).count();
         let left = voters - control.len();
         let quorum = voters / 2 + 1;
         let what = if left >= quorum {

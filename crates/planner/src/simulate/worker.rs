@@ -7,7 +7,7 @@ use capplan_model::change::AddWorker;
 use capplan_model::ids::{HostName, NodeName, VmId};
 use capplan_model::join::{Join, join as join_planes};
 use capplan_model::kube::{CONTROL_PLANE_LABEL, CsiNode, CsiNodeDriver, MAX_VOLUMES_LABEL, Node, Phase, Pod};
-use capplan_model::pve::{Guest, GuestConfig, Host, Power};
+use capplan_model::pve::{Disk, Guest, GuestConfig, Host, Power};
 use capplan_model::units::{Bytes, MilliCpu};
 
 use super::SimulateError;
@@ -31,8 +31,27 @@ pub(super) struct NewWorker {
     pub guest: Guest,
     /// Pods of DaemonSets that run there first.
     pub daemons: Vec<Pod>,
-    /// Why no host has room for it.
-    pub refused: Option<String>,
+    /// Why it does not join.
+    pub refused: Option<Refusal>,
+}
+
+impl NewWorker {
+    /// Why its host has certainly no room for it.
+    pub(super) fn no_room(&self) -> Option<&str> {
+        match &self.refused {
+            Some(Refusal::NoRoom(why)) => Some(why),
+            Some(Refusal::Unknown(_)) | None => None,
+        }
+    }
+}
+
+/// Why a worker does not join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// Its host has no room.
+    NoRoom(String),
+    /// Whether its host has room is unknown.
+    Unknown(String),
 }
 
 /// Works out a new worker.
@@ -112,19 +131,40 @@ pub(super) fn new(player: &Player<'_>, add: &AddWorker) -> Result<NewWorker, Sim
         architecture: like.architecture.clone(),
     };
     let (host, refused) = host_for(player, add.host.as_ref(), memory)?;
-    let config =
-        GuestConfig { name: name.0.clone(), memory, cores, uuid: Some(format!("new-worker-{number}")), ..GuestConfig::default() };
+    let vmid = VmId(free_vmid(player, number));
+    let config = match twin {
+        Some(twin) => twin.config.as_ref().map(|config| GuestConfig {
+            name: name.0.clone(),
+            memory,
+            cores,
+            uuid: Some(format!("new-worker-{number}")),
+            disks: own_disks(config, vmid),
+            ..GuestConfig::default()
+        }),
+        None => Reading::unknown(format!("no VM is known to be {}", like.name)),
+    };
     let guest = Guest {
-        vmid: VmId(free_vmid(player, number)),
+        vmid,
         host,
         name: name.0.clone(),
         power: Power::Running,
         max_memory: memory,
         cpus: cores,
-        config: Reading::Known(config),
+        config,
         ..Guest::default()
     };
     Ok(NewWorker { csi: CsiNode { name, drivers: vec![driver] }, node, guest, daemons, refused })
+}
+
+/// Disks of the VM that a new one is like, but for volumes of claims and devices passed through.
+fn own_disks(twin: &GuestConfig, vmid: VmId) -> BTreeMap<String, Disk> {
+    let own = twin.disks.iter().filter(|(_, disk)| !disk.is_csi());
+    let copies = own.enumerate().filter_map(|(number, (slot, disk))| {
+        let (storage, _) = disk.volume.split_once(':')?;
+        let volume = format!("{storage}:vm-{vmid}-disk-{number}");
+        Some((slot.clone(), Disk { volume, ..disk.clone() }))
+    });
+    copies.collect()
 }
 
 fn free_vmid(player: &Player<'_>, number: usize) -> u32 {
@@ -150,7 +190,7 @@ fn daemons(player: &Player<'_>, like: &NodeName, name: &NodeName) -> Vec<Pod> {
 }
 
 /// The host with most memory available, or the one that is named; and why it has no room.
-fn host_for(player: &Player<'_>, named: Option<&HostName>, memory: Bytes) -> Result<(HostName, Option<String>), SimulateError> {
+fn host_for(player: &Player<'_>, named: Option<&HostName>, memory: Bytes) -> Result<(HostName, Option<Refusal>), SimulateError> {
     let hosts: Vec<&Host> = player.snapshot.hosts().filter(|host| host.online).collect();
     let known = hosts.iter().map(|host| host.name.to_string()).collect::<Vec<_>>().join(", ");
     let taken = |host: &Host| -> Bytes {
@@ -175,28 +215,35 @@ fn host_for(player: &Player<'_>, named: Option<&HostName>, memory: Bytes) -> Res
         None => match hosts.iter().max_by_key(|host| (available(host), std::cmp::Reverse(host.name.clone()))) {
             Some(host) => *host,
             None => {
-                return Ok((HostName::default(), Some("no online host is known: its memory is unknown".to_owned())));
+                let why = "no online host is known".to_owned();
+                return Ok((HostName::default(), Some(Refusal::Unknown(why))));
             }
         },
     };
     let needed = memory + player.policy.worker.host_reserve;
     let refused = match available(host) {
         Some(free) if free >= needed => None,
-        Some(free) => Some(format!(
+        Some(free) => Some(Refusal::NoRoom(format!(
             "{} has {free} available, the worker needs {needed} ({memory} and a reserve of {})",
             host.name, player.policy.worker.host_reserve
-        )),
-        None => Some(format!("memory of {} is unknown: {}", host.name, host.memory.why().unwrap_or("not read"))),
+        ))),
+        None => {
+            let why = host.memory.why().unwrap_or("not read");
+            Some(Refusal::Unknown(format!("the memory of {} is unknown: {why}", host.name)))
+        }
     };
     Ok((host.name.clone(), refused))
 }
 
-/// Lets a worker join; one that no host has room for stays away.
+/// Lets a worker join; one that no host is known to have room for stays away.
 pub(super) fn join(player: &mut Player<'_>, worker: NewWorker) {
+    if let Some(Refusal::Unknown(why)) = &worker.refused {
+        player.undecided.insert(format!("whether a host has room for {}: {why}", worker.node.name));
+    }
     if worker.refused.is_none() {
         let node = player.scheduler.cluster.add_node(worker.node.clone(), Some(&worker.csi));
         let advertised = worker.csi.drivers.first().and_then(|driver| driver.count);
-        player.plugs.add_node(&worker.node.name, advertised);
+        player.plugs.add_node(&worker.node.name, &worker.guest.config, advertised);
         for pod in &worker.daemons {
             let id = player.scheduler.cluster.add_pod(pod.clone());
             player.scheduler.cluster.bind(id, node);

@@ -106,10 +106,9 @@ pub async fn samples(reader: &Reader, now: Timestamp, days: u32) -> (Vec<Sample>
             }
             Err(error) => failed.push((format!("memory of {name}"), causes(&error))),
         }
-        for storage in host.storages.items().iter().filter(|storage| storage.kind == "lvmthin") {
-            // The archive knows storages, the report pools: they are one where their sizes are.
-            let mut pools = host.pools.items().iter().filter(|pool| pool.size == storage.total);
-            let (Some(pool), None) = (pools.next(), pools.next()) else { continue };
+        for storage in host.storages.items() {
+            // The archive knows storages, the report pools.
+            let Some(pool) = host.pool_of(storage) else { continue };
             match rrd_storage(reader, name, &storage.name, timeframe, Consolidation::Maximum).await {
                 Ok(points) => {
                     samples.extend(points.into_iter().filter(|point| point.at > start && point.at <= now).filter_map(|point| {
