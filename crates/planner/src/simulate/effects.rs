@@ -30,8 +30,15 @@ pub(super) struct Effects {
     claims: Vec<Claim>,
 }
 
+/// Namespaces and names.
+type Keys = BTreeSet<(String, String)>;
+
 fn key(pod: &Pod) -> (String, String) {
     (pod.namespace.clone(), pod.name.clone())
+}
+
+fn claims_of(pod: &Pod) -> impl Iterator<Item = (String, String)> + '_ {
+    pod.claims.iter().map(|claim| (pod.namespace.clone(), claim.clone()))
 }
 
 impl Effects {
@@ -93,7 +100,8 @@ impl Effects {
                 guests.push(worker.guest.clone());
             }
         }
-        let before = uses(snapshot);
+        let touched = self.touched_claims(snapshot);
+        let before = uses(snapshot, &touched);
         if let Reading::Known(pods) = &mut snapshot.kube.pods {
             if !self.moved.is_empty() || !self.gone.is_empty() {
                 pods.retain_mut(|pod| {
@@ -110,13 +118,24 @@ impl Effects {
         if let Reading::Known(claims) = &mut snapshot.kube.claims {
             claims.extend(self.claims.iter().cloned());
         }
-        provision(snapshot, driver);
-        self.attach(snapshot, driver, &before);
+        provision(snapshot, driver, &touched);
+        self.attach(snapshot, driver, &touched, &before);
+    }
+
+    /// Claims of the pods that moved, went, or are new: no other attachment changes.
+    fn touched_claims(&self, snapshot: &Snapshot) -> Keys {
+        let mut touched: Keys = self.added.iter().flat_map(claims_of).collect();
+        if !self.moved.is_empty() || !self.gone.is_empty() {
+            let pods = snapshot.kube.pods.items().iter().filter(|pod| !pod.claims.is_empty());
+            let pods = pods.filter(|pod| self.moved.contains_key(&key(pod)) || self.gone.contains(&key(pod)));
+            touched.extend(pods.flat_map(claims_of));
+        }
+        touched
     }
 
     /// Detaches what no pod uses any more where it was, and attaches what is new where it is.
-    fn attach(&self, snapshot: &mut Snapshot, driver: &str, before: &BTreeSet<(NodeName, PvName)>) {
-        let after = uses(snapshot);
+    fn attach(&self, snapshot: &mut Snapshot, driver: &str, touched: &Keys, before: &BTreeSet<(NodeName, PvName)>) {
+        let after = uses(snapshot, touched);
         let ours: BTreeMap<PvName, Option<String>> =
             snapshot.volumes_of(driver).into_iter().map(|(name, volid)| (name.clone(), volid)).collect();
         let machines = machines(snapshot);
@@ -138,16 +157,11 @@ impl Effects {
         }
         let order: BTreeMap<&(String, String), usize> = self.order.iter().enumerate().map(|(place, key)| (key, place)).collect();
         let mut fresh: Vec<(usize, NodeName, PvName)> = Vec::new();
-        let volumes = snapshot.claimed_volumes().into_known().unwrap_or_default();
-        for pod in snapshot.kube.pods.items().iter().filter(|pod| !pod.is_terminal()) {
-            let Some(node) = &pod.node else { continue };
-            for claim in &pod.claims {
-                let Some(volume) = volumes.get(&(pod.namespace.as_str(), claim.as_str())).copied() else { continue };
-                let place = (node.clone(), volume.clone());
-                if ours.contains_key(volume) && !before.contains(&place) && there.insert(place) {
-                    let at = order.get(&key(pod)).copied().unwrap_or(usize::MAX);
-                    fresh.push((at, node.clone(), volume.clone()));
-                }
+        for (pod, node, volume) in users(snapshot, touched) {
+            let place = (node.clone(), volume.clone());
+            if ours.contains_key(volume) && !before.contains(&place) && there.insert(place) {
+                let at = order.get(&key(pod)).copied().unwrap_or(usize::MAX);
+                fresh.push((at, node.clone(), volume.clone()));
             }
         }
         fresh.sort();
@@ -217,31 +231,33 @@ fn config_mut<'s>(snapshot: &'s mut Snapshot, wanted: Option<&Machine>) -> Optio
     }
 }
 
-/// Which volumes the pods of each node use.
-fn uses(snapshot: &Snapshot) -> BTreeSet<(NodeName, PvName)> {
+/// Pods that use one of the claims, with their nodes and the claims' volumes.
+fn users<'s>(snapshot: &'s Snapshot, claims: &Keys) -> Vec<(&'s Pod, &'s NodeName, &'s PvName)> {
+    if claims.is_empty() {
+        return Vec::new();
+    }
     let volumes = snapshot.claimed_volumes().into_known().unwrap_or_default();
-    let mut uses = BTreeSet::new();
-    for pod in snapshot.kube.pods.items().iter().filter(|pod| !pod.is_terminal()) {
+    let mut users = Vec::new();
+    for pod in snapshot.kube.pods.items().iter().filter(|pod| !pod.claims.is_empty() && !pod.is_terminal()) {
         let Some(node) = &pod.node else { continue };
-        for claim in &pod.claims {
-            if let Some(volume) = volumes.get(&(pod.namespace.as_str(), claim.as_str())) {
-                uses.insert((node.clone(), (*volume).clone()));
+        for claim in claims_of(pod).filter(|claim| claims.contains(claim)) {
+            if let Some(volume) = volumes.get(&(claim.0.as_str(), claim.1.as_str())) {
+                users.push((pod, node, *volume));
             }
         }
     }
-    uses
+    users
 }
 
-/// Makes the volumes of claims that waited for the pods that are placed now.
-fn provision(snapshot: &mut Snapshot, driver: &str) {
-    let placed: BTreeSet<(String, String)> = snapshot
-        .kube
-        .pods
-        .items()
-        .iter()
-        .filter(|pod| pod.node.is_some() && !pod.is_terminal())
-        .flat_map(|pod| pod.claims.iter().map(|claim| (pod.namespace.clone(), claim.clone())).collect::<Vec<_>>())
-        .collect();
+/// Which volumes of the claims the pods of each node use.
+fn uses(snapshot: &Snapshot, claims: &Keys) -> BTreeSet<(NodeName, PvName)> {
+    users(snapshot, claims).into_iter().map(|(_, node, volume)| (node.clone(), volume.clone())).collect()
+}
+
+/// Makes the volumes of those claims that waited for the pods that are placed now.
+fn provision(snapshot: &mut Snapshot, driver: &str, touched: &Keys) {
+    let live = snapshot.kube.pods.items().iter().filter(|pod| pod.node.is_some() && !pod.is_terminal());
+    let placed: Keys = live.flat_map(claims_of).filter(|claim| touched.contains(claim)).collect();
     let classes: BTreeMap<String, (String, String)> = snapshot
         .kube
         .storage_classes

@@ -467,6 +467,9 @@ fn differences(before: &State, after: &State) -> Vec<Difference> {
 /// The loss of each node that a change takes away, by memory requests alone.
 pub(super) fn losses(snapshot: &Snapshot, changes: &[Change]) -> Vec<NodeLossRow> {
     let gone: BTreeSet<NodeName> = changes.iter().flat_map(|change| super::play::taken_away(snapshot, change)).collect();
+    if gone.is_empty() {
+        return Vec::new();
+    }
     let uses = node_uses(snapshot);
     let all = uses.known().map(|uses| all_losses(uses)).unwrap_or_default();
     all.into_iter()

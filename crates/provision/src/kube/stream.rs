@@ -4,6 +4,7 @@
 //! alone cost more than parsing them.
 
 use std::io::Read;
+use std::string::FromUtf8Error;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -35,7 +36,9 @@ pub(crate) enum StreamError {
 /// The part of the text that is in memory.
 struct Window<R> {
     source: R,
-    text: Vec<u8>,
+    text: String,
+    /// The beginning of a character that the window's end cut.
+    cut: Vec<u8>,
     /// Where the unread part begins.
     start: usize,
     /// Bytes of the file before `text`.
@@ -48,12 +51,29 @@ struct Window<R> {
 impl<R: Read> Window<R> {
     /// Reads more of the file; what was consumed is dropped.
     fn fill(&mut self) -> Result<(), StreamError> {
-        self.text.drain(..self.start);
+        let mut bytes = std::mem::take(&mut self.text).into_bytes();
+        bytes.drain(..self.start);
         self.before += self.start as u64;
         self.start = 0;
-        let read = self.source.by_ref().take(CHUNK).read_to_end(&mut self.text)?;
-        self.ended = read == 0;
+        bytes.append(&mut self.cut);
+        self.ended = self.source.by_ref().take(CHUNK).read_to_end(&mut bytes)? == 0;
+        // Checked once for all: the parser need not look at each string again.
+        self.text = match String::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) if error.utf8_error().error_len().is_none() && !self.ended => {
+                let whole = error.utf8_error().valid_up_to();
+                let mut bytes = error.into_bytes();
+                self.cut = bytes.split_off(whole);
+                String::from_utf8(bytes).map_err(|error| self.not_text(&error))?
+            }
+            Err(error) => return Err(self.not_text(&error)),
+        };
         Ok(())
+    }
+
+    fn not_text(&self, error: &FromUtf8Error) -> StreamError {
+        let at = self.before + error.utf8_error().valid_up_to() as u64;
+        StreamError::Text { problem: "no UTF-8 text".to_owned(), at }
     }
 
     fn error(&self, problem: impl ToString) -> StreamError {
@@ -63,7 +83,7 @@ impl<R: Read> Window<R> {
     /// Whether an error stands where the window ends: a number cut in half is "invalid", not "cut".
     fn is_near_end(&self, error: &serde_json::Error) -> bool {
         const NUMBER: usize = 64;
-        let text = &self.text[self.start..];
+        let text = &self.text.as_bytes()[self.start..];
         let line =
             text.split(|byte| *byte == b'\n').take(error.line().saturating_sub(1)).map(|line| line.len() + 1).sum::<usize>();
         line + error.column() + NUMBER >= text.len()
@@ -72,7 +92,7 @@ impl<R: Read> Window<R> {
     /// The next value, whole.
     fn value<T: for<'de> Deserialize<'de>>(&mut self) -> Result<T, StreamError> {
         loop {
-            let mut values = Deserializer::from_slice(&self.text[self.start..]).into_iter::<T>();
+            let mut values = Deserializer::from_str(&self.text[self.start..]).into_iter::<T>();
             let (value, used) = (values.next(), values.byte_offset());
             // A number that touches the end of the window may go on behind it.
             let whole = self.start + used < self.text.len() || self.ended;
@@ -91,10 +111,10 @@ impl<R: Read> Window<R> {
     /// The next byte that is no white space; consumed.
     fn mark(&mut self) -> Result<u8, StreamError> {
         loop {
-            match self.text[self.start..].iter().position(|byte| !byte.is_ascii_whitespace()) {
+            match self.text.as_bytes()[self.start..].iter().position(|byte| !byte.is_ascii_whitespace()) {
                 Some(offset) => {
                     self.start += offset + 1;
-                    return Ok(self.text[self.start - 1]);
+                    return Ok(self.text.as_bytes()[self.start - 1]);
                 }
                 None if self.ended => return Err(self.error("the text ends")),
                 None => {
@@ -157,7 +177,7 @@ pub(crate) fn read<T: Listed>(source: impl Read, length: Option<u64>) -> Result<
         #[serde(rename = "continue")]
         next: Option<String>,
     }
-    let mut window = Window { source, text: Vec::new(), start: 0, before: 0, length, ended: false };
+    let mut window = Window { source, text: String::new(), cut: Vec::new(), start: 0, before: 0, length, ended: false };
     window.expect(b'{')?;
     let (mut items, mut meta) = (None, ListMeta::default());
     let mut mark = window.mark()?;
@@ -208,6 +228,19 @@ mod tests {
         assert_eq!(names(text).expect("whole"), ["a\"]}", "b"]);
         assert_eq!(names(r#"{"items":[]}"#).expect("whole"), [""; 0]);
         assert_eq!(names(r#"{"items":null,"metadata":null}"#).expect("whole"), [""; 0]);
+    }
+
+    #[test]
+    fn a_character_may_lie_across_the_end_of_the_window() {
+        for shift in 0..4 {
+            let long = format!("{}{}", "x".repeat(CHUNK as usize - 60 + shift), "ä€🦀".repeat(20));
+            let text = format!(r#"{{"items":[{{"metadata":{{"name":"{long}"}}}}]}}"#);
+            assert_eq!(names(&text).expect("whole"), [long]);
+        }
+        for (text, at) in [(&b"{\"items\":[\"\xff\"]}"[..], 11), (&b"{\"items\":[\"\xe2\x82"[..], 11)] {
+            let error = read::<Namespace>(Slow(text), None).map(|_| ()).expect_err("no text");
+            assert!(error.to_string().ends_with(&format!("no UTF-8 text at byte {at}")), "{error}");
+        }
     }
 
     #[test]
