@@ -261,10 +261,8 @@ pub(super) fn more(
         Reading::Unknown { why } => return Ok(More { doubt: Some(format!("how many more fit: {why}")), ..More::default() }),
     };
     let takes_slots = |add: &AddPvcs| arrivals::take_slots(snapshot, policy, add);
-    let volumes = changes.iter().rev().find_map(|change| match change {
-        Change::AddPvcs(add) if takes_slots(add) => Some(add),
-        _ => None,
-    });
+    let volumes = changes.iter().rev().find_map(|change| if let Change::AddPvcs(add) = change { Some(add) } else { None });
+    let volumes = volumes.filter(|add| takes_slots(add));
     let spread = match (volumes, &sample) {
         (None, _) => None,
         (Some(add), Sample::Volume(_)) => spread(slots, add, &parked.by_node),
