@@ -271,11 +271,21 @@ fn parse_pods(text: &str) -> Result<Pods, String> {
     let separators: &[char] = if requests.contains('=') { &[','] } else { &[',', '/'] };
     for (place, part) in requests.split(separators).map(str::trim).filter(|part| !part.is_empty()).enumerate() {
         let (name, amount) = part.split_once('=').unwrap_or((if place == 0 { "cpu" } else { "memory" }, part));
-        match name {
-            "cpu" => add.cpu = Some(MilliCpu::parse(amount.trim_end_matches("cpu")).map_err(|_| bad(part))?),
-            "memory" => add.memory = Some(Bytes::parse(amount).map_err(|_| bad(part))?),
-            name => drop(add.extended.insert(name.to_owned(), amount.parse().map_err(|_| bad(part))?)),
+        let twice = match name {
+            "cpu" if amount.ends_with('i') => return Err(bad(part)),
+            "cpu" => add.cpu.replace(MilliCpu::parse(amount.trim_end_matches("cpu")).map_err(|_| bad(part))?).is_some(),
+            "memory" => add.memory.replace(Bytes::parse(amount).map_err(|_| bad(part))?).is_some(),
+            name if name.contains('/') || name.starts_with("hugepages-") => {
+                add.extended.insert(name.to_owned(), amount.parse().map_err(|_| bad(part))?).is_some()
+            }
+            _ => return Err(bad(part)),
+        };
+        if twice {
+            return Err(format!("`{text}` gives {name} twice"));
         }
+    }
+    if add.cpu.is_none() && add.memory.is_none() && add.extended.is_empty() {
+        return Err(format!("`{text}` asks for nothing: write requests such as 3x500m,1Gi"));
     }
     Ok(Pods::Equal(add))
 }

@@ -70,6 +70,8 @@ pub struct Manifest {
     pub pods: Vec<Pod>,
     /// Claims: those written down, and those of claim templates.
     pub claims: Vec<Claim>,
+    /// Objects that may make pods and are not simulated.
+    pub not_simulated: Vec<String>,
 }
 
 /// Equal new pods.
@@ -247,19 +249,28 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AddPvcs(add) => {
-                write!(f, "add {} PVCs", add.count)?;
+                write!(f, "add {} PVC{}", add.count, plural(add.count as usize))?;
                 if let Some(size) = add.size {
                     write!(f, " of {size}")?;
                 }
                 add.pods_from.as_ref().map_or(Ok(()), |from| write!(f, " for pods like those of {from}"))
             }
             Self::AddPods(add) => {
-                write!(f, "add {} pods of {}, {}", add.count, add.cpu.unwrap_or_default(), add.memory.unwrap_or_default())?;
+                write!(
+                    f,
+                    "add {} pod{} of {}, {}",
+                    add.count,
+                    plural(add.count as usize),
+                    add.cpu.unwrap_or_default(),
+                    add.memory.unwrap_or_default()
+                )?;
                 add.extended.iter().try_for_each(|(name, amount)| write!(f, ", {amount} {name}"))
             }
-            Self::Submit(manifest) => write!(f, "add {} pods of a manifest", manifest.pods.len()),
+            Self::Submit(manifest) => {
+                write!(f, "add {} pod{} of a manifest", manifest.pods.len(), plural(manifest.pods.len()))
+            }
             Self::AddWorker(add) => {
-                write!(f, "add {} worker{}", add.count, if add.count == 1 { "" } else { "s" })?;
+                write!(f, "add {} worker{}", add.count, plural(add.count as usize))?;
                 add.like.as_ref().map_or(Ok(()), |like| write!(f, " like {like}"))
             }
             Self::RemoveNode(node) => write!(f, "remove {node}"),
@@ -272,6 +283,10 @@ impl fmt::Display for Change {
             Self::WakeParked => f.write_str("wake parked workloads"),
         }
     }
+}
+
+fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
 }
 
 fn size<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Bytes>, D::Error> {

@@ -117,7 +117,7 @@ fn played(nodes: &[(u64, u64)], shapes: &[Shape], seed: u64) -> Simulation {
         SnapshotId::default(),
         &History::default(),
         &policy,
-        &[Change::Submit(Manifest { pods, claims: Vec::new() })],
+        &[Change::Submit(Manifest { pods, ..Manifest::default() })],
         trials,
         &|_| {},
     )

@@ -31,6 +31,26 @@ pub enum ManifestError {
         #[source]
         source: serde_json::Error,
     },
+    /// A number that is none.
+    #[error("object {place} ({kind}): {field} is `{value}`, not a whole number")]
+    Count {
+        /// Which object, from 1.
+        place: usize,
+        /// Its kind.
+        kind: String,
+        /// Which field.
+        field: &'static str,
+        /// What is there.
+        value: String,
+    },
+    /// A pod or template without containers.
+    #[error("object {place} ({kind}) has no containers")]
+    Containers {
+        /// Which object, from 1.
+        place: usize,
+        /// Its kind.
+        kind: String,
+    },
     /// A workload of more replicas than any cluster holds.
     #[error("object {place} ({kind}) has {replicas} replicas: at most {MOST_PODS} can be simulated")]
     Replicas {
@@ -43,10 +63,35 @@ pub enum ManifestError {
     },
 }
 
+/// Kinds that make no pods, beside which workloads are commonly written down.
+const HARMLESS: [&str; 21] = [
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "ConfigMap",
+    "CustomResourceDefinition",
+    "Endpoints",
+    "EndpointSlice",
+    "HorizontalPodAutoscaler",
+    "HTTPRoute",
+    "Ingress",
+    "IngressClass",
+    "Lease",
+    "MutatingWebhookConfiguration",
+    "Namespace",
+    "NetworkPolicy",
+    "PodDisruptionBudget",
+    "Role",
+    "RoleBinding",
+    "Secret",
+    "Service",
+    "ServiceAccount",
+    "ValidatingWebhookConfiguration",
+];
+
 /// What a manifest makes: pods and claims written down, replicas of workloads with their claims.
 ///
 /// # Errors
-/// [`ManifestError`] if it is not valid or holds a kind that makes neither.
+/// [`ManifestError`] if it is not valid or makes neither.
 pub fn read(text: &str) -> Result<Manifest, ManifestError> {
     let documents: Vec<Option<Value>> =
         serde_saphyr::from_multiple(text).map_err(|error| ManifestError::Syntax(error.to_string()))?;
@@ -59,11 +104,21 @@ pub fn read(text: &str) -> Result<Manifest, ManifestError> {
         }
     }
     let mut made = Manifest::default();
+    let mut harmless = None;
     for (place, mut object) in objects.into_iter().enumerate() {
         let kind = object["kind"].as_str().unwrap_or("object without a kind").to_owned();
         let invalid = |source| ManifestError::Object { place: place + 1, kind: kind.clone(), source };
         let name = object["metadata"]["name"].as_str().unwrap_or("pod").to_owned();
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default").to_owned();
+        let number = |value: &Value, field: &'static str| match value {
+            Value::Null => Ok(None),
+            value => value.as_u64().map(Some).ok_or_else(|| ManifestError::Count {
+                place: place + 1,
+                kind: kind.clone(),
+                field,
+                value: value.to_string(),
+            }),
+        };
         let in_namespace = |claim: Claim| Claim { namespace: namespace.clone(), ..claim };
         let replicas = match kind.as_str() {
             "Pod" => None,
@@ -71,20 +126,41 @@ pub fn read(text: &str) -> Result<Manifest, ManifestError> {
                 made.claims.push(in_namespace(claim(object).map_err(invalid)?));
                 continue;
             }
-            "Deployment" | "StatefulSet" | "ReplicaSet" => Some(object["spec"]["replicas"].as_u64().unwrap_or(1)),
-            "Job" => Some(object["spec"]["parallelism"].as_u64().unwrap_or(1)),
+            "Deployment" | "StatefulSet" | "ReplicaSet" => {
+                Some(number(&object["spec"]["replicas"], "spec.replicas")?.unwrap_or(1))
+            }
+            "Job" if object["spec"]["suspend"] == true => Some(0),
+            "Job" => {
+                let most = number(&object["spec"]["completions"], "spec.completions")?.unwrap_or(u64::MAX);
+                Some(number(&object["spec"]["parallelism"], "spec.parallelism")?.unwrap_or(1).min(most))
+            }
             "CronJob" => {
                 object["spec"]["template"] = object["spec"]["jobTemplate"]["spec"]["template"].clone();
                 Some(1)
             }
-            _ => return Err(ManifestError::Kind { place: place + 1, kind }),
+            known if HARMLESS.contains(&known) => {
+                harmless.get_or_insert((place + 1, kind));
+                continue;
+            }
+            _ if object["kind"].is_null() => return Err(ManifestError::Kind { place: place + 1, kind }),
+            _ => {
+                made.not_simulated.push(format!("{kind} {namespace}/{name}"));
+                continue;
+            }
         };
         let mut templates = Vec::new();
         for template in object["spec"]["volumeClaimTemplates"].as_array().into_iter().flatten() {
             templates.push(in_namespace(claim(template.clone()).map_err(invalid)?));
         }
-        let template = if replicas.is_some() { object["spec"]["template"].take() } else { object };
-        let pod = template_pod(template).map_err(invalid)?;
+        let mut template = if replicas.is_some() { object["spec"]["template"].take() } else { object };
+        if template["spec"]["containers"].as_array().is_some_and(Vec::is_empty) || template["spec"]["containers"].is_null() {
+            return Err(ManifestError::Containers { place: place + 1, kind });
+        }
+        let ephemeral = ephemeral_claims(&mut template).map_err(invalid)?;
+        let mut pod = template_pod(template).map_err(invalid)?;
+        if pod.node.take().is_some() {
+            pod.scheduling.unmodelled.push("a node named by spec.nodeName".to_owned());
+        }
         let count = replicas.unwrap_or(1);
         if count > u64::from(MOST_PODS) {
             return Err(ManifestError::Replicas { place: place + 1, kind, replicas: count });
@@ -101,10 +177,29 @@ pub fn read(text: &str) -> Result<Manifest, ManifestError> {
                 copy.claims.push(claim.name.clone());
                 made.claims.push(claim);
             }
+            for claim in &ephemeral {
+                let claim = in_namespace(Claim { name: format!("{}-{}", copy.name, claim.name), ..claim.clone() });
+                copy.claims.push(claim.name.clone());
+                made.claims.push(claim);
+            }
             made.pods.push(copy);
         }
     }
-    Ok(made)
+    match harmless {
+        Some((place, kind)) if made == Manifest::default() => Err(ManifestError::Kind { place, kind }),
+        Some(_) | None => Ok(made),
+    }
+}
+
+/// Takes the generic ephemeral volumes out of a pod: claims named by their volumes.
+fn ephemeral_claims(pod: &mut Value) -> Result<Vec<Claim>, serde_json::Error> {
+    let mut claims = Vec::new();
+    for volume in pod["spec"]["volumes"].as_array_mut().into_iter().flatten() {
+        let Some(mut ephemeral) = volume.as_object_mut().and_then(|volume| volume.remove("ephemeral")) else { continue };
+        let name = volume["name"].as_str().unwrap_or_default().to_owned();
+        claims.push(Claim { name, ..claim(ephemeral["volumeClaimTemplate"].take())? });
+    }
+    Ok(claims)
 }
 
 #[cfg(test)]

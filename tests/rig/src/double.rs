@@ -301,14 +301,13 @@ fn storages(hosts: &[&Host]) -> Map<String, Value> {
             }
         }
     }
-    if storages.is_empty() {
-        // What a new installation has; a scenario speaks of hosts and guests only.
-        let space: Map<String, Value> = hosts.iter().map(|host| (host.name.0.clone(), room.clone())).collect();
-        for (name, kind, content) in
-            [("local", "dir", "iso,vztmpl,backup,import,snippets"), ("local-lvm", "lvmthin", "images,rootdir")]
-        {
-            storages.insert(name.to_owned(), json!({"type": kind, "content": content, "shared": 0, "active": 1, "space": space}));
-        }
+    // What a new installation has; a scenario speaks of hosts, guests and pools only.
+    let space: Map<String, Value> = hosts.iter().map(|host| (host.name.0.clone(), room.clone())).collect();
+    for (name, kind, content) in
+        [("local", "dir", "iso,vztmpl,backup,import,snippets"), ("local-lvm", "lvmthin", "images,rootdir")]
+    {
+        let usual = || json!({"type": kind, "content": content, "shared": 0, "active": 1, "space": space});
+        storages.entry(name.to_owned()).or_insert_with(usual);
     }
     storages
 }

@@ -125,6 +125,13 @@ pub(super) fn topology_keys(pod: &Pod) -> impl Iterator<Item = &str> {
     required.chain(preferred_terms(pod).map(|(term, _)| term)).map(|term| term.topology_key.as_str())
 }
 
+/// Whether terms of the pod select namespaces by their labels.
+pub(crate) fn selects_namespaces(pod: &Pod) -> bool {
+    let required = required_affinity(pod).iter().chain(required_anti_affinity(pod));
+    let mut terms = required.chain(preferred_terms(pod).map(|(term, _)| term));
+    terms.any(|term| term.namespace_selector.is_some())
+}
+
 fn minds_pods(pod: &Pod) -> bool {
     pod.scheduling.affinity.as_ref().is_some_and(|one| one.pod_affinity.is_some() || one.pod_anti_affinity.is_some())
 }

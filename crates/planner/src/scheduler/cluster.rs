@@ -96,6 +96,7 @@ enum Undo {
     Unplace(PodId),
     Place(PodId, NodeId, u32),
     Unbind(Bindings),
+    Detach(NodeId, VolumeKey),
     Node(NodeId, Box<Node>, bool),
 }
 
@@ -413,6 +414,26 @@ impl<'a> Cluster<'a> {
         }
     }
 
+    /// Detaches those volumes of a pod that left the node, and that no other pod uses there.
+    pub fn detach(&mut self, pod: PodId, node: NodeId) {
+        let claims = &self.classes[self.pods[pod].class].claims;
+        let keys: Vec<VolumeKey> = claims.iter().filter_map(|claim| self.storage.key(*claim)).collect();
+        let row = &mut self.nodes[node];
+        for key in keys.into_iter().filter(|key| row.volumes.iter().all(|(one, _)| one != key)) {
+            if let Some(place) = row.attached.iter().position(|one| *one == key) {
+                row.attached.swap_remove(place);
+                self.undo.push(Undo::Detach(node, key));
+            }
+        }
+    }
+
+    /// Makes claims free again that were bound by placing pods here, so that these may go elsewhere.
+    /// Their pods have to be taken away before; there is no way back.
+    pub fn forget_bindings(&mut self) {
+        self.storage.forget_bindings();
+        self.epoch += 1;
+    }
+
     /// A point to roll back to.
     pub fn mark(&self) -> usize {
         self.undo.len()
@@ -425,6 +446,7 @@ impl<'a> Cluster<'a> {
                 Some(Undo::Unplace(pod)) => self.unplace(pod),
                 Some(Undo::Place(pod, node, bound)) => self.place(pod, node, bound),
                 Some(Undo::Unbind(bindings)) => self.storage.unbind(bindings),
+                Some(Undo::Detach(node, key)) => self.nodes[node].attached.push(key),
                 Some(Undo::Node(node, before, was_gone)) => {
                     self.epoch += 1;
                     let row = &mut self.nodes[node];

@@ -31,6 +31,7 @@ use capplan_model::units::{Bytes, MilliCpu};
 use indexmap::IndexMap;
 use rustc_hash::FxBuildHasher;
 
+pub(crate) use class::selects_namespaces;
 pub use cluster::{Cluster, NodeId, PodId};
 pub use estimate::{Estimate, Group, estimate};
 pub use filter::Reason;

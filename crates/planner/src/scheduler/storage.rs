@@ -471,6 +471,23 @@ impl<'a> Storage<'a> {
         })
     }
 
+    /// Frees the claims that were bound here.
+    pub(super) fn forget_bindings(&mut self) {
+        let made = |row: &ClaimRow<'_>| row.bound && row.users == 0 && row.claim.as_ref().is_some_and(|one| one.volume.is_none());
+        let ids: Vec<ClaimId> = (0..self.claims.len()).filter(|claim| made(&self.claims[*claim])).collect();
+        for id in ids {
+            let row = &mut self.claims[id];
+            (row.bound, row.key) = (false, None);
+            if let Some(volume) = row.volume.take() {
+                // A volume that was made for the claim is for no other one.
+                self.volumes[volume].taken = matches!(self.volumes[volume].volume, Cow::Owned(_));
+            }
+            let Some(claim) = self.claims[id].claim.clone() else { continue };
+            self.insert_claim(claim);
+        }
+        self.version += 1;
+    }
+
     pub(super) fn unbind(&mut self, bindings: Bindings) {
         for (claim, key) in bindings.made {
             let row = &mut self.claims[claim];

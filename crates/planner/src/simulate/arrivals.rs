@@ -17,15 +17,15 @@ const NAMESPACE: &str = "capplan-simulation";
 /// Size of a new claim when none is given.
 const USUAL_SIZE: Bytes = Bytes::gib(1);
 
-/// Equal new pods.
-pub(super) fn plain(add: &AddPods) -> Vec<Pod> {
+/// Equal new pods, numbered from the one after `before`.
+pub(super) fn plain(add: &AddPods, before: usize) -> Vec<Pod> {
     let requests = Resources {
         cpu: add.cpu.unwrap_or_default(),
         memory: add.memory.unwrap_or_default(),
         extended: add.extended.clone(),
         ..Resources::default()
     };
-    (1..=add.count).map(|number| made_up(&format!("pod-{number}"), requests.clone())).collect()
+    (before + 1..=before + add.count as usize).map(|number| made_up(&format!("pod-{number}"), requests.clone())).collect()
 }
 
 /// A pod of nobody's, with the tolerations that admission gives every pod.
@@ -164,8 +164,13 @@ pub(super) fn latent(snapshot: &Snapshot, driver: &str) -> BTreeSet<String> {
     wanted.filter(|claim| bound.contains(claim) && !used.contains(claim)).collect()
 }
 
-/// New pods, each with a claim of its own.
-pub(super) fn with_claims(snapshot: &Snapshot, policy: &Policy, add: &AddPvcs) -> Result<Vec<(Pod, Claim)>, SimulateError> {
+/// New pods, each with a claim of its own, numbered from the one after `before`.
+pub(super) fn with_claims(
+    snapshot: &Snapshot,
+    policy: &Policy,
+    add: &AddPvcs,
+    before: usize,
+) -> Result<Vec<(Pod, Claim)>, SimulateError> {
     let kube = &snapshot.kube;
     let class = storage_class(kube, policy, add.storage_class.as_deref())?;
     let template = match &add.pods_from {
@@ -173,7 +178,7 @@ pub(super) fn with_claims(snapshot: &Snapshot, policy: &Policy, add: &AddPvcs) -
         None => None,
     };
     let mut list = Vec::new();
-    for number in 1..=add.count as usize {
+    for number in before + 1..=before + add.count as usize {
         let mut pod = match template {
             Some((kind, workload)) => {
                 let mut pod = of_workload(workload, kind, number, kube)

@@ -10,15 +10,45 @@ use capplan_model::{Reading, Snapshot};
 
 use crate::scheduler::{Cluster, NodeId, PodId};
 
+/// A volume of a VM.
+#[derive(Clone, Debug, Default)]
+struct Seat {
+    /// Pods there that use it.
+    users: u32,
+    /// Whether it takes a slot, or one is kept for it.
+    plugged: bool,
+    /// Whether there is a VolumeAttachment.
+    attached: bool,
+}
+
 /// Slots of one VM.
 #[derive(Clone, Debug)]
 struct Plug {
     /// Free slots; `None` is unknown.
     free: Option<u64>,
-    /// Volumes that are there, with the pods that use each.
-    there: BTreeMap<String, u32>,
+    /// Volumes that are there.
+    there: BTreeMap<String, Seat>,
+    /// Whether its VolumeAttachments are known.
+    listed: bool,
     occupied: Option<u64>,
     advertised: Option<u64>,
+}
+
+impl Plug {
+    /// Takes a slot for a volume; `None` is unknown.
+    fn plug(&mut self, volume: &str) -> Option<bool> {
+        let seat = self.there.entry(volume.to_owned()).or_default();
+        match &mut self.free {
+            _ if seat.plugged => Some(true),
+            Some(0) => Some(false),
+            Some(free) => {
+                *free -= 1;
+                seat.plugged = true;
+                Some(true)
+            }
+            None => None,
+        }
+    }
 }
 
 /// Disk slots of all workers' VMs.
@@ -30,6 +60,8 @@ pub(super) struct Plugs {
     classes: Vec<String>,
     /// Volumes that several nodes may use at once.
     shared: BTreeSet<String>,
+    /// Where each volume is used by pods.
+    used_on: BTreeMap<String, BTreeSet<NodeName>>,
 }
 
 /// What came of attaching a pod's volumes.
@@ -39,13 +71,6 @@ pub(super) struct Attached {
     pub refused: Vec<(String, AttachRefusal)>,
     /// Whether the slots of the VM are unknown, so that nothing is certain.
     pub unknown: bool,
-}
-
-impl Attached {
-    /// Whether every volume is certain to be attached.
-    pub(super) fn is_certain(&self) -> bool {
-        self.refused.is_empty() && !self.unknown
-    }
 }
 
 /// Why a volume cannot be attached.
@@ -91,32 +116,41 @@ impl Plugs {
             ours.iter().filter_map(|(name, volid)| Some((volid.as_deref()?, *name))).collect();
         for one in slots.known().into_iter().flatten() {
             let config = one.config.known();
-            let mut there: BTreeMap<String, u32> = BTreeMap::new();
+            let mut there: BTreeMap<String, Seat> = BTreeMap::new();
             for volid in config.into_iter().flat_map(|config| config.plugged.values()) {
                 if let Some(volume) = by_volid.get(volid.as_str()) {
-                    there.insert(volume.0.clone(), 0);
+                    there.insert(volume.0.clone(), Seat { plugged: true, ..Seat::default() });
                 }
             }
-            for attachment in one.attached.known().into_iter().flatten() {
-                there.insert(attachment.volume.0.clone(), 0);
+            let attachments = one.attached.known().into_iter().flatten();
+            let mut coming = Vec::new();
+            for attachment in attachments {
+                there.entry(attachment.volume.0.clone()).or_default().attached = true;
+                if !attachment.detaching {
+                    coming.push(attachment.volume.0.clone());
+                }
             }
             let occupied = config.map(capplan_model::slots::ConfigSlots::occupied);
-            let plug = Plug {
+            let mut plug = Plug {
                 free: occupied.map(|occupied| PLUGIN_SLOTS.saturating_sub(occupied)),
                 there,
+                listed: one.attached.known().is_some(),
                 occupied,
                 advertised: one.advertised.known().copied().flatten(),
             };
+            // What is being attached takes the next free slot.
+            for volume in coming {
+                plug.plug(&volume);
+            }
             plugs.nodes.insert(one.node.clone(), plug);
         }
         for pod in kube.pods.items().iter().filter(|pod| !pod.is_terminal() && !pod.claims.is_empty()) {
-            let Some(plug) = pod.node.as_ref().and_then(|node| plugs.nodes.get_mut(node)) else { continue };
-            for claim in &pod.claims {
-                if let Some(volume) = plugs.volumes.get(&format!("{}/{claim}", pod.namespace))
-                    && let Some(users) = plug.there.get_mut(volume)
-                {
-                    *users += 1;
-                }
+            let Some(node) = &pod.node else { continue };
+            for volume in plugs.volumes_of(pod).map(str::to_owned).collect::<Vec<_>>() {
+                let Some(plug) = plugs.nodes.get_mut(node) else { continue };
+                plug.plug(&volume);
+                plug.there.entry(volume.clone()).or_default().users += 1;
+                plugs.used_on.entry(volume).or_default().insert(node.clone());
             }
         }
         plugs
@@ -126,7 +160,7 @@ impl Plugs {
     pub(super) fn add_node(&mut self, node: &NodeName, config: &Reading<GuestConfig>, advertised: Option<u64>) {
         let occupied = config.known().map(|config| config.csi_slots().count() as u64);
         let free = occupied.map(|occupied| PLUGIN_SLOTS.saturating_sub(occupied));
-        let plug = Plug { free, there: BTreeMap::new(), occupied, advertised };
+        let plug = Plug { free, there: BTreeMap::new(), listed: true, occupied, advertised };
         self.nodes.insert(node.clone(), plug);
     }
 
@@ -143,6 +177,7 @@ impl Plugs {
         let node = cluster.node_of(pod)?;
         self.detach(cluster.pod(pod), &cluster.node(node).name);
         cluster.take(pod);
+        cluster.detach(pod, node);
         Some(node)
     }
 
@@ -152,14 +187,26 @@ impl Plugs {
         self.attach(cluster.pod(pod), &cluster.node(node).name)
     }
 
+    /// Another node, if a volume that only one may use is in use there.
+    fn elsewhere(&self, volume: &str, node: &NodeName) -> Option<&NodeName> {
+        let nodes = self.used_on.get(volume).filter(|_| !self.shared.contains(volume))?;
+        nodes.iter().find(|other| *other != node)
+    }
+
+    /// Whether every volume of a pod is certain to be attached.
+    pub(super) fn can_attach(&self, pod: &Pod, node: &NodeName) -> bool {
+        let plug = self.nodes.get(node);
+        let is_plugged = |volume: &str| plug.is_some_and(|plug| plug.there.get(volume).is_some_and(|seat| seat.plugged));
+        let fresh: BTreeSet<&str> = self.volumes_of(pod).filter(|volume| !is_plugged(volume)).collect();
+        self.volumes_of(pod).all(|volume| self.elsewhere(volume, node).is_none())
+            && (fresh.is_empty() || plug.and_then(|plug| plug.free).is_some_and(|free| free >= fresh.len() as u64))
+    }
+
     /// Attaches the volumes of a pod.
-    pub(super) fn attach(&mut self, pod: &Pod, node: &NodeName) -> Attached {
+    fn attach(&mut self, pod: &Pod, node: &NodeName) -> Attached {
         let mut attached = Attached::default();
         for volume in self.volumes_of(pod).map(str::to_owned).collect::<Vec<_>>() {
-            let used_on = |plug: &Plug| plug.there.get(&volume).is_some_and(|users| *users > 0);
-            if !self.shared.contains(&volume)
-                && let Some((other, _)) = self.nodes.iter().find(|(name, plug)| *name != node && used_on(plug))
-            {
+            if let Some(other) = self.elsewhere(&volume, node) {
                 attached.refused.push((volume, AttachRefusal::Elsewhere(other.clone())));
                 continue;
             }
@@ -167,21 +214,13 @@ impl Plugs {
                 attached.unknown = true;
                 continue;
             };
-            if let Some(users) = plug.there.get_mut(&volume) {
-                *users += 1;
-                continue;
+            match plug.plug(&volume) {
+                Some(true) => {}
+                Some(false) => attached.refused.push((volume.clone(), AttachRefusal::NoSlot)),
+                None => attached.unknown = true,
             }
-            match &mut plug.free {
-                Some(0) => attached.refused.push((volume, AttachRefusal::NoSlot)),
-                Some(free) => {
-                    *free -= 1;
-                    plug.there.insert(volume, 1);
-                }
-                None => {
-                    attached.unknown = true;
-                    plug.there.insert(volume, 1);
-                }
-            }
+            plug.there.entry(volume.clone()).or_default().users += 1;
+            self.used_on.entry(volume).or_default().insert(node.clone());
         }
         attached
     }
@@ -191,16 +230,31 @@ impl Plugs {
         let volumes: Vec<String> = self.volumes_of(pod).map(str::to_owned).collect();
         let Some(plug) = self.nodes.get_mut(node) else { return };
         for volume in volumes {
-            if let Some(users) = plug.there.get_mut(&volume) {
-                *users = users.saturating_sub(1);
-                if *users == 0 {
-                    plug.there.remove(&volume);
-                    if let Some(free) = &mut plug.free {
-                        *free += 1;
-                    }
-                }
+            let Some(seat) = plug.there.get_mut(&volume) else { continue };
+            seat.users = seat.users.saturating_sub(1);
+            if seat.users > 0 {
+                continue;
+            }
+            let plugged = seat.plugged;
+            plug.there.remove(&volume);
+            if let Some(free) = plug.free.as_mut().filter(|_| plugged) {
+                *free += 1;
+            }
+            if let Some(nodes) = self.used_on.get_mut(&volume) {
+                nodes.remove(node);
             }
         }
+    }
+
+    /// Volumes attached to a node, or about to be; `None` is unknown.
+    pub(super) fn attachments(&self, node: &NodeName) -> Option<u64> {
+        let plug = self.nodes.get(node).filter(|plug| plug.listed)?;
+        Some(plug.there.values().filter(|seat| seat.attached || seat.users > 0).count() as u64)
+    }
+
+    /// Those volumes of a pod that are on no node yet.
+    pub(super) fn fresh_volumes(&self, pod: &Pod) -> u64 {
+        self.volumes_of(pod).filter(|volume| self.used_on.get(*volume).is_none_or(BTreeSet::is_empty)).count() as u64
     }
 
     /// Free slots of a node's VM; `None` is unknown or no worker.

@@ -28,10 +28,15 @@ pub(super) struct Effects {
     powered_off: BTreeSet<NodeName>,
     workers: Vec<NewWorker>,
     claims: Vec<Claim>,
+    /// Why volumes cannot be attached to nodes.
+    refused: BTreeMap<(NodeName, String), String>,
 }
 
 /// Namespaces and names.
 type Keys = BTreeSet<(String, String)>;
+
+/// What the plugin says of a VM without a free slot.
+const NO_LUN: &str = "rpc error: code = Internal desc = no free lun found";
 
 fn key(pod: &Pod) -> (String, String) {
     (pod.namespace.clone(), pod.name.clone())
@@ -48,7 +53,17 @@ impl Effects {
             order: player.placed.iter().map(|pod| key(cluster.pod(*pod))).collect(),
             nodes_gone: player.nodes_gone.iter().map(|node| cluster.node(*node).name.clone()).collect(),
             powered_off: player.powered_off.clone(),
-            workers: player.workers.iter().filter(|worker| worker.refused.is_none()).cloned().collect(),
+            workers: player
+                .workers
+                .iter()
+                .filter(|worker| worker.refused.is_none())
+                // As later changes left it.
+                .filter_map(|worker| {
+                    let node = cluster.node(cluster.node_named(&worker.node.name)?).clone();
+                    Some(NewWorker { node, ..worker.clone() })
+                })
+                .collect(),
+            refused: player.refusals(),
             claims: player.claims.clone(),
             ..Self::default()
         };
@@ -74,6 +89,16 @@ impl Effects {
 
     /// Makes the snapshot that of the cluster afterwards.
     pub(super) fn apply(self, snapshot: &mut Snapshot, driver: &str) {
+        for worker in &self.workers {
+            let endpoint =
+                snapshot.pve.iter_mut().find(|pve| pve.hosts.items().iter().any(|host| host.name == worker.guest.host));
+            if let Some(Reading::Known(guests)) = endpoint.map(|pve| &mut pve.guests) {
+                guests.push(worker.guest.clone());
+            }
+        }
+        if let Reading::Known(nodes) = &mut snapshot.kube.nodes {
+            nodes.extend(self.workers.iter().map(|worker| worker.node.clone()));
+        }
         let machines = machines(snapshot);
         if let Reading::Known(nodes) = &mut snapshot.kube.nodes {
             for node in nodes.iter_mut() {
@@ -82,7 +107,6 @@ impl Effects {
                 }
             }
             nodes.retain(|node| !self.nodes_gone.contains(&node.name));
-            nodes.extend(self.workers.iter().map(|worker| worker.node.clone()));
         }
         if let Reading::Known(csi_nodes) = &mut snapshot.kube.csi_nodes {
             csi_nodes.retain(|node| !self.nodes_gone.contains(&node.name));
@@ -91,13 +115,6 @@ impl Effects {
         for guest in guests_mut(snapshot) {
             if self.powered_off.iter().any(|node| machines.get(node) == Some(&machine(guest))) {
                 guest.power = Power::Stopped;
-            }
-        }
-        for worker in &self.workers {
-            let endpoint =
-                snapshot.pve.iter_mut().find(|pve| pve.hosts.items().iter().any(|host| host.name == worker.guest.host));
-            if let Some(Reading::Known(guests)) = endpoint.map(|pve| &mut pve.guests) {
-                guests.push(worker.guest.clone());
             }
         }
         let touched = self.touched_claims(snapshot);
@@ -167,7 +184,9 @@ impl Effects {
         fresh.sort();
         for (_, node, volume) in fresh {
             let volid = ours.get(&volume).cloned().flatten().unwrap_or_else(|| format!("new:vm-9999-{volume}"));
+            let why = self.refused.get(&(node.clone(), volume.0.clone()));
             let plugged = match config_mut(snapshot, machines.get(&node)) {
+                _ if why.is_some() => false,
                 Some(config) => {
                     let free = CSI_SLOTS.map(|slot| format!("scsi{slot}")).find(|slot| !config.disks.contains_key(slot));
                     let found = free.is_some();
@@ -186,7 +205,7 @@ impl Effects {
                     node,
                     volume: Some(volume),
                     attached: plugged,
-                    attach_error: (!plugged).then(|| "rpc error: code = Internal desc = no free lun found".to_owned()),
+                    attach_error: (!plugged).then(|| why.map_or(NO_LUN, String::as_str).to_owned()),
                     ..VolumeAttachment::default()
                 });
             }

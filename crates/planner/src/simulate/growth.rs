@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use capplan_model::Reading;
 use capplan_model::ids::{HostName, NodeName};
-use capplan_model::join::{Join, join};
 use capplan_model::kube::{Claim, StorageClass};
 use capplan_model::pve::Host;
 use capplan_model::units::Bytes;
@@ -32,7 +31,10 @@ impl Growth {
                 Reading::Known(config) => {
                     for disk in config.disks.values().filter(|disk| !disk.cdrom) {
                         let storage = disk.volume.split_once(':').map_or("", |(storage, _)| storage);
-                        growth.add(player, &worker.guest.host, storage, disk.size.unwrap_or_default(), |pool| &mut pool.disks);
+                        match disk.size {
+                            Some(size) => growth.add(player, &worker.guest.host, storage, size, |pool| &mut pool.disks),
+                            None => drop(growth.doubts.insert(format!("how large a disk {} needs", worker.node.name))),
+                        }
                     }
                 }
                 Reading::Unknown { why } => {
@@ -56,7 +58,7 @@ impl Growth {
             return;
         }
         let (snapshot, cluster) = (player.snapshot, &player.scheduler.cluster);
-        let claims: BTreeMap<(&str, &str), &Claim> =
+        let mut claims: BTreeMap<(&str, &str), &Claim> =
             player.claims.iter().map(|claim| ((claim.namespace.as_str(), claim.name.as_str()), claim)).collect();
         let classes: BTreeMap<&str, &StorageClass> = snapshot
             .kube
@@ -66,24 +68,22 @@ impl Growth {
             .filter(|class| class.provisioner == player.policy.attacher)
             .map(|class| (class.name.as_str(), class))
             .collect();
-        let joins = join(snapshot);
         let host_of = |node: &NodeName| -> Option<&HostName> {
             let new = player.workers.iter().find(|worker| worker.node.name == *node).map(|worker| &worker.guest.host);
-            new.or_else(|| match joins.known()?.get(node)? {
-                Join::Guest(guest) => Some(&guest.host),
-                Join::Missing | Join::Ambiguous { .. } => None,
-            })
+            new.or_else(|| Some(&player.ground.guest(node)?.host))
         };
         for pod in &player.placed {
             let Some(node) = cluster.node_of(*pod).map(|node| &cluster.node(node).name) else { continue };
             let pod = cluster.pod(*pod);
-            for claim in pod.claims.iter().filter_map(|claim| claims.get(&(pod.namespace.as_str(), claim.as_str()))) {
+            for claim in
+                pod.claims.iter().filter_map(|claim| claims.remove(&(pod.namespace.as_str(), claim.as_str()))).collect::<Vec<_>>()
+            {
                 let Some(class) = classes.get(claim.storage_class.as_str()) else { continue };
                 match host_of(node) {
                     Some(host) => self.add(player, host, &class.storage, claim.requested, |pool| &mut pool.volumes),
                     None => {
                         let why = || format!("no VM is known to be {node}");
-                        let why = joins.why().map_or_else(why, str::to_owned);
+                        let why = player.ground.joins.why().map_or_else(why, str::to_owned);
                         self.doubts.insert(format!("whether a pool holds the new volumes: {why}"));
                     }
                 }

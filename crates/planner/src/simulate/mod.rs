@@ -27,7 +27,7 @@ use crate::report::{Unknown, state};
 use crate::scheduler::Cluster;
 use attach::Plugs;
 use effects::Effects;
-use play::{Outcome, Player};
+use play::{Ground, Outcome, Player};
 
 pub use result::{
     Difference, Displaced, FORMAT, FigureUnit, Flagged, Placed, PoolGrowth, Reboot, Simulation, Starving, TimelineRow,
@@ -125,14 +125,15 @@ pub fn simulate(
             Reading::Unknown { why } => return Err(SimulateError::Unknown { what: "the cluster".into(), why }),
         };
         let plugs = Plugs::of(snapshot, &policy.attacher, &slots);
+        let ground = Ground::of(snapshot, &policy);
         // A large cluster is copied only if it is needed again.
         let again = (trials.runs > 1).then(|| cluster.clone());
-        let mut first = Player::new(snapshot, &policy, cluster, plugs.clone(), trials.seed);
+        let mut first = Player::new(&ground, cluster, plugs.clone(), trials.seed);
         first.play_all(changes)?;
         progress(1);
         let mut outcomes = vec![first.outcome.clone()];
         if let Some(cluster) = again.filter(|_| first.outcome.had_choice) {
-            outcomes.extend(others(snapshot, &policy, &cluster, &plugs, changes, trials, progress)?);
+            outcomes.extend(others(&ground, &cluster, &plugs, changes, trials, progress)?);
         }
         simulation.conclude(&mut first, &outcomes);
         let more = refusal::more(snapshot, &policy, &slots, changes, &mut first)?;
@@ -152,8 +153,7 @@ pub fn simulate(
 
 /// The runs after the first, in parallel.
 fn others(
-    snapshot: &Snapshot,
-    policy: &Policy,
+    ground: &Ground<'_>,
     cluster: &Cluster<'_>,
     plugs: &Plugs,
     changes: &[Change],
@@ -165,7 +165,7 @@ fn others(
     (1..trials.runs)
         .into_par_iter()
         .map(|run| {
-            let mut player = Player::new(snapshot, policy, cluster.clone(), plugs.clone(), trials.seed_of(run));
+            let mut player = Player::new(ground, cluster.clone(), plugs.clone(), trials.seed_of(run));
             player.only_outcome = true;
             player.play_all(changes)?;
             progress(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1);

@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use capplan_model::change::{AddWorker, Change, Failure, FailureMode, WrittenTaint};
 use capplan_model::ids::{HostName, NodeName};
 use capplan_model::join::{Join, join};
-use capplan_model::kube::{Claim, Effect, Pod, Taint};
+use capplan_model::kube::{Claim, Effect, Node, Pod, Quota, Taint};
 use capplan_model::policy::Policy;
+use capplan_model::pve::Guest;
 use capplan_model::{Reading, Snapshot};
 
 use super::SimulateError;
@@ -29,6 +30,8 @@ pub(super) struct Outcome {
     pub failed: BTreeSet<String>,
     /// Whether anything was left to chance.
     pub had_choice: bool,
+    /// Why it is not certain that everything fits.
+    pub doubts: BTreeSet<String>,
 }
 
 /// Why something finds no place, in groups of nodes.
@@ -48,8 +51,31 @@ pub(super) struct AttachFailure {
     pub why: AttachRefusal,
 }
 
+/// What every run rests on.
+pub(super) struct Ground<'a> {
+    pub snapshot: &'a Snapshot,
+    pub policy: &'a Policy,
+    /// The VM of each node.
+    pub joins: Reading<BTreeMap<&'a NodeName, Join<'a>>>,
+}
+
+impl<'a> Ground<'a> {
+    pub(super) fn of(snapshot: &'a Snapshot, policy: &'a Policy) -> Self {
+        Self { snapshot, policy, joins: join(snapshot) }
+    }
+
+    /// The VM of a node.
+    pub(super) fn guest(&self, node: &NodeName) -> Option<&'a Guest> {
+        match self.joins.known()?.get(node)? {
+            Join::Guest(guest) => Some(*guest),
+            Join::Missing | Join::Ambiguous { .. } => None,
+        }
+    }
+}
+
 /// Plays changes on a cluster.
 pub(super) struct Player<'a> {
+    pub ground: &'a Ground<'a>,
     pub snapshot: &'a Snapshot,
     pub policy: &'a Policy,
     pub scheduler: Scheduler<'a>,
@@ -73,6 +99,11 @@ pub(super) struct Player<'a> {
     victims: BTreeMap<PodId, NodeId>,
     pub flagged: BTreeSet<Flagged>,
     pub undecided: BTreeSet<String>,
+    /// What was not read and would be needed: without it nothing is proven either.
+    pub unread: BTreeSet<String>,
+    pub hosts_failed: BTreeSet<HostName>,
+    /// Nodes that are there and do not run.
+    pub down: BTreeSet<NodeId>,
     pub attach_failures: Vec<AttachFailure>,
     pub workers: Vec<NewWorker>,
     pub claims: Vec<Claim>,
@@ -82,16 +113,21 @@ pub(super) struct Player<'a> {
     pub outcome: Outcome,
     /// Whether only the outcome is wanted, and no details.
     pub only_outcome: bool,
+    /// Whether the affinity of some pod selects namespaces by their labels.
+    selects_namespaces: bool,
 }
 
 impl<'a> Player<'a> {
-    pub(super) fn new(snapshot: &'a Snapshot, policy: &'a Policy, cluster: Cluster<'a>, plugs: Plugs, seed: u64) -> Self {
+    pub(super) fn new(ground: &'a Ground<'a>, cluster: Cluster<'a>, plugs: Plugs, seed: u64) -> Self {
         let ours = |pod: &Pod| pod.scheduling.scheduler.is_empty() && !pod.scheduling.gated && pod.deleting.is_none();
+        let selects_namespaces = ground.snapshot.kube.namespaces.why().is_some()
+            && (0..cluster.pod_count()).any(|pod| crate::scheduler::selects_namespaces(cluster.pod(pod)));
         let waiting: Vec<PodId> =
             (0..cluster.pod_count()).filter(|pod| cluster.node_of(*pod).is_none() && ours(cluster.pod(*pod))).collect();
         Self {
-            snapshot,
-            policy,
+            ground,
+            snapshot: ground.snapshot,
+            policy: ground.policy,
             scheduler: Scheduler::new(cluster),
             plugs,
             rng: fastrand::Rng::with_seed(seed),
@@ -108,6 +144,9 @@ impl<'a> Player<'a> {
             victims: BTreeMap::new(),
             flagged: BTreeSet::new(),
             undecided: BTreeSet::new(),
+            unread: BTreeSet::new(),
+            hosts_failed: BTreeSet::new(),
+            down: BTreeSet::new(),
             attach_failures: Vec::new(),
             workers: Vec::new(),
             claims: Vec::new(),
@@ -115,6 +154,7 @@ impl<'a> Player<'a> {
             reboots: Vec::new(),
             outcome: Outcome::default(),
             only_outcome: false,
+            selects_namespaces,
         }
     }
 
@@ -127,11 +167,37 @@ impl<'a> Player<'a> {
                 self.outcome.starved.insert(self.name(pod));
             }
         }
+        let dead: Vec<String> = self.on_dead_nodes().map(|(pod, _)| self.name(pod)).collect();
+        self.outcome.starved.extend(dead);
+        self.undecided.extend(self.lost_quorum());
         let failures: Vec<String> = self.attach_failures.iter().map(|one| self.name(one.pod)).collect();
         self.outcome.failed.extend(failures);
         let refused = self.workers.iter().filter(|one| one.no_room().is_some()).map(|one| one.node.name.to_string());
         self.outcome.failed.extend(refused);
+        self.outcome.doubts = self.doubts(&Growth::of(self));
         Ok(())
+    }
+
+    /// Pods that the scheduler places on a node that does not run, because they tolerate its taints.
+    fn on_dead_nodes(&self) -> impl Iterator<Item = (PodId, &Node)> + '_ {
+        let cluster = &self.scheduler.cluster;
+        let placed = self.placed.iter().filter_map(|pod| Some((*pod, cluster.node_of(*pod)?)));
+        placed.filter(|(_, node)| self.down.contains(node)).map(|(pod, node)| (pod, cluster.node(node)))
+    }
+
+    /// That too few control-plane nodes are left for the API to answer: then nothing is scheduled again.
+    fn lost_quorum(&self) -> Option<String> {
+        let cluster = &self.scheduler.cluster;
+        let voters: Vec<NodeId> = cluster.nodes().filter(|node| cluster.node(*node).runs_control_plane()).collect();
+        let removed = self.nodes_gone.iter().filter(|node| cluster.node(**node).runs_control_plane()).count();
+        let down = voters.iter().filter(|node| self.down.contains(node)).count();
+        let (left, quorum) = (voters.len() - down, voters.len() / 2 + 1);
+        ((down > 0 || removed > 0) && left < quorum).then(|| {
+            format!(
+                "what happens without the API: {left} of {} control-plane nodes are left, quorum is {quorum}",
+                voters.len() + removed
+            )
+        })
     }
 
     fn play(&mut self, change: &Change) -> Result<(), SimulateError> {
@@ -140,14 +206,29 @@ impl<'a> Player<'a> {
         }
         match change {
             Change::AddPvcs(add) => {
-                for (pod, claim) in arrivals::with_claims(self.snapshot, self.policy, add)? {
+                for (pod, claim) in arrivals::with_claims(self.snapshot, self.policy, add, self.additions.len())? {
                     self.add_claim(claim);
                     self.submit(pod);
                 }
             }
-            Change::AddPods(add) => arrivals::plain(add).into_iter().for_each(|pod| self.submit(pod)),
+            Change::AddPods(add) => arrivals::plain(add, self.additions.len()).into_iter().for_each(|pod| self.submit(pod)),
             Change::Submit(manifest) => {
-                for claim in &manifest.claims {
+                let kube = &self.snapshot.kube;
+                let names_priority = manifest.pods.iter().any(|pod| !pod.scheduling.priority_class.is_empty());
+                if names_priority && kube.priority_classes.why().is_some() {
+                    self.unread.insert("which pods are more important: priorityclasses could not be read".to_owned());
+                }
+                let what = |object: &String| format!("what {object} makes: it is not simulated");
+                self.undecided.extend(manifest.not_simulated.iter().map(what));
+                let spaces: BTreeSet<&str> = manifest.pods.iter().map(|pod| pod.namespace.as_str()).collect();
+                let quotas = kube.quotas.items().iter().filter(|quota| spaces.contains(quota.namespace.as_str()));
+                let what = |quota: &Quota| format!("whether ResourceQuota {}/{} allows them", quota.namespace, quota.name);
+                self.undecided.extend(quotas.map(what));
+                let exists = |claim: &&Claim| {
+                    let listed = self.snapshot.kube.claims.items();
+                    !listed.iter().any(|one| one.namespace == claim.namespace && one.name == claim.name)
+                };
+                for claim in manifest.claims.iter().filter(exists).collect::<Vec<_>>() {
                     self.add_claim(arrivals::admitted_claim(claim, &self.snapshot.kube));
                 }
                 for pod in &manifest.pods {
@@ -168,7 +249,9 @@ impl<'a> Player<'a> {
             }
             Change::FailNode(failure) => self.fail(&failure.name, failure.mode)?,
             Change::FailHost(failure) => {
-                for name in self.nodes_on(failure)? {
+                let nodes = self.nodes_on(failure)?;
+                self.hosts_failed.insert(failure.name.clone());
+                for name in nodes {
                     self.fail(&name, failure.mode)?;
                 }
             }
@@ -187,7 +270,11 @@ impl<'a> Player<'a> {
                 }
             }
             Change::WakeParked => {
-                for pod in arrivals::parked(&self.snapshot.kube) {
+                let kube = &self.snapshot.kube;
+                for (what, why) in [("deployments", kube.deployments.why()), ("statefulsets", kube.stateful_sets.why())] {
+                    self.unread.extend(why.map(|_| format!("what is parked: {what} could not be read")));
+                }
+                for pod in arrivals::parked(kube) {
                     self.submit(pod);
                 }
             }
@@ -208,17 +295,31 @@ impl<'a> Player<'a> {
         self.scheduler.cluster.pod(pod).object_name().0
     }
 
-    fn nodes_on(&self, failure: &Failure<HostName>) -> Result<Vec<NodeName>, SimulateError> {
+    fn nodes_on(&mut self, failure: &Failure<HostName>) -> Result<Vec<NodeName>, SimulateError> {
         if !self.snapshot.hosts().any(|host| host.name == failure.name) {
             let known = self.snapshot.hosts().map(|host| host.name.to_string()).collect::<Vec<_>>().join(", ");
             return Err(SimulateError::NoHost { name: failure.name.to_string(), known });
         }
-        match nodes_on(self.snapshot, &failure.name) {
-            Reading::Known(nodes) => {
-                Ok(nodes.into_iter().filter(|name| self.scheduler.cluster.node_named(name).is_some()).collect())
+        let mut nodes = match nodes_on(self.snapshot, &failure.name) {
+            Reading::Known(nodes) => nodes,
+            Reading::Unknown { why } => {
+                return Err(SimulateError::Unknown { what: format!("which nodes are on {}", failure.name), why });
             }
-            Reading::Unknown { why } => Err(SimulateError::Unknown { what: format!("which nodes are on {}", failure.name), why }),
+        };
+        let new = self.workers.iter().filter(|worker| worker.refused.is_none() && worker.guest.host == failure.name);
+        nodes.extend(new.map(|worker| worker.node.name.clone()));
+        nodes.retain(|name| self.scheduler.cluster.node_named(name).is_some());
+        for (node, join) in self.ground.joins.known().into_iter().flatten() {
+            let somewhere = match join {
+                Join::Guest(_) => continue,
+                Join::Missing => true,
+                Join::Ambiguous { candidates, .. } => candidates.iter().any(|guest| guest.host == failure.name),
+            };
+            if somewhere && self.scheduler.cluster.node_named(node).is_some() {
+                self.undecided.insert(format!("whether {node} is on {}: which VM it is, is not known", failure.name));
+            }
         }
+        Ok(nodes)
     }
 
     fn add_claim(&mut self, claim: Claim) {
@@ -230,6 +331,7 @@ impl<'a> Player<'a> {
 
     /// Adds a pod that wants a place.
     fn submit(&mut self, pod: Pod) {
+        self.selects_namespaces |= crate::scheduler::selects_namespaces(&pod);
         let id = self.scheduler.cluster.add_pod(pod);
         self.additions.push(id);
         self.waiting.push(id);
@@ -239,6 +341,7 @@ impl<'a> Player<'a> {
     fn evict(&mut self, node: NodeId, leave: &Leave<'_>) {
         let mut pods = self.scheduler.cluster.pods_on(node).to_vec();
         pods.sort_by_key(|pod| self.name(*pod));
+        let mut left = BTreeSet::new();
         for id in pods {
             let pod = self.scheduler.cluster.pod(id);
             let stays = match leave {
@@ -251,19 +354,32 @@ impl<'a> Player<'a> {
             if stays {
                 continue;
             }
-            let (tied, bare) = (pod.belongs_to_node(), pod.owner.is_none());
+            // What is being deleted has its successor already, or gets it in its place.
+            let replaced = pod.deleting.is_some() && pod.owner.as_ref().is_none_or(|owner| owner.kind != "StatefulSet");
+            let (tied, bare) = (pod.belongs_to_node() || replaced, pod.owner.is_none());
             let name = pod.object_name().0;
             self.plugs.lift(&mut self.scheduler.cluster, id);
+            left.insert(id);
             if tied {
                 self.gone.insert(id);
             } else if bare {
                 self.gone.insert(id);
                 self.lost.push(name);
             } else {
-                self.origins.entry(id).or_insert(node);
+                if !self.scheduler.cluster.is_added(id) {
+                    self.origins.entry(id).or_insert(node);
+                }
                 self.waiting.push(id);
             }
         }
+        self.forget(&left);
+    }
+
+    /// Forgets where pods were placed that are not there any more.
+    fn forget(&mut self, pods: &BTreeSet<PodId>) {
+        self.placed.retain(|one| !pods.contains(one));
+        self.attach_failures.retain(|one| !pods.contains(&one.pod));
+        self.victims.retain(|one, _| !pods.contains(one));
     }
 
     fn remove(&mut self, node: NodeId) {
@@ -313,6 +429,7 @@ impl<'a> Player<'a> {
                 condition.status = if mode == FailureMode::Notready { "False" } else { "Unknown" }.into();
             }
         });
+        self.down.insert(node);
         self.evict(node, &Leave::Intolerant(&taint(Effect::NoExecute)));
         if mode == FailureMode::PowerOff {
             self.powered_off.insert(name.clone());
@@ -328,29 +445,51 @@ impl<'a> Player<'a> {
         self.outcome.had_choice = true;
     }
 
+    /// Plays each worker's reboot on its own.
     fn reboot_each(&mut self) {
         let nodes: Vec<NodeId> = self.scheduler.cluster.nodes().collect();
+        let mut trial = Player::new(self.ground, self.scheduler.cluster.clone(), self.plugs.clone(), self.rng.u64(..));
+        let waiting: Vec<PodId> = trial.waiting.iter().copied().filter(|pod| !self.gone.contains(pod)).collect();
         for node in nodes {
             let cluster = &self.scheduler.cluster;
             let name = cluster.node(node).name.clone();
             if cluster.node(node).is_control_plane() {
                 continue;
             }
-            let mut trial = Player::new(self.snapshot, self.policy, cluster.clone(), self.plugs.clone(), self.rng.u64(..));
+            let mark = trial.scheduler.cluster.mark();
+            trial.waiting.clone_from(&waiting);
             trial.cordon(node);
-            let before = trial.waiting.len();
             trial.evict(node, &Leave::Rebooting);
-            let pods = trial.waiting.len() - before;
+            let pods = trial.waiting.len() - waiting.len() + trial.lost.len();
             trial.settle();
             let blocked = blocked(self.snapshot, &self.scheduler.cluster, node);
             let (unplaceable, _) = trial.unplaceable();
-            let fits = unplaceable.is_empty();
-            let (verdict, because) = if fits { (Verdict::SchedulerPlaces, Vec::new()) } else { proof::search(&mut trial) };
-            if !fits {
-                self.outcome.failed.insert(format!("reboot of {name}"));
-            }
-            self.reboots.push(Reboot { node: name, fits, verdict, because, pods, unplaceable, blocked });
+            let doubts = trial.doubts(&Growth::default());
+            let (mut verdict, mut because) =
+                if unplaceable.is_empty() { (Verdict::SchedulerPlaces, Vec::new()) } else { proof::search(&mut trial) };
+            verdict = verdict.with_doubts(!doubts.is_empty(), !trial.unread.is_empty());
+            because.extend(doubts);
+            let lost = std::mem::take(&mut trial.lost);
+            self.flagged.append(&mut trial.flagged);
+            let fits = verdict == Verdict::SchedulerPlaces;
+            self.reboots.push(Reboot { node: name, fits, verdict, because, pods, unplaceable, blocked, lost });
+            trial.scheduler.cluster.roll_back(mark);
+            trial.start_again(self.plugs.clone());
         }
+    }
+
+    /// Forgets everything that was played; the cluster was rolled back.
+    fn start_again(&mut self, plugs: Plugs) {
+        self.plugs = plugs;
+        self.placed.clear();
+        self.origins.clear();
+        self.ties.clear();
+        self.gone.clear();
+        self.preempted.clear();
+        self.victims.clear();
+        self.undecided.clear();
+        self.unread.clear();
+        self.attach_failures.clear();
     }
 
     /// Places what waits: the most important first, otherwise in random order, until nothing moves.
@@ -407,12 +546,13 @@ impl<'a> Player<'a> {
                     let name = pod.object_name().0;
                     let (bare, at) = (pod.owner.is_none(), self.scheduler.cluster.node(candidate.node).name.clone());
                     self.plugs.lift(&mut self.scheduler.cluster, victim);
-                    self.placed.retain(|one| *one != victim);
+                    self.forget(&BTreeSet::from([victim]));
                     if bare {
                         self.gone.insert(victim);
                         self.lost.push(name.clone());
                     } else {
-                        if let Entry::Vacant(origin) = self.origins.entry(victim) {
+                        let listed = !self.scheduler.cluster.is_added(victim) && !self.waited.contains(&victim);
+                        if listed && let Entry::Vacant(origin) = self.origins.entry(victim) {
                             origin.insert(candidate.node);
                             self.victims.insert(victim, candidate.node);
                         }
@@ -461,9 +601,16 @@ impl<'a> Player<'a> {
                 ("csinodes", kube.csi_nodes.why()),
             ] {
                 if why.is_some() {
-                    self.undecided.insert(format!("where pods with volumes fit: {what} could not be read"));
+                    self.unread.insert(format!("where pods with volumes fit: {what} could not be read"));
                 }
             }
+            let tracked = kube.csi_drivers.items().iter().any(|driver| driver.storage_capacity);
+            if tracked && kube.csi_storage_capacities.why().is_some() {
+                self.unread.insert("where pods with volumes fit: csistoragecapacities could not be read".to_owned());
+            }
+        }
+        if self.selects_namespaces && self.snapshot.kube.namespaces.why().is_some() {
+            self.unread.insert("which pods affinity terms mean: namespaces could not be read".to_owned());
         }
     }
 
@@ -515,6 +662,16 @@ impl<'a> Player<'a> {
                 message: None,
             });
         }
+        for (pod, node) in self.on_dead_nodes() {
+            new.push(Unplaceable {
+                pod: Some(self.name(pod)),
+                volume: None,
+                worker: None,
+                reasons: vec![format!("placed on {}, whose taints it tolerates, but which does not run", node.name)],
+                nodes: 1,
+                message: None,
+            });
+        }
         for one in &self.workers {
             if let Some(why) = one.no_room() {
                 new.push(Unplaceable {
@@ -530,6 +687,17 @@ impl<'a> Player<'a> {
         new.sort_by(|a, b| (&a.pod, &a.volume).cmp(&(&b.pod, &b.volume)));
         old.sort_by(|a, b| a.pod.cmp(&b.pod));
         (new, old)
+    }
+
+    /// Why volumes in use elsewhere cannot be attached, by node and volume.
+    pub(super) fn refusals(&self) -> BTreeMap<(NodeName, String), String> {
+        let failures = self.attach_failures.iter().filter_map(|one| match &one.why {
+            AttachRefusal::Elsewhere(other) => {
+                Some(((one.node.clone(), one.volume.clone()), format!("volume is already used on node {other}")))
+            }
+            AttachRefusal::NoSlot => None,
+        });
+        failures.collect()
     }
 
     /// Why a pod finds no place.
@@ -561,6 +729,7 @@ impl<'a> Player<'a> {
 
     /// How many workers of the policy's size would take what found no place.
     pub(super) fn workers_needed(&self) -> Option<WorkersNeeded> {
+        self.starving().next()?;
         let worker = worker::new(self, &AddWorker::default()).ok()?;
         let slots = worker.csi.drivers.first().and_then(|driver| driver.count).unwrap_or(0);
         let mut node = worker.node;
@@ -592,6 +761,7 @@ impl<'a> Player<'a> {
     /// Why it is not certain that everything fits, even if everything found a place.
     pub(super) fn doubts(&self, growth: &Growth) -> BTreeSet<String> {
         let mut doubts: BTreeSet<String> = self.undecided.union(&growth.doubts).cloned().collect();
+        doubts.extend(self.unread.iter().cloned());
         if !self.flagged.is_empty() {
             doubts.insert("where the pods under `flagged` fit: they use features that are not simulated".to_owned());
         }
@@ -607,9 +777,10 @@ impl<'a> Player<'a> {
     /// The same cluster with none of the seekers placed and nobody pushed aside, to try another way.
     pub(super) fn cleared(&self) -> (Scheduler<'a>, Plugs) {
         let (mut scheduler, mut plugs) = (self.scheduler.clone(), self.plugs.clone());
-        for pod in self.seekers().into_iter().chain(self.victims.keys().copied()) {
-            plugs.lift(&mut scheduler.cluster, pod);
+        for pod in self.placed.iter().chain(self.victims.keys()) {
+            plugs.lift(&mut scheduler.cluster, *pod);
         }
+        scheduler.cluster.forget_bindings();
         for (pod, node) in &self.victims {
             plugs.put(&mut scheduler.cluster, *pod, *node);
         }
@@ -663,7 +834,7 @@ pub(super) fn taken_away(snapshot: &Snapshot, change: &Change) -> Vec<NodeName> 
 /// Budgets that allow no disruption of pods on a node.
 fn blocked(snapshot: &Snapshot, cluster: &Cluster<'_>, node: NodeId) -> Vec<String> {
     let mut list = BTreeSet::new();
-    for pod in cluster.pods_on(node).iter().map(|pod| cluster.pod(*pod)) {
+    for pod in cluster.pods_on(node).iter().map(|pod| cluster.pod(*pod)).filter(|pod| !pod.belongs_to_node()) {
         let mine = snapshot.kube.pdbs.items().iter().filter(|pdb| {
             pdb.namespace == pod.namespace && pdb.selector.as_ref().is_some_and(|selector| selector.matches(&pod.labels))
         });

@@ -8,7 +8,7 @@ use capplan_model::units::{Bytes, MilliCpu};
 use super::attach::Plugs;
 use super::play::Player;
 use super::result::Verdict;
-use crate::scheduler::{NodeId, PodId, Reason, Scheduler};
+use crate::scheduler::{NodeId, PodId, Reason, Rejection, Scheduler};
 
 /// Pods that a reason names before the rest is only counted.
 const MOST_NAMED: usize = 8;
@@ -67,11 +67,36 @@ pub(super) fn search(player: &mut Player<'_>) -> (Verdict, Vec<String>) {
     if player.workers.iter().any(|worker| worker.refused.is_some()) {
         return (Verdict::Undecided, vec!["a new worker might take them: whether a host has room for it is unknown".to_owned()]);
     }
+    if !player.preempted.is_empty() {
+        let why = "more important pods pushed others aside: whether another choice leaves fewer over was not sought";
+        return (Verdict::Undecided, vec![why.to_owned()]);
+    }
     if player.seekers().len() > MOST_SOUGHT {
         return (Verdict::Undecided, vec![format!("more than {MOST_SOUGHT} pods have to find a place: no other way was sought")]);
     }
     let (mut scheduler, plugs) = player.cleared();
     let pods = player.seekers();
+    if scheduler.cluster.node_count() == 0 {
+        return (Verdict::Undecided, vec!["no node is listed".to_owned()]);
+    }
+    let strangers: Vec<String> = pods
+        .iter()
+        .filter_map(|pod| match scheduler.judge(*pod).rejection.as_ref()? {
+            rejection @ (Rejection::Gated | Rejection::OtherScheduler(_)) => {
+                Some(format!("{}: {rejection}", scheduler.cluster.pod(*pod).object_name()))
+            }
+            Rejection::AffinityConflict
+            | Rejection::NotNamed
+            | Rejection::ClaimMissing(_)
+            | Rejection::ClaimLost { .. }
+            | Rejection::ClaimDeleting(_)
+            | Rejection::ClaimUnbound => None,
+        })
+        .take(MOST_NAMED)
+        .collect();
+    if !strangers.is_empty() {
+        return (Verdict::Undecided, strangers);
+    }
     let judged: Vec<(PodId, BTreeSet<NodeId>, Vec<String>)> = pods
         .iter()
         .map(|pod| {
@@ -83,6 +108,7 @@ pub(super) fn search(player: &mut Player<'_>) -> (Verdict, Vec<String>) {
                 .iter()
                 .filter(|(_, reasons)| reasons.iter().all(|reason| matches!(reason, Reason::Affinity | Reason::Spread)));
             eligible.extend(open.map(|(node, _)| *node));
+            eligible.retain(|node| !player.down.contains(node));
             if judgement.rejection.is_some() {
                 eligible.clear();
             }
@@ -115,7 +141,7 @@ pub(super) fn search(player: &mut Player<'_>) -> (Verdict, Vec<String>) {
         .map(|(pod, eligible, _)| Seeker {
             pod,
             demand: Demand::of(scheduler.cluster.pod(pod)),
-            volumes: plugs.volumes_of(scheduler.cluster.pod(pod)).count() as u64,
+            volumes: plugs.fresh_volumes(scheduler.cluster.pod(pod)),
             eligible,
         })
         .collect();
@@ -239,9 +265,9 @@ fn find(scheduler: &mut Scheduler<'_>, plugs: &Plugs, seekers: &[Seeker]) -> Opt
                 let mut feasible = scheduler.feasible(seeker.pod);
                 // The fullest node that still has room keeps the others open.
                 feasible.sort_by_key(|node| (scheduler.cluster.free(*node, "memory"), *node));
-                let chosen = feasible.into_iter().find(|node| {
+                let chosen = feasible.into_iter().filter(|node| seeker.eligible.contains(node)).find(|node| {
                     let name = &scheduler.cluster.node(*node).name;
-                    slots.clone().attach(scheduler.cluster.pod(seeker.pod), name).is_certain()
+                    slots.can_attach(scheduler.cluster.pod(seeker.pod), name)
                 });
                 let Some(node) = chosen else { return true };
                 let name = scheduler.cluster.node(node).name.clone();

@@ -32,7 +32,7 @@ fn sample(snapshot: &Snapshot, changes: &[Change]) -> Option<Sample> {
         Change::AddPvcs(add) => Some(Sample::Volume(AddPvcs { count: 1, ..add.clone() })),
         Change::AddPods(add) => {
             let one = capplan_model::change::AddPods { count: 1, ..add.clone() };
-            arrivals::plain(&one).pop().map(|pod| Sample::Pod(Box::new(pod)))
+            arrivals::plain(&one, 0).pop().map(|pod| Sample::Pod(Box::new(pod)))
         }
         Change::Submit(manifest) => {
             manifest.pods.first().map(|pod| Sample::Pod(Box::new(arrivals::admitted(pod, &snapshot.kube))))
@@ -94,7 +94,7 @@ impl<'r, 'a> Room<'r, 'a> {
         let pod = match sample {
             Sample::Pod(pod) => pod.as_ref().clone(),
             Sample::Volume(add) => {
-                let mut made = arrivals::with_claims(snapshot, policy, add)?;
+                let mut made = arrivals::with_claims(snapshot, policy, add, 0)?;
                 let Some((mut pod, mut claim)) = made.pop() else { return Ok(Reading::Known(Count::default())) };
                 claim.name = "capplan-one-more".into();
                 pod.claims = vec![claim.name.clone()];
@@ -152,7 +152,7 @@ impl<'r, 'a> Room<'r, 'a> {
             }
             let mut copy = pod.clone();
             if let Sample::Volume(add) = sample {
-                let Some((_, mut claim)) = arrivals::with_claims(snapshot, policy, add)?.pop() else {
+                let Some((_, mut claim)) = arrivals::with_claims(snapshot, policy, add, 0)?.pop() else {
                     return Ok(Reading::Known(count));
                 };
                 claim.name = format!("capplan-one-more-{}", count.total);

@@ -105,6 +105,16 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// The verdict, given that something is not certain, or that something it rests on was not read: then
+    /// nothing is proven either.
+    pub(super) fn with_doubts(self, doubts: bool, unread: bool) -> Self {
+        match self {
+            Self::SchedulerPlaces | Self::FitsIfPlaced if doubts || unread => Self::Undecided,
+            Self::CannotFit if unread => Self::Undecided,
+            Self::SchedulerPlaces | Self::FitsIfPlaced | Self::Undecided | Self::CannotFit => self,
+        }
+    }
+
     /// The stable name.
     pub fn name(self) -> &'static str {
         match self {
@@ -253,6 +263,8 @@ pub struct Reboot {
     pub unplaceable: Vec<Unplaceable>,
     /// What keeps pods from being evicted: PodDisruptionBudgets that allow no disruption.
     pub blocked: Vec<String>,
+    /// Pods that end for good: nothing makes them again.
+    pub lost: Vec<String>,
 }
 
 /// Something that happens after a failure.
@@ -362,9 +374,11 @@ impl Simulation {
         self.lost = first.lost.clone();
         self.preempted = std::mem::take(&mut first.preempted);
         self.flagged = first.flagged.iter().cloned().collect();
-        let growth = Growth::of(first);
-        self.undecided = first.doubts(&growth).into_iter().collect();
-        self.pools = growth.pools.into_values().collect();
+        self.pools = Growth::of(first).pools.into_values().collect();
+        let reboots = first.reboots.iter().filter(|one| !one.fits);
+        let mut doubts: BTreeSet<String> = outcomes.iter().flat_map(|one| one.doubts.iter().cloned()).collect();
+        doubts.extend(reboots.filter(|one| one.verdict == Verdict::Undecided).flat_map(|one| one.because.iter().cloned()));
+        self.undecided = doubts.into_iter().collect();
         (self.unplaceable, self.still_pending) = first.unplaceable();
         self.workers_needed = first.workers_needed();
         let mut starved: BTreeMap<&str, usize> = BTreeMap::new();
@@ -379,12 +393,7 @@ impl Simulation {
             self.starving = starving.collect();
             self.starving.sort_by(|a, b| b.probability.total_cmp(&a.probability).then(a.pod.cmp(&b.pod)));
         }
-        let worst = first.reboots.iter().map(|one| one.verdict).max();
-        self.verdict = if let Some(worst) = worst.filter(|worst| *worst != Verdict::SchedulerPlaces) {
-            let bad = first.reboots.iter().filter(|one| !one.fits).count();
-            self.because.push(format!("{bad} of {} nodes cannot be away without pods left over", first.reboots.len()));
-            worst
-        } else if good == runs && self.unplaceable.is_empty() {
+        self.verdict = if good == runs && self.unplaceable.is_empty() {
             self.because.push(match runs {
                 1 if first.outcome.had_choice => "every pod found a place in the one run made".to_owned(),
                 1 => "every pod found a place, and there was no tie to break".to_owned(),
@@ -399,9 +408,15 @@ impl Simulation {
             self.because.extend(because);
             verdict
         };
-        // Unknown is never a yes.
-        if self.verdict == Verdict::SchedulerPlaces && !self.undecided.is_empty() {
-            self.verdict = Verdict::Undecided;
+        self.verdict = self.verdict.with_doubts(!self.undecided.is_empty(), !first.unread.is_empty());
+        let worst = first.reboots.iter().map(|one| one.verdict).max();
+        if let Some(worst) = worst.filter(|worst| *worst != Verdict::SchedulerPlaces) {
+            let bad = first.reboots.iter().filter(|one| !one.fits).count();
+            self.because.push(format!("{bad} of {} nodes cannot be away without pods left over", first.reboots.len()));
+            self.verdict = self.verdict.max(worst);
+        }
+        if !self.lost.is_empty() {
+            self.because.push(format!("pods that nothing makes again end for good: {}", self.lost.len()));
         }
         self.fits = self.verdict == Verdict::SchedulerPlaces;
     }

@@ -13,8 +13,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::attach::Plugs;
-use super::growth::Growth;
-use super::play::Player;
+use super::play::{Ground, Player};
 use super::{SimulateError, Trials};
 use crate::capacity::node_uses;
 use crate::scheduler::Cluster;
@@ -166,6 +165,7 @@ pub fn sweep(
     };
     let slots = VolumeSlots::of_workers(snapshot, &policy.attacher);
     let plugs = Plugs::of(snapshot, &policy.attacher, &slots);
+    let ground = Ground::of(snapshot, policy);
     let combinations: Vec<Vec<u32>> = match axes.0.as_slice() {
         [one] => one.values.iter().map(|value| vec![*value]).collect(),
         [rows, columns] => {
@@ -183,21 +183,23 @@ pub fn sweep(
             for (axis, value) in axes.0.iter().zip(&at) {
                 all.extend(varied(axis.kind, *value, &lightest, changes)?);
             }
-            let (mut good, mut unplaceable, mut doubts) = (0, 0, BTreeSet::new());
+            let (mut good, mut unplaceable, mut unread, mut doubts) = (0, 0, false, BTreeSet::new());
             for run in 0..trials.runs {
-                let mut player = Player::new(snapshot, policy, cluster.clone(), plugs.clone(), trials.seed_of(run));
+                let mut player = Player::new(&ground, cluster.clone(), plugs.clone(), trials.seed_of(run));
                 player.only_outcome = true;
                 player.play_all(&all)?;
                 let bad = player.outcome.starved.len() + player.outcome.failed.len();
                 good += u32::from(bad == 0);
-                doubts.extend(player.doubts(&Growth::of(&player)));
+                unread |= !player.unread.is_empty()
+                    || player.workers.iter().any(|worker| worker.refused.is_some() && worker.no_room().is_none());
+                doubts.append(&mut player.outcome.doubts);
                 if run == 0 {
                     unplaceable = bad;
                 }
             }
             progress(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1);
             let probability = f64::from(good) / f64::from(trials.runs.max(1));
-            let certain = doubts.is_empty() || good == 0;
+            let certain = doubts.is_empty() || (good == 0 && !unread);
             Ok((Cell { at, probability: certain.then_some(probability), unplaceable }, doubts))
         })
         .collect();

@@ -1,12 +1,11 @@
 //! A worker that is not there yet: what it brings, and what it costs its host.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use capplan_model::Reading;
 use capplan_model::change::AddWorker;
 use capplan_model::ids::{HostName, NodeName, VmId};
-use capplan_model::join::{Join, join as join_planes};
-use capplan_model::kube::{CONTROL_PLANE_LABEL, CsiNode, CsiNodeDriver, MAX_VOLUMES_LABEL, Node, Phase, Pod};
+use capplan_model::kube::{CONTROL_PLANE_LABEL, CsiNode, CsiNodeDriver, MAX_VOLUMES_LABEL, Node, Phase, Pod, Workload};
 use capplan_model::pve::{Disk, Guest, GuestConfig, Host, Power};
 use capplan_model::units::{Bytes, MilliCpu};
 
@@ -33,6 +32,8 @@ pub(super) struct NewWorker {
     pub daemons: Vec<Pod>,
     /// Why it does not join.
     pub refused: Option<Refusal>,
+    /// What about it is not certain.
+    pub doubts: Vec<String>,
 }
 
 impl NewWorker {
@@ -59,7 +60,13 @@ pub(super) fn new(player: &Player<'_>, add: &AddWorker) -> Result<NewWorker, Sim
     let (snapshot, policy) = (player.snapshot, player.policy);
     let cluster = &player.scheduler.cluster;
     let like = match &add.like {
-        Some(name) => cluster.node(player.node(name)?).clone(),
+        Some(name) => {
+            let node = cluster.node(player.node(name)?).clone();
+            if node.is_control_plane() {
+                return Err(SimulateError::Change(format!("{name} runs the control plane: a worker cannot be like it")));
+            }
+            node
+        }
         None => {
             let mut general = cluster.nodes().map(|node| cluster.node(node)).filter(|node| node.takes_general_pods());
             let first = general.next().or_else(|| cluster.nodes().map(|node| cluster.node(node)).find(|n| !n.is_control_plane()));
@@ -69,11 +76,7 @@ pub(super) fn new(player: &Player<'_>, add: &AddWorker) -> Result<NewWorker, Sim
         }
     };
     let memory = add.memory.unwrap_or(policy.worker.memory);
-    let joins = join_planes(snapshot);
-    let twin = joins.known().and_then(|joins| match joins.get(&like.name)? {
-        Join::Guest(guest) => Some(*guest),
-        Join::Missing | Join::Ambiguous { .. } => None,
-    });
+    let twin = player.ground.guest(&like.name);
     // The new VM loses as much to kernel and reservations as the one it is like.
     let twin_memory = twin.map_or(like.capacity.memory, Guest::memory);
     let reserved = twin_memory.minus(like.allocatable.memory);
@@ -94,11 +97,11 @@ pub(super) fn new(player: &Player<'_>, add: &AddWorker) -> Result<NewWorker, Sim
     let volumes = volumes.filter(|count| *count <= MOST_VOLUMES).unwrap_or(UNLABELLED_VOLUMES);
     let mut allocatable = like.allocatable.clone();
     allocatable.memory = memory.minus(reserved);
-    allocatable.cpu = MilliCpu((cores * 1000).saturating_sub(taken));
+    allocatable.cpu = MilliCpu(cores.saturating_mul(1000).saturating_sub(taken));
     // A device passed through to one VM is not there for a second one.
     allocatable.extended.retain(|name, _| !name.contains('/'));
     let mut capacity = allocatable.clone();
-    (capacity.memory, capacity.cpu) = (memory, MilliCpu(cores * 1000));
+    (capacity.memory, capacity.cpu) = (memory, MilliCpu(cores.saturating_mul(1000)));
     let topology_keys = snapshot
         .kube
         .csi_nodes
@@ -108,14 +111,44 @@ pub(super) fn new(player: &Player<'_>, add: &AddWorker) -> Result<NewWorker, Sim
         .and_then(|node| node.drivers.iter().find(|driver| driver.name == policy.attacher))
         .map(|driver| driver.topology_keys.clone())
         .unwrap_or_default();
-    let driver = CsiNodeDriver { name: policy.attacher.clone(), count: Some(volumes), topology_keys };
     let daemons = daemons(player, &like.name, &name);
+    let (host, mut refused) = host_for(player, add.host.as_ref(), memory, cores)?;
+    let mut doubts = Vec::new();
+    if twin.is_some_and(|twin| twin.host != host) {
+        for key in &topology_keys {
+            match zone_of(player, &host, key) {
+                Some(zone) => drop(labels.insert(key.clone(), zone)),
+                None => {
+                    labels.remove(key);
+                    doubts.push(format!("which {key} {name} has: no node of {host} shows it"));
+                }
+            }
+        }
+    }
+    let selects = |daemon: &Workload| {
+        let selector = daemon.template.as_ref().map(|pod| &pod.scheduling.node_selector);
+        selector.is_some_and(|selector| selector.keys().any(|key| add.labels.contains_key(key)))
+    };
+    for daemon in snapshot.kube.daemon_sets.items().iter().filter(|daemon| selects(daemon)) {
+        doubts.push(format!("what DaemonSet {}/{} takes of {name}, whose labels it selects", daemon.namespace, daemon.name));
+    }
+    let own: Bytes = daemons.iter().map(|pod| pod.requests.memory).sum();
+    let own_cpu = daemons.iter().map(|pod| pod.requests.cpu.0).sum::<u64>();
+    if refused.is_none() && (own > allocatable.memory || own_cpu > allocatable.cpu.0) {
+        refused = Some(Refusal::NoRoom(format!(
+            "its DaemonSets need {own} and {} cores, it has {} and {}",
+            MilliCpu(own_cpu),
+            allocatable.memory,
+            allocatable.cpu
+        )));
+    }
+    let driver = CsiNodeDriver { name: policy.attacher.clone(), count: Some(volumes), topology_keys };
     let node = Node {
         name: name.clone(),
         uid: String::new(),
         created: None,
         labels,
-        taints: Vec::new(),
+        taints: like.taints.iter().filter(|taint| !taint.key.starts_with("node.kubernetes.io/")).cloned().collect(),
         unschedulable: false,
         provider_id: None,
         system_uuid: Some(format!("new-worker-{number}")),
@@ -130,7 +163,6 @@ pub(super) fn new(player: &Player<'_>, add: &AddWorker) -> Result<NewWorker, Sim
         images: Vec::new(),
         architecture: like.architecture.clone(),
     };
-    let (host, refused) = host_for(player, add.host.as_ref(), memory)?;
     let vmid = VmId(free_vmid(player, number));
     let config = match twin {
         Some(twin) => twin.config.as_ref().map(|config| GuestConfig {
@@ -153,7 +185,7 @@ pub(super) fn new(player: &Player<'_>, add: &AddWorker) -> Result<NewWorker, Sim
         config,
         ..Guest::default()
     };
-    Ok(NewWorker { csi: CsiNode { name, drivers: vec![driver] }, node, guest, daemons, refused })
+    Ok(NewWorker { csi: CsiNode { name, drivers: vec![driver] }, node, guest, daemons, refused, doubts })
 }
 
 /// Disks of the VM that a new one is like, but for volumes of claims and devices passed through.
@@ -168,9 +200,16 @@ fn own_disks(twin: &GuestConfig, vmid: VmId) -> BTreeMap<String, Disk> {
 }
 
 fn free_vmid(player: &Player<'_>, number: usize) -> u32 {
-    let taken = player.snapshot.guests().map(|guest| guest.vmid.0);
-    let most = taken.filter(|vmid| *vmid < 9000).max().unwrap_or(100);
-    most + u32::try_from(number).unwrap_or(1)
+    let taken: BTreeSet<u32> = player.snapshot.guests().map(|guest| guest.vmid.0).collect();
+    let most = taken.iter().copied().filter(|vmid| *vmid < 9000).max().unwrap_or(100);
+    (most + 1..).filter(|vmid| !taken.contains(vmid)).nth(number - 1).unwrap_or(most)
+}
+
+/// Value of a topology label on a host: that of a node there.
+fn zone_of(player: &Player<'_>, host: &HostName, key: &str) -> Option<String> {
+    let nodes = player.snapshot.kube.nodes.items().iter();
+    let mut there = nodes.filter(|node| player.ground.guest(&node.name).is_some_and(|guest| guest.host == *host));
+    there.find_map(|node| node.labels.get(key).cloned())
 }
 
 /// What every DaemonSet would run there: what it runs on the worker it is like.
@@ -190,29 +229,35 @@ fn daemons(player: &Player<'_>, like: &NodeName, name: &NodeName) -> Vec<Pod> {
 }
 
 /// The host with most memory available, or the one that is named; and why it has no room.
-fn host_for(player: &Player<'_>, named: Option<&HostName>, memory: Bytes) -> Result<(HostName, Option<Refusal>), SimulateError> {
+fn host_for(
+    player: &Player<'_>,
+    named: Option<&HostName>,
+    memory: Bytes,
+    cores: u64,
+) -> Result<(HostName, Option<Refusal>), SimulateError> {
     let hosts: Vec<&Host> = player.snapshot.hosts().filter(|host| host.online).collect();
     let known = hosts.iter().map(|host| host.name.to_string()).collect::<Vec<_>>().join(", ");
     let taken = |host: &Host| -> Bytes {
-        let mine = player.workers.iter().filter(|worker| worker.guest.host == host.name);
-        mine.map(|worker| worker.guest.max_memory).sum()
+        let mine = player.workers.iter().filter(|worker| worker.guest.host == host.name && worker.refused.is_none());
+        let there = mine.filter(|worker| player.scheduler.cluster.node_named(&worker.node.name).is_some());
+        there.map(|worker| worker.guest.max_memory).sum()
     };
-    // VMs of workers that a change before this one took away leave theirs behind.
+    // VMs of workers that a change before this one took away leave theirs behind: what they used of it.
     let freed = |host: &Host| -> Bytes {
-        let joins = join_planes(player.snapshot);
-        let guest = |name: &NodeName| match joins.known().and_then(|joins| joins.get(name).cloned()) {
-            Some(Join::Guest(guest)) if guest.host == host.name => Some(guest.memory()),
-            _ => None,
-        };
-        player.powered_off.iter().filter_map(guest).sum()
+        let guests = player.powered_off.iter().filter_map(|name| player.ground.guest(name));
+        let ran = guests.filter(|guest| guest.host == host.name && guest.power == Power::Running);
+        ran.map(|guest| guest.memory_used.unwrap_or_default().min(guest.memory())).sum()
     };
-    let available = |host: &Host| host.memory.known().map(|memory| (memory.available() + freed(host)).minus(taken(host)));
+    let available =
+        |host: &Host| host.memory.known().map(|memory| (memory.available() + freed(host)).min(memory.total).minus(taken(host)));
+    let needed = memory + player.policy.worker.host_reserve;
+    let open: Vec<&Host> = hosts.iter().copied().filter(|host| !player.hosts_failed.contains(&host.name)).collect();
     let host = match named {
         Some(name) => *hosts
             .iter()
             .find(|host| host.name == *name)
             .ok_or_else(|| SimulateError::NoHost { name: name.to_string(), known })?,
-        None => match hosts.iter().max_by_key(|host| (available(host), std::cmp::Reverse(host.name.clone()))) {
+        None => match open.iter().max_by_key(|host| (available(host), std::cmp::Reverse(host.name.clone()))) {
             Some(host) => *host,
             None => {
                 let why = "no online host is known".to_owned();
@@ -220,16 +265,29 @@ fn host_for(player: &Player<'_>, named: Option<&HostName>, memory: Bytes) -> Res
             }
         },
     };
-    let needed = memory + player.policy.worker.host_reserve;
-    let refused = match available(host) {
-        Some(free) if free >= needed => None,
-        Some(free) => Some(Refusal::NoRoom(format!(
-            "{} has {free} available, the worker needs {needed} ({memory} and a reserve of {})",
-            host.name, player.policy.worker.host_reserve
-        ))),
-        None => {
-            let why = host.memory.why().unwrap_or("not read");
-            Some(Refusal::Unknown(format!("the memory of {} is unknown: {why}", host.name)))
+    // One that is not known may have room.
+    let unknown = named.is_none() && open.iter().any(|host| host.memory.why().is_some());
+    let unread = player.snapshot.pve.iter().find_map(|pve| pve.hosts.why()).filter(|_| named.is_none());
+    let no_room = |why: String| match unread {
+        _ if unknown => Refusal::Unknown(format!("{why}; the memory of another host is unknown")),
+        Some(hosts) => Refusal::Unknown(format!("{why}; other hosts are unknown: {hosts}")),
+        None => Refusal::NoRoom(why),
+    };
+    let refused = if player.hosts_failed.contains(&host.name) {
+        Some(Refusal::NoRoom(format!("{} is down", host.name)))
+    } else if let Some(most) = host.cpus.known().copied().filter(|most| cores > *most) {
+        Some(no_room(format!("{} has {most} threads, the worker needs {cores}: a VM cannot start with more", host.name)))
+    } else {
+        match available(host) {
+            Some(free) if free >= needed => None,
+            Some(free) => Some(no_room(format!(
+                "{} has {free} available, the worker needs {needed} ({memory} and a reserve of {})",
+                host.name, player.policy.worker.host_reserve
+            ))),
+            None => {
+                let why = host.memory.why().unwrap_or("not read");
+                Some(Refusal::Unknown(format!("the memory of {} is unknown: {why}", host.name)))
+            }
         }
     };
     Ok((host.name.clone(), refused))
@@ -237,6 +295,7 @@ fn host_for(player: &Player<'_>, named: Option<&HostName>, memory: Bytes) -> Res
 
 /// Lets a worker join; one that no host is known to have room for stays away.
 pub(super) fn join(player: &mut Player<'_>, worker: NewWorker) {
+    player.undecided.extend(worker.doubts.iter().cloned());
     if let Some(Refusal::Unknown(why)) = &worker.refused {
         player.undecided.insert(format!("whether a host has room for {}: {why}", worker.node.name));
     }

@@ -190,6 +190,9 @@ impl<'de> Deserialize<'de> for Amounts {
             fn visit_u64<E: Error>(self, number: u64) -> Result<(u64, u64), E> {
                 Ok((number, number.saturating_mul(1000)))
             }
+            fn visit_f64<E: Error>(self, number: f64) -> Result<(u64, u64), E> {
+                self.visit_str(&number.to_string())
+            }
         }
         struct AmountSeed;
         impl<'de> DeserializeSeed<'de> for AmountSeed {
@@ -393,6 +396,37 @@ fn together(spec: &PodSpec, of: impl Fn(&Requirements) -> Cow<'_, Resources>) ->
     together
 }
 
+/// Requests that are left out are as the limits, where these are given; pod-level ones only if no
+/// container names the resource.
+///
+/// # Source
+/// `SetDefaults_Pod`, `pkg/apis/core/v1/defaults.go` (v1.36). The API server leaves it to the pods that
+/// templates make.
+fn default_requests(spec: &mut PodSpec) {
+    let containers = || spec.containers.iter().chain(&spec.init_containers);
+    let names_cpu = containers().any(|one| one.resources.requests.names_cpu || one.resources.limits.names_cpu);
+    let names_memory = containers().any(|one| one.resources.requests.names_memory || one.resources.limits.names_memory);
+    let fill = |one: &mut Requirements, cpu: bool, memory: bool| {
+        let Requirements { requests, limits } = one;
+        if cpu && limits.names_cpu && !requests.names_cpu {
+            (requests.resources.cpu, requests.names_cpu) = (limits.resources.cpu, true);
+        }
+        if memory && limits.names_memory && !requests.names_memory {
+            (requests.resources.memory, requests.names_memory) = (limits.resources.memory, true);
+        }
+        if requests.resources.ephemeral == Bytes(0) {
+            requests.resources.ephemeral = limits.resources.ephemeral;
+        }
+        for (name, amount) in &limits.resources.extended {
+            requests.resources.extended.entry(name.clone()).or_insert(*amount);
+        }
+    };
+    for container in spec.containers.iter_mut().chain(&mut spec.init_containers) {
+        fill(&mut container.resources, true, true);
+    }
+    fill(&mut spec.resources, !names_cpu, !names_memory);
+}
+
 /// What a pod takes: pod-level amounts, where set, replace the sum of its containers; overhead comes
 /// on top of requests.
 fn effective(spec: &PodSpec, of: impl Fn(&Requirements) -> Cow<'_, Resources>, side: Side) -> Resources {
@@ -468,7 +502,8 @@ impl Listed for model::Pod {
     const PLURAL: &'static str = "pods";
     type Wire = PodWire;
     fn from_wire(wire: PodWire) -> Option<Self> {
-        let PodWire { metadata, spec, status } = wire;
+        let PodWire { metadata, mut spec, status } = wire;
+        default_requests(&mut spec);
         let requests = effective(&spec, |one| Cow::Borrowed(&one.requests.resources), Side::Requests);
         let limits = effective(&spec, |one| Cow::Borrowed(&one.limits.resources), Side::Limits);
         let assumed = assumed(&spec, &requests);
@@ -493,13 +528,16 @@ impl Listed for model::Pod {
             if let Some(claim) = &volume.persistent_volume_claim {
                 claims.push(claim.claim_name.clone());
             }
-            if volume.ephemeral.is_some() {
+            if volume.ephemeral.is_some() && !metadata.name.is_empty() {
                 claims.push(format!("{}-{}", metadata.name, volume.name));
             }
             local.empty_dir |= volume.empty_dir.is_some();
             local.host_path |= volume.host_path.is_some();
         }
-        let unmodelled = unmodelled(&spec);
+        let mut unmodelled = unmodelled(&spec);
+        if metadata.name.is_empty() && spec.volumes.iter().any(|volume| volume.ephemeral.is_some()) {
+            unmodelled.push("a template's generic ephemeral volume".to_owned());
+        }
         let containers = || spec.containers.iter().chain(&spec.init_containers);
         let images = containers().map(|one| one.image.clone()).collect();
         let host_ports = containers().flat_map(|one| one.ports.0.iter().cloned()).collect();
