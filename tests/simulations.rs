@@ -343,6 +343,116 @@ fn without_proxmox_no_volume_and_no_worker_is_certain() {
     assert_eq!(odds, [&json!(1.0), &Value::Null, &json!(0.0)], "40 are too many for the scheduler alone");
 }
 
+/// Workers of 32 GiB on `pve1`, each with these pods, as a scenario file.
+fn workers(world: &World, name: &str, pods: &[&str]) -> String {
+    let mut text = "format = 'capplan.scenario/1'\ntitle = 'x'\nnow = '2026-03-02T06:00:00Z'\n\
+        [[hosts]]\nname = 'pve1'\nmemory = '256GiB'\navailable = '100GiB'\ncpus = 32\n"
+        .to_owned();
+    for (place, pods) in pods.iter().enumerate() {
+        let number = place + 1;
+        text += &format!(
+            "[[nodes]]\nname = 'w{number}'\nvmid = 20{number}\nhost = 'pve1'\nmemory = '32GiB'\nallocatable = '30GiB'\n\
+             cpus = 8\npods = [{pods}]\n"
+        );
+    }
+    let path = world.path(&format!("{name}.toml"));
+    std::fs::write(&path, text).expect("writable");
+    path.display().to_string()
+}
+
+fn played(world: &World, scenario: &str, changes: &[&str], code: i32) -> Value {
+    let mut arguments = vec!["simulate", "--scenario", scenario, "--format", "json"];
+    arguments.extend(changes);
+    world.run(&arguments).ends(code).json()
+}
+
+#[test]
+fn a_pod_that_moves_twice_is_placed_and_counted_once() {
+    let world = World::new();
+    let pods = ["{ name = 'p', memory = '10GiB' }", "{ name = 'q', memory = '10GiB' }", "{ name = 'r', memory = '4GiB' }", ""];
+    let scenario = workers(&world, "twice", &pods);
+    let simulation = played(&world, &scenario, &["--remove-node", "w1", "--remove-node", "w2", "--runs", "8"], 0);
+    let placed = simulation["placement"].as_array().expect("a list").len();
+    assert_eq!(placed, strings(&simulation["placement"], "pod").len(), "{}", simulation["placement"]);
+    // The same pods fill what is left to the last GiB: counted twice, they would not fit.
+    let pods = ["{ name = 'p', memory = '16GiB' }", "{ name = 'q', memory = '4GiB' }", "{ name = 'r', memory = '10GiB' }"];
+    let scenario = workers(&world, "full", &pods);
+    played(&world, &scenario, &["--remove-node", "w1", "--remove-node", "w2", "--runs", "8"], 0);
+}
+
+#[test]
+fn volumes_that_leave_a_node_free_their_slots_in_both_ledgers() {
+    let world = World::new();
+    let full = "{ name = 'db', count = 20, volumes = 1 }";
+    let scenario = workers(&world, "full-slots", &[full, full]);
+    let text = std::fs::read_to_string(&scenario).expect("readable").replace("cpus = 8\n", "cpus = 8\nadvertised = 20\n");
+    std::fs::write(&scenario, text).expect("writable");
+    let simulation = played(&world, &scenario, &["--cold-boot", "--runs", "5"], 0);
+    assert_eq!(simulation["verdict"], "scheduler-places", "{}", simulation["because"]);
+    // Taken off and put back again: as much room as before.
+    let changes = ["--taint", "w1", "x:NoExecute", "--taint", "w1", "x-", "--add-pvcs", "1"];
+    let simulation = played(&world, &scenario, &changes, 3);
+    assert_eq!(simulation["until_refusal"]["count"], 0);
+}
+
+#[test]
+fn two_additions_are_two() {
+    let world = World::new();
+    let scenario = workers(&world, "names", &["", ""]);
+    let simulation = played(&world, &scenario, &["--add-pvcs", "3", "--add-pvcs", "4"], 0);
+    assert_eq!(strings(&simulation["placement"], "pod").len(), 7);
+    let attached: u64 =
+        simulation["after"]["slots"].as_array().expect("a list").iter().filter_map(|row| row["attached"].as_u64()).sum();
+    assert_eq!(attached, 7);
+}
+
+#[test]
+fn a_failed_host_takes_its_new_workers_along_and_gets_no_more() {
+    let world = World::new();
+    let scenario = workers(&world, "host", &["{ name = 'p', memory = '1GiB' }"]);
+    let simulation = played(&world, &scenario, &["--add-worker", "--fail-host", "pve1"], 3);
+    assert_eq!(strings(&simulation["placement"], "node"), BTreeSet::new());
+    let simulation = played(&world, &scenario, &["--fail-host", "pve1", "--add-worker"], 3);
+    assert_eq!(strings(&simulation["placement"], "node"), BTreeSet::new());
+    // One that joined and went again is not there afterwards.
+    let simulation = played(&world, &scenario, &["--add-worker", "--remove-node", "new-worker-1"], 0);
+    assert!(!strings(&simulation["after"]["nodes"], "name").contains("new-worker-1"));
+    assert_eq!(simulation["before"]["slots"], simulation["after"]["slots"]);
+}
+
+#[test]
+fn a_worker_holds_its_own_daemons_and_starts_on_its_host() {
+    let world = World::new();
+    let scenario = workers(&world, "small", &["{ name = 'agent', memory = '3GiB', cpu = '500m', daemon = true }"]);
+    for (size, why) in [(["--memory", "4Gi"], "DaemonSets"), (["--cores", "33"], "32 threads")] {
+        let mut changes = vec!["--add-worker"];
+        changes.extend(size);
+        let simulation = played(&world, &scenario, &changes, 3);
+        assert_eq!(simulation["verdict"], "cannot-fit");
+        assert!(simulation["because"][0].as_str().is_some_and(|text| text.contains(why)), "{}", simulation["because"]);
+    }
+    assert_eq!(played(&world, &scenario, &["--add-worker", "--memory", "8Gi"], 0)["fits"], true);
+}
+
+#[test]
+fn the_last_control_plane_node_is_no_node_like_others() {
+    let world = World::new();
+    let simulation = world.run(&["simulate", "--demo", "--fail-node", "k8s-control", "--format", "json"]).ends(6).json();
+    assert_eq!(simulation["verdict"], "undecided");
+    assert!(simulation["undecided"][0].as_str().is_some_and(|why| why.contains("without the API")));
+}
+
+#[test]
+fn the_number_until_the_first_refusal_is_where_playing_it_turns() {
+    let world = World::new();
+    let until = |count: &str, code| {
+        let arguments = ["simulate", "--demo", "--add-pvcs", count, "--runs", "4", "--format", "json"];
+        world.run(&arguments).ends(code).json()["until_refusal"]["count"].as_u64().expect("a number")
+    };
+    let count = until("1", 0);
+    assert_eq!((until(&count.to_string(), 0), until(&(count + 1).to_string(), 3)), (count, count));
+}
+
 #[test]
 fn a_failure_has_its_timeline() {
     let world = World::new();

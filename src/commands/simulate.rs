@@ -14,7 +14,7 @@ use super::history::Archive;
 use super::observed::{From, Observed};
 use crate::config::{Config, Options};
 use crate::render;
-use crate::ui::{CliError, Exit, Progress};
+use crate::ui::{self, CliError, Exit, Progress};
 
 /// Show what a change would do, without doing it
 ///
@@ -303,6 +303,8 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
     }
     if changes.is_empty() {
         changes.clone_from(&observed.changes);
+    } else if !observed.changes.is_empty() {
+        ui::note("the scenario's own changes are left out: those of the command line are played instead");
     }
     if changes.is_empty() && args.sweep.is_none() {
         return Err(CliError::new(Exit::Usage, "nothing is to change")
@@ -373,7 +375,11 @@ fn read_manifest(path: &str) -> Result<Manifest, CliError> {
         ..CliError::new(Exit::Usage, format!("cannot use {path}")).hint("it holds pods, workloads and claims, as YAML or JSON")
     })?;
     if made.pods.is_empty() {
-        return Err(CliError::new(Exit::Usage, format!("{path} makes no pods")));
+        let error = CliError::new(Exit::Usage, format!("{path} makes no pods that can be simulated"));
+        return Err(CliError {
+            causes: made.not_simulated.iter().map(|what| format!("{what} is not simulated")).collect(),
+            ..error
+        });
     }
     Ok(made)
 }

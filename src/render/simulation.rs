@@ -423,14 +423,13 @@ pub fn sweep(sweep: &Sweep) -> String {
         .enumerate()
         .map(|(place, row)| {
             let cells = &sweep.cells[place * columns.values.len()..(place + 1) * columns.values.len()];
-            let all = cells.iter().take_while(|cell| cell.probability.is_some_and(|share| share >= 1.0)).last();
             let refused = cells.iter().find(|cell| cell.probability.is_some_and(|share| share < 1.0));
             let at = |cell: Option<&capplan_planner::simulate::Cell>| {
                 cell.and_then(|cell| cell.at.last()).map_or_else(|| "none".to_owned(), ToString::to_string)
             };
             vec![
                 row.map_or_else(String::new, |row| row.to_string()),
-                at(all),
+                ranges(cells),
                 at(refused),
                 refused.map_or_else(String::new, |cell| cell.unplaceable.to_string()),
             ]
@@ -444,4 +443,20 @@ pub fn sweep(sweep: &Sweep) -> String {
         page.paragraph("  not decided", LABEL + 2, undecided);
     }
     page.0
+}
+
+/// Amounts that fit in every run: `0–24, 30`.
+fn ranges(cells: &[capplan_planner::simulate::Cell]) -> String {
+    let fits = |cell: &&capplan_planner::simulate::Cell| cell.probability.is_some_and(|share| share >= 1.0);
+    let runs = cells.chunk_by(|a, b| fits(&a) == fits(&b)).filter(|run| run.first().as_ref().is_some_and(fits));
+    let text = |cell: Option<&capplan_planner::simulate::Cell>| {
+        cell.and_then(|cell| cell.at.last()).map_or_else(String::new, ToString::to_string)
+    };
+    let words: Vec<String> = runs
+        .map(|run| match run {
+            [one] => text(Some(one)),
+            run => format!("{}–{}", text(run.first()), text(run.last())),
+        })
+        .collect();
+    if words.is_empty() { "none".to_owned() } else { words.join(", ") }
 }

@@ -110,14 +110,9 @@ pub fn read(text: &str) -> Result<Manifest, ManifestError> {
         let invalid = |source| ManifestError::Object { place: place + 1, kind: kind.clone(), source };
         let name = object["metadata"]["name"].as_str().unwrap_or("pod").to_owned();
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default").to_owned();
-        let number = |value: &Value, field: &'static str| match value {
-            Value::Null => Ok(None),
-            value => value.as_u64().map(Some).ok_or_else(|| ManifestError::Count {
-                place: place + 1,
-                kind: kind.clone(),
-                field,
-                value: value.to_string(),
-            }),
+        let number = |value: &Value, field: &'static str| {
+            let error = || ManifestError::Count { place: place + 1, kind: kind.clone(), field, value: value.to_string() };
+            if value.is_null() { Ok(None) } else { value.as_u64().map(Some).ok_or_else(error) }
         };
         let in_namespace = |claim: Claim| Claim { namespace: namespace.clone(), ..claim };
         let replicas = match kind.as_str() {
@@ -250,6 +245,59 @@ spec:
         let claims: Vec<(&str, u64)> = made.claims.iter().map(|one| (one.name.as_str(), one.requested.0)).collect();
         assert_eq!(claims, [("data-db-0", 5 << 30), ("data-db-1", 5 << 30)]);
         assert_eq!(made.pods[1].claims, ["data-db-1"]);
+    }
+
+    #[test]
+    fn limits_are_requests_where_these_are_left_out() {
+        let text = "
+kind: Pod
+metadata: {name: a}
+spec: {containers: [{name: c, image: i, resources: {requests: {cpu: 0.5}, limits: {cpu: 2, memory: 1Gi, nvidia.com/gpu: 1}}}]}
+---
+kind: Pod
+metadata: {name: b}
+spec: {resources: {limits: {cpu: 3, memory: 2Gi}}, containers: [{name: c, image: i, resources: {requests: {cpu: 1}}}]}
+";
+        let pods = read(text).expect("valid").pods;
+        let amounts: Vec<(u64, u64)> = pods.iter().map(|pod| (pod.requests.cpu.0, pod.requests.memory.0 >> 20)).collect();
+        assert_eq!(amounts, [(500, 1024), (1000, 2048)]);
+        assert_eq!(pods[0].requests.extended["nvidia.com/gpu"], 1);
+    }
+
+    #[test]
+    fn generic_ephemeral_volumes_bring_their_claims() {
+        let text = "
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 2
+  template:
+    spec:
+      containers: [{name: c, image: i}]
+      volumes: [{name: scratch, ephemeral: {volumeClaimTemplate: {spec: {resources: {requests: {storage: 2Gi}}}}}}]
+";
+        let made = read(text).expect("valid");
+        let claims: Vec<(&str, u64)> = made.claims.iter().map(|one| (one.name.as_str(), one.requested.0 >> 30)).collect();
+        assert_eq!(claims, [("web-0-scratch", 2), ("web-1-scratch", 2)]);
+        assert_eq!(made.pods[1].claims, ["web-1-scratch"]);
+    }
+
+    #[test]
+    fn what_cannot_be_counted_is_refused_and_what_is_not_simulated_is_kept() {
+        let pod = "{spec: {containers: [{name: c, image: i}]}}";
+        for (spec, field) in [("replicas: -1", "replicas"), ("replicas: 2.5", "replicas"), ("replicas: '3'", "replicas")] {
+            let error = read(&format!("kind: Deployment\nspec: {{{spec}, template: {pod}}}")).expect_err("no number");
+            assert!(error.to_string().contains(field), "{error}");
+        }
+        assert!(matches!(read("kind: Pod\nmetadata: {name: x}"), Err(ManifestError::Containers { .. })));
+        let job = |spec: &str| read(&format!("kind: Job\nspec: {{{spec}, template: {pod}}}")).expect("valid").pods.len();
+        assert_eq!((job("parallelism: 4, completions: 2"), job("parallelism: 4, suspend: true")), (2, 0));
+        let made = read(&format!(
+            "kind: Service\n---\nkind: DaemonSet\nmetadata: {{name: agent}}\n---\nkind: Pod\n{}",
+            &pod[1..pod.len() - 1]
+        ));
+        let made = made.expect("valid");
+        assert_eq!((made.pods.len(), made.not_simulated), (1, vec!["DaemonSet default/agent".to_owned()]));
     }
 
     #[test]

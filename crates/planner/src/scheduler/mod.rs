@@ -141,7 +141,7 @@ impl fmt::Display for Rejection {
             Self::ClaimMissing(claim) => write!(f, "claim {claim} does not exist"),
             Self::ClaimLost { claim, volume } => write!(f, "volume {volume} of claim {claim} does not exist"),
             Self::ClaimDeleting(claim) => write!(f, "claim {claim} is being deleted"),
-            Self::ClaimUnbound => f.write_str("a claim is not bound, and its class binds without waiting for a pod"),
+            Self::ClaimUnbound => f.write_str("a claim is not bound, and no class that waits for pods makes its volume"),
         }
     }
 }

@@ -129,6 +129,7 @@ pub fn simulate(
         // A large cluster is copied only if it is needed again.
         let again = (trials.runs > 1).then(|| cluster.clone());
         let mut first = Player::new(&ground, cluster, plugs.clone(), trials.seed);
+        first.reboot_runs = trials.runs.max(1);
         first.play_all(changes)?;
         progress(1);
         let mut outcomes = vec![first.outcome.clone()];
@@ -136,9 +137,17 @@ pub fn simulate(
             outcomes.extend(others(&ground, &cluster, &plugs, changes, trials, progress)?);
         }
         simulation.conclude(&mut first, &outcomes);
-        let more = refusal::more(snapshot, &policy, &slots, changes, &mut first)?;
+        let more = refusal::more(snapshot, &policy, changes, &mut first)?;
         (simulation.until_refusal, simulation.spread) = (more.until_refusal, more.spread);
         simulation.undecided.extend(more.doubt);
+        if let Some(until) = &simulation.until_refusal
+            && let Some(Change::AddPvcs(add)) = changes.iter().rev().find(|change| matches!(change, Change::AddPvcs(_)))
+            && (until.count + 1..=until.while_parked).contains(&u64::from(add.count))
+        {
+            simulation
+                .because
+                .push(format!("only as long as parked workloads stay parked: with their volumes {} fit", until.count));
+        }
         simulation.reboots = std::mem::take(&mut first.reboots);
         simulation.timeline = timeline::of(snapshot, changes, &first);
         simulation.node_loss = result::losses(snapshot, changes);

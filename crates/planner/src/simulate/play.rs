@@ -113,6 +113,8 @@ pub(super) struct Player<'a> {
     pub outcome: Outcome,
     /// Whether only the outcome is wanted, and no details.
     pub only_outcome: bool,
+    /// How often each node's reboot is played.
+    pub reboot_runs: u32,
     /// Whether the affinity of some pod selects namespaces by their labels.
     selects_namespaces: bool,
 }
@@ -154,6 +156,7 @@ impl<'a> Player<'a> {
             reboots: Vec::new(),
             outcome: Outcome::default(),
             only_outcome: false,
+            reboot_runs: 1,
             selects_namespaces,
         }
     }
@@ -243,6 +246,8 @@ impl<'a> Player<'a> {
             }
             Change::RemoveNode(name) => {
                 let node = self.node(name)?;
+                let blocked = blocked(self.snapshot, &self.scheduler.cluster, node).into_iter();
+                self.undecided.extend(blocked.map(|why| format!("whether {name} can be drained: {why}")));
                 self.evict(node, &Leave::WithTheNode);
                 self.remove(node);
                 self.powered_off.insert(name.clone());
@@ -456,25 +461,46 @@ impl<'a> Player<'a> {
             if cluster.node(node).is_control_plane() {
                 continue;
             }
-            let mark = trial.scheduler.cluster.mark();
-            trial.waiting.clone_from(&waiting);
-            trial.cordon(node);
-            trial.evict(node, &Leave::Rebooting);
-            let pods = trial.waiting.len() - waiting.len() + trial.lost.len();
-            trial.settle();
-            let blocked = blocked(self.snapshot, &self.scheduler.cluster, node);
-            let (unplaceable, _) = trial.unplaceable();
-            let doubts = trial.doubts(&Growth::default());
-            let (mut verdict, mut because) =
-                if unplaceable.is_empty() { (Verdict::SchedulerPlaces, Vec::new()) } else { proof::search(&mut trial) };
-            verdict = verdict.with_doubts(!doubts.is_empty(), !trial.unread.is_empty());
-            because.extend(doubts);
-            let lost = std::mem::take(&mut trial.lost);
-            self.flagged.append(&mut trial.flagged);
-            let fits = verdict == Verdict::SchedulerPlaces;
-            self.reboots.push(Reboot { node: name, fits, verdict, because, pods, unplaceable, blocked, lost });
-            trial.scheduler.cluster.roll_back(mark);
-            trial.start_again(self.plugs.clone());
+            let blocked = blocked(self.snapshot, cluster, node);
+            let mut doubts: BTreeSet<String> = blocked.iter().cloned().collect();
+            let mut reboot = Reboot { node: name, blocked, ..Reboot::default() };
+            let (mut good, mut unread, mut worst) = (0, false, None);
+            for _ in 0..self.reboot_runs {
+                let mark = trial.scheduler.cluster.mark();
+                trial.waiting.clone_from(&waiting);
+                trial.cordon(node);
+                trial.evict(node, &Leave::Rebooting);
+                reboot.pods = trial.waiting.len() - waiting.len() + trial.lost.len();
+                trial.settle();
+                doubts.append(&mut trial.doubts(&Growth::default()));
+                unread |= !trial.unread.is_empty();
+                let (unplaceable, _) = trial.unplaceable();
+                if unplaceable.is_empty() {
+                    good += 1;
+                } else if reboot.unplaceable.is_empty() {
+                    reboot.unplaceable = unplaceable;
+                    worst = Some(proof::search(&mut trial));
+                }
+                reboot.lost = std::mem::take(&mut trial.lost);
+                self.flagged.append(&mut trial.flagged);
+                let had_choice = std::mem::take(&mut trial.outcome.had_choice);
+                trial.scheduler.cluster.roll_back(mark);
+                trial.start_again(self.plugs.clone());
+                if !had_choice {
+                    break;
+                }
+            }
+            (reboot.verdict, reboot.because) = match worst {
+                None => (Verdict::SchedulerPlaces, Vec::new()),
+                Some(_) if good > 0 => {
+                    (Verdict::FitsIfPlaced, vec![format!("every pod found a place in {good} of {} runs", self.reboot_runs)])
+                }
+                Some(found) => found,
+            };
+            reboot.verdict = reboot.verdict.with_doubts(!doubts.is_empty(), unread);
+            reboot.because.extend(doubts);
+            reboot.fits = reboot.verdict == Verdict::SchedulerPlaces;
+            self.reboots.push(reboot);
         }
     }
 

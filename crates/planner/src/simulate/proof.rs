@@ -67,15 +67,16 @@ pub(super) fn search(player: &mut Player<'_>) -> (Verdict, Vec<String>) {
     if player.workers.iter().any(|worker| worker.refused.is_some()) {
         return (Verdict::Undecided, vec!["a new worker might take them: whether a host has room for it is unknown".to_owned()]);
     }
-    if !player.preempted.is_empty() {
-        let why = "more important pods pushed others aside: whether another choice leaves fewer over was not sought";
-        return (Verdict::Undecided, vec![why.to_owned()]);
+    let (mut scheduler, mut plugs) = player.cleared();
+    let mut pods = player.seekers();
+    // Where pods are pushed aside, any that are less important may be: all of them seek a place then.
+    let pushing = !player.preempted.is_empty();
+    if pushing {
+        pods.extend(lift_less_important(&mut scheduler, &mut plugs, &pods, &player.down));
     }
-    if player.seekers().len() > MOST_SOUGHT {
+    if pods.len() > MOST_SOUGHT {
         return (Verdict::Undecided, vec![format!("more than {MOST_SOUGHT} pods have to find a place: no other way was sought")]);
     }
-    let (mut scheduler, plugs) = player.cleared();
-    let pods = player.seekers();
     if scheduler.cluster.node_count() == 0 {
         return (Verdict::Undecided, vec!["no node is listed".to_owned()]);
     }
@@ -146,9 +147,14 @@ pub(super) fn search(player: &mut Player<'_>) -> (Verdict, Vec<String>) {
         })
         .collect();
     let free = Free::of(&scheduler, &plugs, &player.policy.attacher, &seekers);
-    let bounds = bounds(&seekers, &free, &scheduler);
+    let mut bounds = bounds(&seekers, &free, &scheduler);
     if !bounds.is_empty() {
+        bounds.extend(pushing.then(|| "counted with every pod that a more important one could push aside".to_owned()));
         return (Verdict::CannotFit, bounds);
+    }
+    if pushing {
+        let why = "more important pods pushed others aside: whether another choice leaves fewer over was not sought";
+        return (Verdict::Undecided, vec![why.to_owned()]);
     }
     if let Some(assignment) = find(&mut scheduler, &plugs, &seekers) {
         let shown: Vec<String> = assignment.into_iter().take(MOST_NAMED).collect();
@@ -165,6 +171,19 @@ pub(super) fn search(player: &mut Player<'_>) -> (Verdict, Vec<String>) {
             vec![format!("no assignment exists: every way to place the {} pods was ruled out", seekers.len())],
         ),
     }
+}
+
+/// Takes every pod off its node that one of `pods` could push aside.
+fn lift_less_important(scheduler: &mut Scheduler<'_>, plugs: &mut Plugs, pods: &[PodId], down: &BTreeSet<NodeId>) -> Vec<PodId> {
+    let cluster = &scheduler.cluster;
+    let Some(most) = pods.iter().map(|pod| cluster.pod(*pod).scheduling.priority).max() else { return Vec::new() };
+    let everywhere = cluster.nodes().filter(|node| !down.contains(node)).flat_map(|node| cluster.pods_on(node).iter().copied());
+    let less = everywhere.filter(|pod| cluster.pod(*pod).scheduling.priority < most && !cluster.pod(*pod).is_mirror());
+    let less: Vec<PodId> = less.collect();
+    for pod in &less {
+        plugs.lift(&mut scheduler.cluster, *pod);
+    }
+    less
 }
 
 impl Free {

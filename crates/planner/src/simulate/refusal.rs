@@ -6,7 +6,6 @@ use capplan_model::change::{AddPvcs, Change};
 use capplan_model::ids::NodeName;
 use capplan_model::kube::Pod;
 use capplan_model::policy::Policy;
-use capplan_model::slots::VolumeSlots;
 use capplan_model::{Reading, Snapshot};
 
 use super::SimulateError;
@@ -106,24 +105,28 @@ impl<'r, 'a> Room<'r, 'a> {
         };
         let takes_slots = self.plugs.volumes_of(&pod).next().is_some();
         let id = self.scheduler.cluster.add_pod(pod.clone());
-        if self.scheduler.cluster.is_independent(id) {
-            return Ok(self.sum(id, takes_slots));
+        if self.scheduler.cluster.is_independent(id)
+            && let Some(count) = self.sum(id, takes_slots)
+        {
+            return Ok(count);
         }
         self.one_by_one(snapshot, policy, sample, pod)
     }
 
-    /// Each copy leaves the others as much: the nodes' own numbers add up.
-    fn sum(&mut self, id: PodId, takes_slots: bool) -> Reading<Count> {
+    /// Each copy leaves the others as much: the nodes' own numbers add up. `None` where a VM has fewer slots
+    /// than the scheduler thinks: it runs into that node before the others are full.
+    fn sum(&mut self, id: PodId, takes_slots: bool) -> Option<Reading<Count>> {
         let feasible = self.scheduler.feasible(id);
         let mut count = Count { exact: true, ..Count::default() };
         let mut tightest: BTreeMap<&'static str, u64> = BTreeMap::new();
         for node in &feasible {
             let name = self.scheduler.cluster.node(*node).name.clone();
-            let (mut most, mut dimension) = self.scheduler.cluster.copies(id, *node);
+            let (most, dimension) = self.scheduler.cluster.copies(id, *node);
             if takes_slots {
-                let Some(free) = self.plugs.free(&name) else { return slots_unknown(&name) };
-                if free < most {
-                    (most, dimension) = (free, "volume-slots");
+                match self.plugs.free(&name) {
+                    Some(free) if free < most => return None,
+                    Some(_) => {}
+                    None => return Some(slots_unknown(&name)),
                 }
             }
             *tightest.entry(dimension).or_default() += most.max(1);
@@ -134,7 +137,7 @@ impl<'r, 'a> Room<'r, 'a> {
         }
         let widest = tightest.into_iter().max_by_key(|(_, copies)| *copies).map(|(dimension, _)| dimension.to_owned());
         count.dimension = widest.unwrap_or_else(|| self.refusing(id));
-        Reading::Known(count)
+        Some(Reading::Known(count))
     }
 
     fn one_by_one(
@@ -251,7 +254,6 @@ pub(super) struct More {
 pub(super) fn more(
     snapshot: &Snapshot,
     policy: &Policy,
-    slots: &Reading<Vec<VolumeSlots>>,
     changes: &[Change],
     player: &mut Player<'_>,
 ) -> Result<More, SimulateError> {
@@ -265,11 +267,11 @@ pub(super) fn more(
     let volumes = volumes.filter(|add| takes_slots(add));
     let spread = match (volumes, &sample) {
         (None, _) => None,
-        (Some(add), Sample::Volume(_)) => spread(slots, add, &parked.by_node),
+        (Some(add), Sample::Volume(_)) => spread(player, add, &parked.by_node),
         (Some(add), Sample::Pod(_)) => {
             let one = Sample::Volume(AddPvcs { count: 1, ..add.clone() });
             let count = Room::of(player).count(snapshot, policy, &one)?;
-            count.known().and_then(|count| spread(slots, add, &count.by_node))
+            count.known().and_then(|count| spread(player, add, &count.by_node))
         }
     };
     let latent = match &sample {
@@ -301,9 +303,11 @@ pub(super) fn more(
 }
 
 /// Where new volumes go, at best and at worst, with this much room on the nodes.
-fn spread(slots: &Reading<Vec<VolumeSlots>>, add: &AddPvcs, room: &BTreeMap<NodeName, u64>) -> Option<VolumeSpread> {
-    let listed: BTreeMap<&NodeName, u64> =
-        slots.known()?.iter().map(|one| (&one.node, one.attached.known().map_or(0, |list| list.len() as u64))).collect();
+fn spread(player: &mut Player<'_>, add: &AddPvcs, room: &BTreeMap<NodeName, u64>) -> Option<VolumeSpread> {
+    let base = Room::of(player);
+    let counted = room.keys().map(|node| Some((node.clone(), base.plugs.attachments(node)?)));
+    let listed: BTreeMap<NodeName, u64> = counted.collect::<Option<_>>()?;
+    drop(base);
     let attached = |node: &NodeName| listed.get(node).copied().unwrap_or(0);
     let mut best: BTreeMap<NodeName, u64> = room.keys().map(|node| (node.clone(), 0)).collect();
     let mut open: BTreeSet<(u64, &NodeName)> =

@@ -91,7 +91,7 @@ pub struct Simulation {
 }
 
 /// What is known about whether everything fits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// The scheduler finds a place for everything, however it breaks ties (in every run tried).
@@ -99,6 +99,7 @@ pub enum Verdict {
     /// An assignment exists, but the scheduler does not find one in every run.
     FitsIfPlaced,
     /// No assignment was found, and none was ruled out.
+    #[default]
     Undecided,
     /// No assignment exists: proven.
     CannotFit,
@@ -247,7 +248,7 @@ pub struct Starving {
 }
 
 /// One node's reboot.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub struct Reboot {
     /// The node.
     pub node: NodeName,
@@ -372,7 +373,7 @@ impl Simulation {
         self.probability = good as f64 / runs as f64;
         self.placement = first.placement();
         self.lost = first.lost.clone();
-        self.preempted = std::mem::take(&mut first.preempted);
+        self.preempted = first.preempted.clone();
         self.flagged = first.flagged.iter().cloned().collect();
         self.pools = Growth::of(first).pools.into_values().collect();
         let reboots = first.reboots.iter().filter(|one| !one.fits);
@@ -394,11 +395,13 @@ impl Simulation {
             self.starving.sort_by(|a, b| b.probability.total_cmp(&a.probability).then(a.pod.cmp(&b.pod)));
         }
         self.verdict = if good == runs && self.unplaceable.is_empty() {
-            self.because.push(match runs {
+            let text = match runs {
                 1 if first.outcome.had_choice => "every pod found a place in the one run made".to_owned(),
                 1 => "every pod found a place, and there was no tie to break".to_owned(),
                 runs => format!("every pod found a place in all {runs} runs"),
-            });
+            };
+            let only_reboots = !first.reboots.is_empty() && first.placed.is_empty();
+            self.because.extend((!only_reboots).then_some(text));
             Verdict::SchedulerPlaces
         } else if good > 0 {
             self.because.push(format!("every pod found a place in {good} of {runs} runs"));
@@ -412,7 +415,10 @@ impl Simulation {
         let worst = first.reboots.iter().map(|one| one.verdict).max();
         if let Some(worst) = worst.filter(|worst| *worst != Verdict::SchedulerPlaces) {
             let bad = first.reboots.iter().filter(|one| !one.fits).count();
-            self.because.push(format!("{bad} of {} nodes cannot be away without pods left over", first.reboots.len()));
+            self.because.push(format!(
+                "{bad} of {} nodes cannot be away with certainty that everything finds a place",
+                first.reboots.len()
+            ));
             self.verdict = self.verdict.max(worst);
         }
         if !self.lost.is_empty() {

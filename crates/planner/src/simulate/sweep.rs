@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use capplan_model::change::{AddPods, AddPvcs, AddWorker, Change};
+use capplan_model::ids::NodeName;
 use capplan_model::policy::{Policy, Scope};
 use capplan_model::slots::VolumeSlots;
 use capplan_model::{Reading, Snapshot};
@@ -174,12 +175,21 @@ pub fn sweep(
         }
         _ => Vec::new(),
     };
-    let lightest = lightest(snapshot)?;
+    if changes.contains(&Change::RebootEach) {
+        return Err(SimulateError::Change("each node's reboot is a table of its own: it cannot be swept over".into()));
+    }
+    let lightest = Workers::after(snapshot, changes)?;
     let done = std::sync::atomic::AtomicU32::new(0);
     let cells: Result<Vec<(Cell, BTreeSet<String>)>, SimulateError> = combinations
         .into_par_iter()
         .map(|at| {
-            let mut all = changes.to_vec();
+            // What varies is played once, not beside the change that it is like.
+            let varies = |kind| axes.0.iter().any(|axis| axis.kind == kind);
+            let stays = |change: &&Change| {
+                !(matches!(change, Change::AddPvcs(_)) && varies(AxisKind::Pvcs)
+                    || matches!(change, Change::AddPods(_)) && varies(AxisKind::Pods))
+            };
+            let mut all: Vec<Change> = changes.iter().filter(stays).cloned().collect();
             for (axis, value) in axes.0.iter().zip(&at) {
                 all.extend(varied(axis.kind, *value, &lightest, changes)?);
             }
@@ -215,8 +225,25 @@ pub fn sweep(
     })
 }
 
-/// Workers in the order in which they would be removed, the lightest first: those with devices last.
-fn lightest(snapshot: &Snapshot) -> Result<Vec<capplan_model::ids::NodeName>, SimulateError> {
+/// The workers that vary.
+struct Workers {
+    /// In the order in which they would be removed, the lightest first: those with devices last.
+    lightest: Vec<NodeName>,
+    /// Those that the changes before add.
+    added: usize,
+}
+
+impl Workers {
+    /// The workers after the changes that come first in every cell.
+    fn after(snapshot: &Snapshot, changes: &[Change]) -> Result<Self, SimulateError> {
+        let gone = |name: &NodeName| changes.iter().any(|change| matches!(change, Change::RemoveNode(node) if node == name));
+        let added = changes.iter().filter_map(|change| if let Change::AddWorker(add) = change { Some(add.count) } else { None });
+        let lightest = lightest(snapshot)?.into_iter().filter(|name| !gone(name)).collect();
+        Ok(Self { lightest, added: added.sum::<u32>() as usize })
+    }
+}
+
+fn lightest(snapshot: &Snapshot) -> Result<Vec<NodeName>, SimulateError> {
     match node_uses(snapshot) {
         Reading::Known(uses) => {
             let mut workers: Vec<_> = uses.iter().filter(|one| one.is_in(Scope::Workers)).collect();
@@ -230,21 +257,18 @@ fn lightest(snapshot: &Snapshot) -> Result<Vec<capplan_model::ids::NodeName>, Si
     }
 }
 
-fn varied(
-    kind: AxisKind,
-    value: u32,
-    lightest: &[capplan_model::ids::NodeName],
-    changes: &[Change],
-) -> Result<Vec<Change>, SimulateError> {
+fn varied(kind: AxisKind, value: u32, workers: &Workers, changes: &[Change]) -> Result<Vec<Change>, SimulateError> {
     Ok(match kind {
         AxisKind::Workers => {
-            let now = lightest.len();
+            let now = workers.lightest.len() + workers.added;
             match (value as usize).cmp(&now) {
                 std::cmp::Ordering::Equal => Vec::new(),
                 std::cmp::Ordering::Greater => {
                     vec![Change::AddWorker(AddWorker { count: value - now as u32, ..AddWorker::default() })]
                 }
-                std::cmp::Ordering::Less => lightest.iter().take(now - value as usize).cloned().map(Change::RemoveNode).collect(),
+                std::cmp::Ordering::Less => {
+                    workers.lightest.iter().take(now - value as usize).cloned().map(Change::RemoveNode).collect()
+                }
             }
         }
         AxisKind::Pvcs if value == 0 => Vec::new(),

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use capplan_model::Snapshot;
 use capplan_model::change::{Change, FailureMode};
 use capplan_model::ids::NodeName;
-use capplan_model::kube::{Effect, Pod, Taint};
+use capplan_model::kube::{Effect, Node, Pod, Taint};
 
 use super::play::{Player, nodes_on};
 use super::result::{FailureSubject, TimelineRow, failures};
@@ -28,17 +28,30 @@ const MOST_NAMES: usize = 12;
 
 pub(super) fn of(snapshot: &Snapshot, changes: &[Change], player: &Player<'_>) -> Vec<TimelineRow> {
     let mut rows = Vec::new();
+    let mut seen: Vec<NodeName> = Vec::new();
     for (subject, mode) in failures(changes) {
         let (name, nodes) = match subject {
             FailureSubject::Node(node) => (node.to_string(), vec![node.clone()]),
             FailureSubject::Host(host) => (host.to_string(), nodes_on(snapshot, host).into_known().unwrap_or_default()),
         };
-        rows.extend(failure(snapshot, &name, &nodes, mode, player));
+        let nodes: Vec<NodeName> = nodes.into_iter().filter(|node| !seen.contains(node)).collect();
+        if nodes.is_empty() {
+            continue;
+        }
+        rows.extend(failure(snapshot, &name, &nodes, &seen, mode, player));
+        seen.extend(nodes);
     }
     rows
 }
 
-fn failure(snapshot: &Snapshot, name: &str, nodes: &[NodeName], mode: FailureMode, player: &Player<'_>) -> Vec<TimelineRow> {
+fn failure(
+    snapshot: &Snapshot,
+    name: &str,
+    nodes: &[NodeName],
+    before: &[NodeName],
+    mode: FailureMode,
+    player: &Player<'_>,
+) -> Vec<TimelineRow> {
     let pods: Vec<&Pod> = snapshot
         .kube
         .pods
@@ -76,7 +89,9 @@ fn failure(snapshot: &Snapshot, name: &str, nodes: &[NodeName], mode: FailureMod
         .collect();
     if !control.is_empty() {
         let voters = snapshot.kube.nodes.items().iter().filter(|node| node.runs_control_plane()).count();
-        let left = voters - control.len();
+        let is_down = |node: &&Node| node.runs_control_plane() && before.contains(&node.name);
+        let down = snapshot.kube.nodes.items().iter().filter(is_down).count();
+        let left = voters - control.len() - down;
         let quorum = voters / 2 + 1;
         let what = if left >= quorum {
             format!("{left} of {voters} control-plane nodes are left: quorum is {quorum}, the API stays")
@@ -100,7 +115,7 @@ fn failure(snapshot: &Snapshot, name: &str, nodes: &[NodeName], mode: FailureMod
             }
             FailureMode::PowerOff => "deleted in the same second, PodDisruptionBudgets or not; they stay Terminating",
         };
-        let at = tainted + seconds.max(&0);
+        let at = tainted.saturating_add(*seconds.max(&0));
         add(at, "eviction", format!("{} pods {what}", pods.len()), names(pods));
         let stateful: Vec<&Pod> = owned_by(pods, "StatefulSet");
         if mode != FailureMode::Notready && !stateful.is_empty() {

@@ -114,7 +114,7 @@ pub(super) fn new(player: &Player<'_>, add: &AddWorker) -> Result<NewWorker, Sim
     let daemons = daemons(player, &like.name, &name);
     let (host, mut refused) = host_for(player, add.host.as_ref(), memory, cores)?;
     let mut doubts = Vec::new();
-    if twin.is_some_and(|twin| twin.host != host) {
+    if refused.is_none() && twin.is_some_and(|twin| twin.host != host) {
         for key in &topology_keys {
             match zone_of(player, &host, key) {
                 Some(zone) => drop(labels.insert(key.clone(), zone)),
@@ -136,7 +136,7 @@ pub(super) fn new(player: &Player<'_>, add: &AddWorker) -> Result<NewWorker, Sim
     let own_cpu = daemons.iter().map(|pod| pod.requests.cpu.0).sum::<u64>();
     if refused.is_none() && (own > allocatable.memory || own_cpu > allocatable.cpu.0) {
         refused = Some(Refusal::NoRoom(format!(
-            "its DaemonSets need {own} and {} cores, it has {} and {}",
+            "its DaemonSets need {own} memory and {}, it has {} and {}",
             MilliCpu(own_cpu),
             allocatable.memory,
             allocatable.cpu
