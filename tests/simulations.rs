@@ -435,6 +435,41 @@ fn a_worker_holds_its_own_daemons_and_starts_on_its_host() {
 }
 
 #[test]
+fn a_taint_that_goes_again_brings_daemons_back() {
+    let world = World::new();
+    let daemon = "{ name = 'agent', memory = '3GiB', daemon = true, count = 1 }, { name = 'web', memory = '1GiB' }";
+    let scenario = workers(&world, "untaint", &[daemon, daemon]);
+    let before = played(&world, &scenario, &["--cordon", "w1"], 0);
+    let changes = ["--taint", "w1", "x:NoExecute", "--taint", "w1", "x-"];
+    let after = played(&world, &scenario, &changes, 0);
+    let memory = |state: &Value| state["memory"]["requests"]["workers"].as_f64().expect("a share");
+    assert!((memory(&before["before"]) - memory(&after["after"])).abs() < 1e-9, "nothing is lost on the way");
+}
+
+#[test]
+fn no_proof_holds_pods_back_from_where_they_might_have_gone() {
+    let world = World::new();
+    let scenario = workers(&world, "late", &["", ""]);
+    // The first may go to w1 before it is closed, or to w2 and leave nothing for the second one.
+    let changes = ["--add-pods", "1x1m,16Gi", "--cordon", "w1", "--add-pods", "1x1m,20Gi", "--runs", "1"];
+    let verdicts: BTreeSet<String> = ["1", "2", "3", "4", "5", "6"]
+        .iter()
+        .map(|seed| {
+            let mut arguments = vec!["simulate", "--scenario", &scenario, "--format", "json", "--seed", seed];
+            arguments.extend(changes);
+            world.run(&arguments).json()["verdict"].as_str().expect("a verdict").to_owned()
+        })
+        .collect();
+    assert_eq!(verdicts, BTreeSet::from(["scheduler-places".to_owned(), "undecided".to_owned()]));
+    // One that pushes another aside fits although the first look finds no room.
+    let pods = ["{ name = 'low', memory = '20GiB' }", "{ name = 'high', memory = '20GiB', priority = 10 }"];
+    let scenario = workers(&world, "pushed", &pods);
+    let simulation = played(&world, &scenario, &["--remove-node", "w2"], 3);
+    assert_eq!(simulation["preempted"][0]["pod"], "apps/low-w1-0", "{}", simulation["preempted"]);
+    assert_eq!(simulation["verdict"], "cannot-fit", "40 GiB do not fit 30, whoever goes first: {}", simulation["because"]);
+}
+
+#[test]
 fn the_last_control_plane_node_is_no_node_like_others() {
     let world = World::new();
     let simulation = world.run(&["simulate", "--demo", "--fail-node", "k8s-control", "--format", "json"]).ends(6).json();

@@ -54,7 +54,10 @@ enum Format {
 
 /// The changes as flags. `Ordered` puts them in the order of the command line.
 #[derive(Debug, Default, clap::Args)]
-#[command(next_help_heading = "Changes, played in this order of the command line")]
+#[command(
+    next_help_heading = "Changes, played in this order of the command line",
+    group(clap::ArgGroup::new("failure").args(["fail_node", "fail_host"]).multiple(true))
+)]
 struct Flags {
     /// Add N claims, each with a pod that mounts it
     #[arg(long, value_name = "N")]
@@ -101,9 +104,9 @@ struct Flags {
     /// A host fails, with every VM on it
     #[arg(long, value_name = "HOST")]
     fail_host: Vec<String>,
-    /// How nodes and hosts fail
-    #[arg(long, value_enum, default_value_t)]
-    mode: Mode,
+    /// How nodes and hosts fail [default: power-off]
+    #[arg(long, value_enum, requires = "failure")]
+    mode: Option<Mode>,
     /// Cordon a node
     #[arg(long, value_name = "NODE")]
     cordon: Vec<String>,
@@ -182,7 +185,7 @@ impl FromArgMatches for Ordered {
             if given { matches.indices_of(id).map(Iterator::collect).unwrap_or_default() } else { Vec::new() }
         };
         let mut add = |id: &str, changes: Vec<Step>| steps.extend(places(id).into_iter().zip(changes));
-        let mode = FailureMode::from(flags.mode);
+        let mode = FailureMode::from(flags.mode.unwrap_or_default());
         let pvcs = flags.add_pvcs.iter().map(|count| {
             Step::Change(Change::AddPvcs(AddPvcs {
                 count: *count,

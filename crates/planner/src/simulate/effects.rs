@@ -112,8 +112,8 @@ impl Effects {
             csi_nodes.retain(|node| !self.nodes_gone.contains(&node.name));
             csi_nodes.extend(self.workers.iter().map(|worker| worker.csi.clone()));
         }
-        for guest in guests_mut(snapshot) {
-            if self.powered_off.iter().any(|node| machines.get(node) == Some(&machine(guest))) {
+        for node in &self.powered_off {
+            if let Some(guest) = guest_mut(snapshot, machines.get(node)) {
                 guest.power = Power::Stopped;
             }
         }
@@ -213,38 +213,36 @@ impl Effects {
     }
 }
 
-/// What tells a VM from all others: VMIDs are unique within one PVE cluster only.
-type Machine = (HostName, VmId);
-
-fn machine(guest: &Guest) -> Machine {
-    (guest.host.clone(), guest.vmid)
-}
+/// Where a VM is in the snapshot: which endpoint, which guest.
+type Place = (usize, usize);
 
 /// Each node's VM.
-fn machines(snapshot: &Snapshot) -> BTreeMap<NodeName, Machine> {
+fn machines(snapshot: &Snapshot) -> BTreeMap<NodeName, Place> {
+    // VMIDs are unique within one PVE cluster only.
+    let mut places: BTreeMap<(&HostName, VmId), Place> = BTreeMap::new();
+    for (endpoint, pve) in snapshot.pve.iter().enumerate() {
+        for (guest, one) in pve.guests.items().iter().enumerate() {
+            places.insert((&one.host, one.vmid), (endpoint, guest));
+        }
+    }
     let joins = join(snapshot).into_known().unwrap_or_default();
     let guests = joins.into_iter().filter_map(|(node, join)| match join {
-        Join::Guest(guest) => Some((node.clone(), machine(guest))),
+        Join::Guest(guest) => Some((node.clone(), *places.get(&(&guest.host, guest.vmid))?)),
         Join::Missing | Join::Ambiguous { .. } => None,
     });
     guests.collect()
 }
 
-fn guests_mut(snapshot: &mut Snapshot) -> impl Iterator<Item = &mut Guest> {
-    snapshot
-        .pve
-        .iter_mut()
-        .filter_map(|pve| match &mut pve.guests {
-            Reading::Known(guests) => Some(guests),
-            Reading::Unknown { .. } => None,
-        })
-        .flatten()
+fn guest_mut<'s>(snapshot: &'s mut Snapshot, place: Option<&Place>) -> Option<&'s mut Guest> {
+    let (endpoint, guest) = *place?;
+    match &mut snapshot.pve.get_mut(endpoint)?.guests {
+        Reading::Known(guests) => guests.get_mut(guest),
+        Reading::Unknown { .. } => None,
+    }
 }
 
-fn config_mut<'s>(snapshot: &'s mut Snapshot, wanted: Option<&Machine>) -> Option<&'s mut GuestConfig> {
-    let wanted = wanted?;
-    let guest = guests_mut(snapshot).find(|guest| machine(guest) == *wanted)?;
-    match &mut guest.config {
+fn config_mut<'s>(snapshot: &'s mut Snapshot, place: Option<&Place>) -> Option<&'s mut GuestConfig> {
+    match &mut guest_mut(snapshot, place)?.config {
         Reading::Known(config) => Some(config),
         Reading::Unknown { .. } => None,
     }

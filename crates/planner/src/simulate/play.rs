@@ -92,6 +92,8 @@ pub(super) struct Player<'a> {
     /// Pods that end for good.
     pub lost: Vec<String>,
     pub gone: BTreeSet<PodId>,
+    /// Pods of DaemonSets that a taint drove from their nodes.
+    driven_out: BTreeMap<PodId, NodeId>,
     pub nodes_gone: BTreeSet<NodeId>,
     pub powered_off: BTreeSet<NodeName>,
     pub preempted: Vec<Displaced>,
@@ -102,6 +104,8 @@ pub(super) struct Player<'a> {
     /// What was not read and would be needed: without it nothing is proven either.
     pub unread: BTreeSet<String>,
     pub hosts_failed: BTreeSet<HostName>,
+    /// Whether a node was closed that took pods before: they might have gone there.
+    pub closed_late: bool,
     /// Nodes that are there and do not run.
     pub down: BTreeSet<NodeId>,
     pub attach_failures: Vec<AttachFailure>,
@@ -140,6 +144,7 @@ impl<'a> Player<'a> {
             ties: BTreeMap::new(),
             lost: Vec::new(),
             gone: BTreeSet::new(),
+            driven_out: BTreeMap::new(),
             nodes_gone: BTreeSet::new(),
             powered_off: BTreeSet::new(),
             preempted: Vec::new(),
@@ -148,6 +153,7 @@ impl<'a> Player<'a> {
             undecided: BTreeSet::new(),
             unread: BTreeSet::new(),
             hosts_failed: BTreeSet::new(),
+            closed_late: false,
             down: BTreeSet::new(),
             attach_failures: Vec::new(),
             workers: Vec::new(),
@@ -366,6 +372,9 @@ impl<'a> Player<'a> {
             self.plugs.lift(&mut self.scheduler.cluster, id);
             left.insert(id);
             if tied {
+                if matches!(leave, Leave::Intolerant(_)) && !replaced {
+                    self.driven_out.insert(id, node);
+                }
                 self.gone.insert(id);
             } else if bare {
                 self.gone.insert(id);
@@ -393,6 +402,7 @@ impl<'a> Player<'a> {
     }
 
     fn cordon(&mut self, node: NodeId) {
+        self.closed_late |= !self.placed.is_empty();
         let taint = Taint { key: "node.kubernetes.io/unschedulable".into(), ..Taint::default() };
         self.scheduler.cluster.alter_node(node, |node| {
             node.unschedulable = true;
@@ -405,6 +415,7 @@ impl<'a> Player<'a> {
     fn taint(&mut self, node: NodeId, taint: &WrittenTaint) {
         match taint {
             WrittenTaint::Set(taint) => {
+                self.closed_late |= !self.placed.is_empty();
                 self.scheduler.cluster.alter_node(node, |node| {
                     node.taints.retain(|one| one.key != taint.key || one.effect != taint.effect);
                     node.taints.push(taint.clone());
@@ -413,9 +424,17 @@ impl<'a> Player<'a> {
                     self.evict(node, &Leave::Intolerant(taint));
                 }
             }
-            WrittenTaint::Remove(key, effect) => self.scheduler.cluster.alter_node(node, |node| {
-                node.taints.retain(|one| one.key != *key || effect.is_some_and(|effect| effect != one.effect));
-            }),
+            WrittenTaint::Remove(key, effect) => {
+                self.scheduler.cluster.alter_node(node, |node| {
+                    node.taints.retain(|one| one.key != *key || effect.is_some_and(|effect| effect != one.effect));
+                });
+                // Their DaemonSets make those that had to go again.
+                let back = self.driven_out.extract_if(.., |_, from| *from == node).map(|(pod, _)| pod);
+                for pod in back.collect::<Vec<_>>() {
+                    self.gone.remove(&pod);
+                    self.waiting.push(pod);
+                }
+            }
         }
     }
 
@@ -454,6 +473,7 @@ impl<'a> Player<'a> {
     fn reboot_each(&mut self) {
         let nodes: Vec<NodeId> = self.scheduler.cluster.nodes().collect();
         let mut trial = Player::new(self.ground, self.scheduler.cluster.clone(), self.plugs.clone(), self.rng.u64(..));
+        trial.down.clone_from(&self.down);
         let waiting: Vec<PodId> = trial.waiting.iter().copied().filter(|pod| !self.gone.contains(pod)).collect();
         for node in nodes {
             let cluster = &self.scheduler.cluster;
@@ -511,6 +531,7 @@ impl<'a> Player<'a> {
         self.origins.clear();
         self.ties.clear();
         self.gone.clear();
+        self.driven_out.clear();
         self.preempted.clear();
         self.victims.clear();
         self.undecided.clear();

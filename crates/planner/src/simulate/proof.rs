@@ -57,50 +57,98 @@ struct Seeker {
 /// What is left on the nodes for the seekers.
 struct Free(BTreeMap<NodeId, BTreeMap<String, u64>>);
 
-/// Looks for an assignment of everything that had to find a place.
+/// Looks for an assignment of everything that had to find a place, or for a proof that there is none.
 pub(super) fn search(player: &mut Player<'_>) -> (Verdict, Vec<String>) {
     let no_room = player.workers.iter().filter_map(|worker| Some(format!("{}: {}", worker.node.name, worker.no_room()?)));
     let no_room: Vec<String> = no_room.collect();
     if !no_room.is_empty() {
         return (Verdict::CannotFit, no_room);
     }
+    let undecided = |why: String| (Verdict::Undecided, vec![why]);
     if player.workers.iter().any(|worker| worker.refused.is_some()) {
-        return (Verdict::Undecided, vec!["a new worker might take them: whether a host has room for it is unknown".to_owned()]);
+        return undecided("a new worker might take them: whether a host has room for it is unknown".to_owned());
+    }
+    if player.closed_late {
+        return undecided("pods might have gone to a node before it was closed: that was not sought".to_owned());
     }
     let (mut scheduler, mut plugs) = player.cleared();
     let mut pods = player.seekers();
-    // Where pods are pushed aside, any that are less important may be: all of them seek a place then.
-    let pushing = !player.preempted.is_empty();
-    if pushing {
-        pods.extend(lift_less_important(&mut scheduler, &mut plugs, &pods, &player.down));
-    }
+    let too_many = |what: &str| format!("more than {MOST_SOUGHT} pods {what}: no other way was sought");
     if pods.len() > MOST_SOUGHT {
-        return (Verdict::Undecided, vec![format!("more than {MOST_SOUGHT} pods have to find a place: no other way was sought")]);
+        return undecided(too_many("have to find a place"));
     }
     if scheduler.cluster.node_count() == 0 {
-        return (Verdict::Undecided, vec!["no node is listed".to_owned()]);
+        return undecided("no node is listed".to_owned());
     }
-    let strangers: Vec<String> = pods
-        .iter()
-        .filter_map(|pod| match scheduler.judge(*pod).rejection.as_ref()? {
-            rejection @ (Rejection::Gated | Rejection::OtherScheduler(_)) => {
-                Some(format!("{}: {rejection}", scheduler.cluster.pod(*pod).object_name()))
-            }
-            Rejection::AffinityConflict
-            | Rejection::NotNamed
-            | Rejection::ClaimMissing(_)
-            | Rejection::ClaimLost { .. }
-            | Rejection::ClaimDeleting(_)
-            | Rejection::ClaimUnbound => None,
-        })
-        .take(MOST_NAMED)
-        .collect();
+    let strangers = strangers(&mut scheduler, &pods);
     if !strangers.is_empty() {
         return (Verdict::Undecided, strangers);
     }
-    let judged: Vec<(PodId, BTreeSet<NodeId>, Vec<String>)> = pods
-        .iter()
-        .map(|pod| {
+    let mut puzzle = Puzzle::of(&mut scheduler, &plugs, &pods, player);
+    if puzzle.refutations.is_empty()
+        && let Some(assignment) = find(&mut scheduler, &plugs, &puzzle.seekers)
+    {
+        let shown: Vec<String> = assignment.into_iter().take(MOST_NAMED).collect();
+        let more = puzzle.seekers.len().saturating_sub(shown.len());
+        let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+        return (Verdict::FitsIfPlaced, vec![format!("an assignment exists: {}{rest}", shown.join(", "))]);
+    }
+    // What is less important may be pushed aside: for a proof all of it looks for a place.
+    let less = lift_less_important(&mut scheduler, &mut plugs, &pods, &player.down);
+    let pushing = !less.is_empty();
+    if pushing {
+        pods.extend(less);
+        if pods.len() > MOST_SOUGHT {
+            return undecided(too_many("have to find a place or could be pushed aside"));
+        }
+        puzzle = Puzzle::of(&mut scheduler, &plugs, &pods, player);
+    }
+    let mut refutations = std::mem::take(&mut puzzle.refutations);
+    if refutations.is_empty() && exhaust(&puzzle.seekers, &puzzle.free) == Some(false) {
+        refutations.push(format!("no assignment exists: every way to place the {} pods was ruled out", pods.len()));
+    }
+    if refutations.is_empty() {
+        return undecided("no assignment was found, and none was ruled out within the search's limits".to_owned());
+    }
+    refutations.extend(pushing.then(|| "counted with every pod that a more important one could push aside".to_owned()));
+    (Verdict::CannotFit, refutations)
+}
+
+/// Pods whose placing is not ours to say.
+fn strangers(scheduler: &mut Scheduler<'_>, pods: &[PodId]) -> Vec<String> {
+    let mut strangers = Vec::new();
+    for pod in pods {
+        match scheduler.judge(*pod).rejection.as_ref() {
+            Some(rejection @ (Rejection::Gated | Rejection::OtherScheduler(_))) => {
+                strangers.push(format!("{}: {rejection}", scheduler.cluster.pod(*pod).object_name()));
+            }
+            None
+            | Some(
+                Rejection::AffinityConflict
+                | Rejection::NotNamed
+                | Rejection::ClaimMissing(_)
+                | Rejection::ClaimLost { .. }
+                | Rejection::ClaimDeleting(_)
+                | Rejection::ClaimUnbound,
+            ) => {}
+        }
+    }
+    strangers.truncate(MOST_NAMED);
+    strangers
+}
+
+/// Pods that look for a place, what is left for them, and why they cannot all find one.
+struct Puzzle {
+    seekers: Vec<Seeker>,
+    free: Free,
+    refutations: Vec<String>,
+}
+
+impl Puzzle {
+    fn of(scheduler: &mut Scheduler<'_>, plugs: &Plugs, pods: &[PodId], player: &Player<'_>) -> Self {
+        let mut seekers = Vec::new();
+        let mut alone: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for pod in pods {
             let judgement = scheduler.judge(*pod);
             let mut eligible: BTreeSet<NodeId> = judgement.feasible.iter().copied().collect();
             // Where other seekers go may change these two.
@@ -113,64 +161,32 @@ pub(super) fn search(player: &mut Player<'_>) -> (Verdict, Vec<String>) {
             if judgement.rejection.is_some() {
                 eligible.clear();
             }
-            let rejection = judgement.rejection.iter().map(ToString::to_string);
-            let counts = judgement.counts();
-            let reasons = counts.iter().map(|(reason, count)| format!("{count} {reason}"));
-            let reasons = rejection.chain(reasons).collect();
-            (*pod, eligible, reasons)
-        })
-        .collect();
-    let mut alone: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (pod, _, reasons) in judged.iter().filter(|(_, eligible, _)| eligible.is_empty()) {
-        alone.entry(reasons.join(", ")).or_default().push(scheduler.cluster.pod(*pod).object_name().0);
-    }
-    let alone: Vec<String> = alone
-        .into_iter()
-        .map(|(reasons, pods)| {
-            let shown = pods.iter().take(MOST_NAMED).cloned().collect::<Vec<_>>().join(", ");
-            let rest = pods.len().saturating_sub(MOST_NAMED);
-            let rest = if rest > 0 { format!(" and {rest} more") } else { String::new() };
-            let verb = if pods.len() == 1 { "fits nowhere even if it were" } else { "fit nowhere even if each were" };
-            format!("{shown}{rest} {verb} alone: {reasons}")
-        })
-        .collect();
-    if !alone.is_empty() {
-        return (Verdict::CannotFit, alone);
-    }
-    let seekers: Vec<Seeker> = judged
-        .into_iter()
-        .map(|(pod, eligible, _)| Seeker {
-            pod,
-            demand: Demand::of(scheduler.cluster.pod(pod)),
-            volumes: plugs.fresh_volumes(scheduler.cluster.pod(pod)),
-            eligible,
-        })
-        .collect();
-    let free = Free::of(&scheduler, &plugs, &player.policy.attacher, &seekers);
-    let mut bounds = bounds(&seekers, &free, &scheduler);
-    if !bounds.is_empty() {
-        bounds.extend(pushing.then(|| "counted with every pod that a more important one could push aside".to_owned()));
-        return (Verdict::CannotFit, bounds);
-    }
-    if pushing {
-        let why = "more important pods pushed others aside: whether another choice leaves fewer over was not sought";
-        return (Verdict::Undecided, vec![why.to_owned()]);
-    }
-    if let Some(assignment) = find(&mut scheduler, &plugs, &seekers) {
-        let shown: Vec<String> = assignment.into_iter().take(MOST_NAMED).collect();
-        let more = seekers.len().saturating_sub(shown.len());
-        let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
-        return (Verdict::FitsIfPlaced, vec![format!("an assignment exists: {}{rest}", shown.join(", "))]);
-    }
-    match exhaust(&seekers, &free) {
-        Some(true) | None => {
-            (Verdict::Undecided, vec!["no assignment was found, and none was ruled out within the search's limits".to_owned()])
+            if eligible.is_empty() {
+                let rejection = judgement.rejection.iter().map(ToString::to_string);
+                let counts = judgement.counts();
+                let reasons: Vec<String> =
+                    rejection.chain(counts.iter().map(|(reason, count)| format!("{count} {reason}"))).collect();
+                alone.entry(reasons.join(", ")).or_default().push(scheduler.cluster.pod(*pod).object_name().0);
+            }
+            let written = scheduler.cluster.pod(*pod);
+            let volumes = plugs.fresh_volumes(written);
+            seekers.push(Seeker { pod: *pod, demand: Demand::of(written), volumes, eligible });
         }
-        Some(false) => (
-            Verdict::CannotFit,
-            vec![format!("no assignment exists: every way to place the {} pods was ruled out", seekers.len())],
-        ),
+        let free = Free::of(scheduler, plugs, &player.policy.attacher, &seekers);
+        let mut refutations: Vec<String> = alone.into_iter().map(|(reasons, pods)| nowhere(&pods, &reasons)).collect();
+        if refutations.is_empty() {
+            refutations = bounds(&seekers, &free, scheduler);
+        }
+        Self { seekers, free, refutations }
     }
+}
+
+fn nowhere(pods: &[String], reasons: &str) -> String {
+    let shown = pods.iter().take(MOST_NAMED).cloned().collect::<Vec<_>>().join(", ");
+    let rest = pods.len().saturating_sub(MOST_NAMED);
+    let rest = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+    let verb = if pods.len() == 1 { "fits nowhere even if it were" } else { "fit nowhere even if each were" };
+    format!("{shown}{rest} {verb} alone: {reasons}")
 }
 
 /// Takes every pod off its node that one of `pods` could push aside.

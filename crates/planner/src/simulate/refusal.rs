@@ -53,6 +53,8 @@ struct Room<'r, 'a> {
     scheduler: &'r mut Scheduler<'a>,
     plugs: Plugs,
     mark: usize,
+    /// Nodes that do not run.
+    down: &'r BTreeSet<NodeId>,
 }
 
 impl Drop for Room<'_, '_> {
@@ -64,7 +66,7 @@ impl Drop for Room<'_, '_> {
 impl<'r, 'a> Room<'r, 'a> {
     fn of(player: &'r mut Player<'a>) -> Self {
         let (mark, plugs) = (player.scheduler.cluster.mark(), player.plugs.clone());
-        let mut room = Self { scheduler: &mut player.scheduler, plugs, mark };
+        let mut room = Self { scheduler: &mut player.scheduler, plugs, mark, down: &player.down };
         for pod in &player.additions {
             room.plugs.lift(&mut room.scheduler.cluster, *pod);
         }
@@ -116,7 +118,8 @@ impl<'r, 'a> Room<'r, 'a> {
     /// Each copy leaves the others as much: the nodes' own numbers add up. `None` where a VM has fewer slots
     /// than the scheduler thinks: it runs into that node before the others are full.
     fn sum(&mut self, id: PodId, takes_slots: bool) -> Option<Reading<Count>> {
-        let feasible = self.scheduler.feasible(id);
+        let mut feasible = self.scheduler.feasible(id);
+        feasible.retain(|node| !self.down.contains(node));
         let mut count = Count { exact: true, ..Count::default() };
         let mut tightest: BTreeMap<&'static str, u64> = BTreeMap::new();
         for node in &feasible {
@@ -164,10 +167,17 @@ impl<'r, 'a> Room<'r, 'a> {
                 self.plugs.add_claim(&claim);
             }
             let id = self.scheduler.cluster.add_pod(copy);
-            let Some(node) = self.scheduler.best(id).first().copied() else {
+            let best = self.scheduler.best(id);
+            // Broken another way, the tie may lead to another number.
+            count.exact &= best.len() < 2;
+            let Some(node) = best.first().copied() else {
                 count.dimension = self.refusing(id);
                 return Ok(Reading::Known(count));
             };
+            if self.down.contains(&node) {
+                count.dimension = "node-down".to_owned();
+                return Ok(Reading::Known(count));
+            }
             let name = self.scheduler.cluster.node(node).name.clone();
             let attached = self.put(id, node);
             if attached.unknown {

@@ -150,7 +150,7 @@ pub struct Unplaceable {
 /// How many more fit.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct UntilRefusal {
-    /// How many copies fit from the present state on, before the first is refused. For volumes, those
+    /// How many copies fit from the present state on, before the first is refused, without pushing others aside. For volumes, those
     /// that parked workloads hold on to are counted as attached.
     pub count: u64,
     /// The dimension that refuses the next one.
@@ -159,7 +159,7 @@ pub struct UntilRefusal {
     pub while_parked: u64,
     /// Bound volumes of parked workloads, which attach again when these wake.
     pub latent: u64,
-    /// Whether the number is exact; otherwise at least so many fit.
+    /// Whether the number is exact; otherwise it depends on how ties are broken, or more fit.
     pub exact: bool,
     /// Copies by node.
     pub by_node: BTreeMap<NodeName, u64>,
