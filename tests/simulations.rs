@@ -470,6 +470,53 @@ fn no_proof_holds_pods_back_from_where_they_might_have_gone() {
 }
 
 #[test]
+fn what_could_be_pushed_aside_may_stay_where_it_is() {
+    let world = World::new();
+    let pods = ["{ name = 'home', memory = '6GiB' }", "{ name = 'low', memory = '10GiB' }", ""];
+    let scenario = workers(&world, "homes", &pods);
+    let manifest = world.path("two.yaml");
+    let pod = |name: &str, priority: u32, memory: &str| {
+        format!(
+            "kind: Pod\nmetadata: {{name: {name}}}\nspec: {{priority: {priority}, containers: [{{name: c, image: i, \
+             resources: {{requests: {{memory: {memory}}}}}}}]}}\n---\n"
+        )
+    };
+    // Both want much room; `home` does not count against it: its node is closed to others, not to itself.
+    std::fs::write(&manifest, pod("a", 200, "28Gi") + &pod("b", 100, "25Gi")).expect("writable");
+    let changes = ["--cordon", "w1", "--add-pods", &manifest.display().to_string()];
+    let simulation = played(&world, &scenario, &changes, 3);
+    assert_eq!(simulation["verdict"], "cannot-fit", "`low` finds no place: {}", simulation["because"]);
+    std::fs::write(&manifest, pod("a", 200, "19Gi") + &pod("b", 100, "20Gi")).expect("writable");
+    let simulation = world
+        .run(&[
+            "simulate",
+            "--scenario",
+            &scenario,
+            "--cordon",
+            "w1",
+            "--add-pods",
+            &manifest.display().to_string(),
+            "--format",
+            "json",
+        ])
+        .json();
+    assert_ne!(simulation["verdict"], "cannot-fit", "`low` fits beside `b`: {}", simulation["because"]);
+}
+
+#[test]
+fn a_worker_goes_where_its_threads_are() {
+    let world = World::new();
+    let text = "format = 'capplan.scenario/1'\ntitle = 'x'\nnow = '2026-03-02T06:00:00Z'\n\
+        [[hosts]]\nname = 'small'\nmemory = '128GiB'\navailable = '90GiB'\ncpus = 8\n\
+        [[hosts]]\nname = 'large'\nmemory = '128GiB'\navailable = '60GiB'\ncpus = 32\n\
+        [[nodes]]\nname = 'w1'\nvmid = 201\nhost = 'small'\nmemory = '32GiB'\ncpus = 4\n";
+    let scenario = world.path("threads.toml").display().to_string();
+    std::fs::write(&scenario, text).expect("writable");
+    assert_eq!(played(&world, &scenario, &["--add-worker", "--cores", "16", "--memory", "16Gi"], 0)["fits"], true);
+    assert_eq!(played(&world, &scenario, &["--add-worker", "--cores", "33"], 3)["verdict"], "cannot-fit");
+}
+
+#[test]
 fn the_last_control_plane_node_is_no_node_like_others() {
     let world = World::new();
     let simulation = world.run(&["simulate", "--demo", "--fail-node", "k8s-control", "--format", "json"]).ends(6).json();

@@ -204,7 +204,12 @@ fn reboots(page: &mut Page, simulation: &Simulation) {
     }
     page.section("Each node's reboot");
     let rows = simulation.reboots.iter().map(|one| {
-        let fits = if one.fits { format!("{GREEN}yes{RESET}") } else { format!("{RED}no{RESET}") };
+        let fits = match one.verdict {
+            Verdict::SchedulerPlaces => format!("{GREEN}yes{RESET}"),
+            Verdict::FitsIfPlaced => format!("{YELLOW}{}{RESET}", percent(Some(one.probability))),
+            Verdict::Undecided if one.unplaceable.is_empty() => format!("{YELLOW}?{RESET}"),
+            Verdict::Undecided | Verdict::CannotFit => format!("{RED}no{RESET}"),
+        };
         vec![
             short(one.node.as_str(), 24),
             one.pods.to_string(),

@@ -106,6 +106,10 @@ pub fn read(text: &str) -> Result<Manifest, ManifestError> {
     let mut made = Manifest::default();
     let mut harmless = None;
     for (place, mut object) in objects.into_iter().enumerate() {
+        if object["kind"] == "CronJob" {
+            // It makes Jobs.
+            object["spec"] = object["spec"]["jobTemplate"]["spec"].take();
+        }
         let kind = object["kind"].as_str().unwrap_or("object without a kind").to_owned();
         let invalid = |source| ManifestError::Object { place: place + 1, kind: kind.clone(), source };
         let name = object["metadata"]["name"].as_str().unwrap_or("pod").to_owned();
@@ -125,15 +129,11 @@ pub fn read(text: &str) -> Result<Manifest, ManifestError> {
                 Some(number(&object["spec"]["replicas"], "spec.replicas")?.unwrap_or(1))
             }
             "Job" if object["spec"]["suspend"] == true => Some(0),
-            "Job" => {
+            "Job" | "CronJob" => {
                 let most = number(&object["spec"]["completions"], "spec.completions")?.unwrap_or(u64::MAX);
                 Some(number(&object["spec"]["parallelism"], "spec.parallelism")?.unwrap_or(1).min(most))
             }
-            "CronJob" => {
-                object["spec"]["template"] = object["spec"]["jobTemplate"]["spec"]["template"].clone();
-                Some(1)
-            }
-            known if HARMLESS.contains(&known) => {
+            known if HARMLESS.contains(&known) && is_builtin(&object) => {
                 harmless.get_or_insert((place + 1, kind));
                 continue;
             }
@@ -186,13 +186,21 @@ pub fn read(text: &str) -> Result<Manifest, ManifestError> {
     }
 }
 
+/// Whether an object is of Kubernetes itself: operators have a `Service` of their own.
+fn is_builtin(object: &Value) -> bool {
+    let version = object["apiVersion"].as_str().unwrap_or("v1");
+    let group = version.split_once('/').map_or("", |(group, _)| group);
+    !group.contains('.') || group.ends_with(".k8s.io")
+}
+
 /// Takes the generic ephemeral volumes out of a pod: claims named by their volumes.
 fn ephemeral_claims(pod: &mut Value) -> Result<Vec<Claim>, serde_json::Error> {
     let mut claims = Vec::new();
     for volume in pod["spec"]["volumes"].as_array_mut().into_iter().flatten() {
         let Some(mut ephemeral) = volume.as_object_mut().and_then(|volume| volume.remove("ephemeral")) else { continue };
         let name = volume["name"].as_str().unwrap_or_default().to_owned();
-        claims.push(Claim { name, ..claim(ephemeral["volumeClaimTemplate"].take())? });
+        let template = ephemeral.get_mut("volumeClaimTemplate").map(Value::take).unwrap_or_default();
+        claims.push(Claim { name, ..claim(template)? });
     }
     Ok(claims)
 }

@@ -10,6 +10,11 @@ use capplan_model::{Reading, Snapshot};
 
 use crate::scheduler::{Cluster, NodeId, PodId};
 
+/// Name of the volume that is made for a claim.
+pub(super) fn new_volume(claim: &Claim) -> String {
+    format!("pvc-{}-{}", claim.namespace, claim.name)
+}
+
 /// A volume of a VM.
 #[derive(Clone, Debug, Default)]
 struct Seat {
@@ -167,8 +172,7 @@ impl Plugs {
     /// A claim whose volume the plugin will make.
     pub(super) fn add_claim(&mut self, claim: &Claim) {
         if self.classes.contains(&claim.storage_class) {
-            let name = format!("{}/{}", claim.namespace, claim.name);
-            self.volumes.insert(name.clone(), format!("new volume of claim {name}"));
+            self.volumes.insert(format!("{}/{}", claim.namespace, claim.name), new_volume(claim));
         }
     }
 
@@ -240,6 +244,11 @@ impl Plugs {
             if let Some(free) = plug.free.as_mut().filter(|_| plugged) {
                 *free += 1;
             }
+            // One that waits for a slot takes it.
+            let waits = |seat: &Seat| !seat.plugged && (seat.users > 0 || seat.attached);
+            if let Some(next) = plug.there.iter().find(|(_, seat)| waits(seat)).map(|(name, _)| name.clone()) {
+                plug.plug(&next);
+            }
             if let Some(nodes) = self.used_on.get_mut(&volume) {
                 nodes.remove(node);
             }
@@ -252,9 +261,9 @@ impl Plugs {
         Some(plug.there.values().filter(|seat| seat.attached || seat.users > 0).count() as u64)
     }
 
-    /// Those volumes of a pod that are on no node yet.
-    pub(super) fn fresh_volumes(&self, pod: &Pod) -> u64 {
-        self.volumes_of(pod).filter(|volume| self.used_on.get(*volume).is_none_or(BTreeSet::is_empty)).count() as u64
+    /// Every volume that is on some node.
+    pub(super) fn all(&self) -> BTreeSet<&str> {
+        self.nodes.values().flat_map(|plug| plug.there.keys()).map(String::as_str).collect()
     }
 
     /// Free slots of a node's VM; `None` is unknown or no worker.

@@ -9,6 +9,7 @@ use capplan_model::join::{Join, join};
 use capplan_model::kube::{Claim, Node, PersistentVolume, Phase, Pod, VolumeAttachment};
 use capplan_model::pve::{CSI_SLOTS, Disk, Guest, GuestConfig, Power};
 
+use super::attach::new_volume;
 use super::play::Player;
 use super::worker::NewWorker;
 
@@ -292,7 +293,7 @@ fn provision(snapshot: &mut Snapshot, driver: &str, touched: &Keys) {
         if !placed.contains(&(claim.namespace.clone(), claim.name.clone())) {
             continue;
         }
-        let name = format!("pvc-{}-{}", claim.namespace, claim.name);
+        let name = new_volume(claim);
         let storage = if storage.is_empty() { "local-lvm" } else { storage };
         volumes.push(PersistentVolume {
             name: name.as_str().into(),

@@ -199,9 +199,10 @@ impl<'a> Player<'a> {
         let cluster = &self.scheduler.cluster;
         let voters: Vec<NodeId> = cluster.nodes().filter(|node| cluster.node(*node).runs_control_plane()).collect();
         let removed = self.nodes_gone.iter().filter(|node| cluster.node(**node).runs_control_plane()).count();
-        let down = voters.iter().filter(|node| self.down.contains(node)).count();
-        let (left, quorum) = (voters.len() - down, voters.len() / 2 + 1);
-        ((down > 0 || removed > 0) && left < quorum).then(|| {
+        let ready = voters.iter().filter(|node| cluster.node(**node).is_ready()).count();
+        let is_down = voters.iter().any(|node| self.down.contains(node));
+        let (left, quorum) = (ready, voters.len() / 2 + 1);
+        ((is_down || removed > 0) && left < quorum).then(|| {
             format!(
                 "what happens without the API: {left} of {} control-plane nodes are left, quorum is {quorum}",
                 voters.len() + removed
@@ -233,11 +234,10 @@ impl<'a> Player<'a> {
                 let quotas = kube.quotas.items().iter().filter(|quota| spaces.contains(quota.namespace.as_str()));
                 let what = |quota: &Quota| format!("whether ResourceQuota {}/{} allows them", quota.namespace, quota.name);
                 self.undecided.extend(quotas.map(what));
-                let exists = |claim: &&Claim| {
-                    let listed = self.snapshot.kube.claims.items();
-                    !listed.iter().any(|one| one.namespace == claim.namespace && one.name == claim.name)
-                };
-                for claim in manifest.claims.iter().filter(exists).collect::<Vec<_>>() {
+                let listed: BTreeSet<(&str, &str)> =
+                    kube.claims.items().iter().map(|one| (one.namespace.as_str(), one.name.as_str())).collect();
+                let is_new = |claim: &&Claim| !listed.contains(&(claim.namespace.as_str(), claim.name.as_str()));
+                for claim in manifest.claims.iter().filter(is_new).collect::<Vec<_>>() {
                     self.add_claim(arrivals::admitted_claim(claim, &self.snapshot.kube));
                 }
                 for pod in &manifest.pods {
@@ -478,14 +478,15 @@ impl<'a> Player<'a> {
         for node in nodes {
             let cluster = &self.scheduler.cluster;
             let name = cluster.node(node).name.clone();
-            if cluster.node(node).is_control_plane() {
+            if cluster.node(node).is_control_plane() || self.down.contains(&node) {
                 continue;
             }
             let blocked = blocked(self.snapshot, cluster, node);
             let mut doubts: BTreeSet<String> = blocked.iter().cloned().collect();
             let mut reboot = Reboot { node: name, blocked, ..Reboot::default() };
-            let (mut good, mut unread, mut worst) = (0, false, None);
-            for _ in 0..self.reboot_runs {
+            let (mut runs, mut good, mut unread, mut worst) = (0, 0, !self.unread.is_empty(), None);
+            while runs < self.reboot_runs {
+                runs += 1;
                 let mark = trial.scheduler.cluster.mark();
                 trial.waiting.clone_from(&waiting);
                 trial.cordon(node);
@@ -501,24 +502,27 @@ impl<'a> Player<'a> {
                     reboot.unplaceable = unplaceable;
                     worst = Some(proof::search(&mut trial));
                 }
-                reboot.lost = std::mem::take(&mut trial.lost);
-                self.flagged.append(&mut trial.flagged);
-                let had_choice = std::mem::take(&mut trial.outcome.had_choice);
+                reboot.lost.clone_from(&trial.lost);
+                self.flagged.extend(trial.flagged.iter().cloned());
+                let had_choice = trial.outcome.had_choice;
                 trial.scheduler.cluster.roll_back(mark);
                 trial.start_again(self.plugs.clone());
                 if !had_choice {
                     break;
                 }
             }
+            reboot.probability = f64::from(good) / f64::from(runs);
             (reboot.verdict, reboot.because) = match worst {
                 None => (Verdict::SchedulerPlaces, Vec::new()),
-                Some(_) if good > 0 => {
-                    (Verdict::FitsIfPlaced, vec![format!("every pod found a place in {good} of {} runs", self.reboot_runs)])
-                }
+                Some(_) if good > 0 => (Verdict::FitsIfPlaced, vec![format!("every pod found a place in {good} of {runs} runs")]),
                 Some(found) => found,
             };
             reboot.verdict = reboot.verdict.with_doubts(!doubts.is_empty(), unread);
+            self.undecided.extend(doubts.iter().map(|why| format!("the reboot of {}: {why}", reboot.node)));
             reboot.because.extend(doubts);
+            if !reboot.lost.is_empty() {
+                reboot.because.push(format!("pods that nothing makes again end for good: {}", reboot.lost.join(", ")));
+            }
             reboot.fits = reboot.verdict == Verdict::SchedulerPlaces;
             self.reboots.push(reboot);
         }
@@ -527,6 +531,11 @@ impl<'a> Player<'a> {
     /// Forgets everything that was played; the cluster was rolled back.
     fn start_again(&mut self, plugs: Plugs) {
         self.plugs = plugs;
+        self.outcome = Outcome::default();
+        self.lost.clear();
+        self.flagged.clear();
+        self.waiting.clear();
+        self.closed_late = false;
         self.placed.clear();
         self.origins.clear();
         self.ties.clear();

@@ -84,7 +84,7 @@ pub(super) fn search(player: &mut Player<'_>) -> (Verdict, Vec<String>) {
     if !strangers.is_empty() {
         return (Verdict::Undecided, strangers);
     }
-    let mut puzzle = Puzzle::of(&mut scheduler, &plugs, &pods, player);
+    let mut puzzle = Puzzle::of(&mut scheduler, &plugs, &pods, &BTreeMap::new(), player);
     if puzzle.refutations.is_empty()
         && let Some(assignment) = find(&mut scheduler, &plugs, &puzzle.seekers)
     {
@@ -94,14 +94,15 @@ pub(super) fn search(player: &mut Player<'_>) -> (Verdict, Vec<String>) {
         return (Verdict::FitsIfPlaced, vec![format!("an assignment exists: {}{rest}", shown.join(", "))]);
     }
     // What is less important may be pushed aside: for a proof all of it looks for a place.
+    let mark = scheduler.cluster.mark();
     let less = lift_less_important(&mut scheduler, &mut plugs, &pods, &player.down);
-    let pushing = !less.is_empty();
+    let pushing = scheduler.cluster.mark() > mark;
     if pushing {
-        pods.extend(less);
+        pods.extend(less.keys());
         if pods.len() > MOST_SOUGHT {
             return undecided(too_many("have to find a place or could be pushed aside"));
         }
-        puzzle = Puzzle::of(&mut scheduler, &plugs, &pods, player);
+        puzzle = Puzzle::of(&mut scheduler, &plugs, &pods, &less, player);
     }
     let mut refutations = std::mem::take(&mut puzzle.refutations);
     if refutations.is_empty() && exhaust(&puzzle.seekers, &puzzle.free) == Some(false) {
@@ -145,7 +146,15 @@ struct Puzzle {
 }
 
 impl Puzzle {
-    fn of(scheduler: &mut Scheduler<'_>, plugs: &Plugs, pods: &[PodId], player: &Player<'_>) -> Self {
+    /// `homes` are places that some of the pods have and need not leave.
+    fn of(
+        scheduler: &mut Scheduler<'_>,
+        plugs: &Plugs,
+        pods: &[PodId],
+        homes: &BTreeMap<PodId, NodeId>,
+        player: &Player<'_>,
+    ) -> Self {
+        let attached = plugs.all();
         let mut seekers = Vec::new();
         let mut alone: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for pod in pods {
@@ -161,6 +170,7 @@ impl Puzzle {
             if judgement.rejection.is_some() {
                 eligible.clear();
             }
+            eligible.extend(homes.get(pod));
             if eligible.is_empty() {
                 let rejection = judgement.rejection.iter().map(ToString::to_string);
                 let counts = judgement.counts();
@@ -169,7 +179,8 @@ impl Puzzle {
                 alone.entry(reasons.join(", ")).or_default().push(scheduler.cluster.pod(*pod).object_name().0);
             }
             let written = scheduler.cluster.pod(*pod);
-            let volumes = plugs.fresh_volumes(written);
+            let volumes =
+                plugs.volumes_of(written).filter(|volume| !attached.contains(volume)).collect::<BTreeSet<_>>().len() as u64;
             seekers.push(Seeker { pod: *pod, demand: Demand::of(written), volumes, eligible });
         }
         let free = Free::of(scheduler, plugs, &player.policy.attacher, &seekers);
@@ -189,17 +200,28 @@ fn nowhere(pods: &[String], reasons: &str) -> String {
     format!("{shown}{rest} {verb} alone: {reasons}")
 }
 
-/// Takes every pod off its node that one of `pods` could push aside.
-fn lift_less_important(scheduler: &mut Scheduler<'_>, plugs: &mut Plugs, pods: &[PodId], down: &BTreeSet<NodeId>) -> Vec<PodId> {
+/// Takes every pod off its node that one of `pods` could push aside; answers those that want a place
+/// again, with the one they have.
+fn lift_less_important(
+    scheduler: &mut Scheduler<'_>,
+    plugs: &mut Plugs,
+    pods: &[PodId],
+    down: &BTreeSet<NodeId>,
+) -> BTreeMap<PodId, NodeId> {
     let cluster = &scheduler.cluster;
-    let Some(most) = pods.iter().map(|pod| cluster.pod(*pod).scheduling.priority).max() else { return Vec::new() };
+    let Some(most) = pods.iter().map(|pod| cluster.pod(*pod).scheduling.priority).max() else { return BTreeMap::new() };
     let everywhere = cluster.nodes().filter(|node| !down.contains(node)).flat_map(|node| cluster.pods_on(node).iter().copied());
     let less = everywhere.filter(|pod| cluster.pod(*pod).scheduling.priority < most && !cluster.pod(*pod).is_mirror());
-    let less: Vec<PodId> = less.collect();
-    for pod in &less {
-        plugs.lift(&mut scheduler.cluster, *pod);
+    let mut homes = BTreeMap::new();
+    for pod in less.collect::<Vec<_>>() {
+        let home = plugs.lift(&mut scheduler.cluster, pod);
+        let written = scheduler.cluster.pod(pod);
+        // Nothing makes a bare one again, and one that is being deleted goes anyway.
+        if let Some(home) = home.filter(|_| written.owner.is_some() && written.deleting.is_none()) {
+            homes.insert(pod, home);
+        }
     }
-    less
+    homes
 }
 
 impl Free {

@@ -18,6 +18,8 @@ use crate::scheduler::{NodeId, PodId, Reason, Scheduler};
 /// Copies that are tried one by one where each changes what the next one may do; beyond that the
 /// number is a lower bound.
 const MOST_TRIED: u64 = 20_000;
+/// Looks at nodes that these may take.
+const MOST_LOOKS: u64 = 20_000_000;
 
 /// What is added, one of it.
 enum Sample {
@@ -107,29 +109,34 @@ impl<'r, 'a> Room<'r, 'a> {
         };
         let takes_slots = self.plugs.volumes_of(&pod).next().is_some();
         let id = self.scheduler.cluster.add_pod(pod.clone());
-        if self.scheduler.cluster.is_independent(id)
-            && let Some(count) = self.sum(id, takes_slots)
-        {
-            return Ok(count);
+        let mut room = None;
+        if self.scheduler.cluster.is_independent(id) {
+            match self.sum(id, takes_slots) {
+                Reading::Known((count, false)) => return Ok(Reading::Known(count)),
+                // Where a VM has fewer slots than the scheduler thinks, it runs into that node before the
+                // others are full.
+                Reading::Known((count, true)) => room = Some(count.room),
+                Reading::Unknown { why } => return Ok(Reading::Unknown { why }),
+            }
         }
-        self.one_by_one(snapshot, policy, sample, pod)
+        let count = self.one_by_one(snapshot, policy, sample, pod)?;
+        Ok(count.map(|count| Count { room: room.unwrap_or_else(|| count.by_node.clone()), ..count }))
     }
 
-    /// Each copy leaves the others as much: the nodes' own numbers add up. `None` where a VM has fewer slots
-    /// than the scheduler thinks: it runs into that node before the others are full.
-    fn sum(&mut self, id: PodId, takes_slots: bool) -> Option<Reading<Count>> {
+    /// Each copy leaves the others as much: the nodes' own numbers add up. Also whether some VM has fewer
+    /// slots than the scheduler thinks.
+    fn sum(&mut self, id: PodId, takes_slots: bool) -> Reading<(Count, bool)> {
         let mut feasible = self.scheduler.feasible(id);
         feasible.retain(|node| !self.down.contains(node));
-        let mut count = Count { exact: true, ..Count::default() };
+        let (mut count, mut tighter) = (Count { exact: true, ..Count::default() }, false);
         let mut tightest: BTreeMap<&'static str, u64> = BTreeMap::new();
         for node in &feasible {
             let name = self.scheduler.cluster.node(*node).name.clone();
-            let (most, dimension) = self.scheduler.cluster.copies(id, *node);
+            let (mut most, mut dimension) = self.scheduler.cluster.copies(id, *node);
             if takes_slots {
-                match self.plugs.free(&name) {
-                    Some(free) if free < most => return None,
-                    Some(_) => {}
-                    None => return Some(slots_unknown(&name)),
+                let Some(free) = self.plugs.free(&name) else { return slots_unknown(&name) };
+                if free < most {
+                    (most, dimension, tighter) = (free, "volume-slots", true);
                 }
             }
             *tightest.entry(dimension).or_default() += most.max(1);
@@ -140,19 +147,21 @@ impl<'r, 'a> Room<'r, 'a> {
         }
         let widest = tightest.into_iter().max_by_key(|(_, copies)| *copies).map(|(dimension, _)| dimension.to_owned());
         count.dimension = widest.unwrap_or_else(|| self.refusing(id));
-        Some(Reading::Known(count))
+        count.room.clone_from(&count.by_node);
+        Reading::Known((count, tighter))
     }
 
     fn one_by_one(
-        mut self,
+        &mut self,
         snapshot: &Snapshot,
         policy: &Policy,
         sample: &Sample,
         pod: Pod,
     ) -> Result<Reading<Count>, SimulateError> {
+        let most = MOST_TRIED.min(MOST_LOOKS / self.scheduler.cluster.node_count().max(1) as u64);
         let mut count = Count { exact: true, ..Count::default() };
         loop {
-            if count.total >= MOST_TRIED {
+            if count.total >= most {
                 count.exact = false;
                 return Ok(Reading::Known(count));
             }
@@ -247,6 +256,8 @@ struct Count {
     dimension: String,
     exact: bool,
     by_node: BTreeMap<NodeName, u64>,
+    /// Copies that each node has room for, whichever the scheduler takes first.
+    room: BTreeMap<NodeName, u64>,
 }
 
 /// How much more fits.
@@ -277,11 +288,11 @@ pub(super) fn more(
     let volumes = volumes.filter(|add| takes_slots(add));
     let spread = match (volumes, &sample) {
         (None, _) => None,
-        (Some(add), Sample::Volume(_)) => spread(player, add, &parked.by_node),
+        (Some(add), Sample::Volume(_)) => spread(player, add, &parked.room),
         (Some(add), Sample::Pod(_)) => {
             let one = Sample::Volume(AddPvcs { count: 1, ..add.clone() });
             let count = Room::of(player).count(snapshot, policy, &one)?;
-            count.known().and_then(|count| spread(player, add, &count.by_node))
+            count.known().and_then(|count| spread(player, add, &count.room))
         }
     };
     let latent = match &sample {

@@ -42,7 +42,7 @@ pub struct Simulation {
     pub fits: bool,
     /// What is known about that.
     pub verdict: Verdict,
-    /// Share of the runs in which everything found a place.
+    /// Share of the runs in which everything found a place; with reboots, of the worst of them.
     pub probability: f64,
     /// Number of runs.
     pub runs: u32,
@@ -252,8 +252,10 @@ pub struct Starving {
 pub struct Reboot {
     /// The node.
     pub node: NodeName,
-    /// Whether all its pods find a place while it is away.
+    /// Whether all its pods are certain to find a place while it is away.
     pub fits: bool,
+    /// Share of the runs in which they do.
+    pub probability: f64,
     /// What is known about that.
     pub verdict: Verdict,
     /// Why.
@@ -371,15 +373,14 @@ impl Simulation {
         let good = outcomes.iter().filter(|one| one.starved.is_empty() && one.failed.is_empty()).count();
         self.runs = u32::try_from(runs).unwrap_or(u32::MAX);
         self.probability = good as f64 / runs as f64;
+        self.probability = first.reboots.iter().map(|one| one.probability).fold(self.probability, f64::min);
         self.placement = first.placement();
         self.lost = first.lost.clone();
         self.preempted = first.preempted.clone();
         self.flagged = first.flagged.iter().cloned().collect();
         self.pools = Growth::of(first).pools.into_values().collect();
-        let reboots = first.reboots.iter().filter(|one| !one.fits);
-        let mut doubts: BTreeSet<String> = outcomes.iter().flat_map(|one| one.doubts.iter().cloned()).collect();
-        doubts.extend(reboots.filter(|one| one.verdict == Verdict::Undecided).flat_map(|one| one.because.iter().cloned()));
-        self.undecided = doubts.into_iter().collect();
+        let doubts: BTreeSet<&String> = outcomes.iter().flat_map(|one| &one.doubts).collect();
+        self.undecided = doubts.into_iter().cloned().collect();
         (self.unplaceable, self.still_pending) = first.unplaceable();
         self.workers_needed = first.workers_needed();
         let mut starved: BTreeMap<&str, usize> = BTreeMap::new();

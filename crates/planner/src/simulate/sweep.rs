@@ -178,20 +178,26 @@ pub fn sweep(
     if changes.contains(&Change::RebootEach) {
         return Err(SimulateError::Change("each node's reboot is a table of its own: it cannot be swept over".into()));
     }
-    let lightest = Workers::after(snapshot, changes)?;
+    let workers = Workers::after(snapshot, changes)?;
+    // The last change that is like what varies says how large it is; it is played with the cell's amount.
+    let mut base = changes.to_vec();
+    for axis in &axes.0 {
+        let like = |change: &Change| match axis.kind {
+            AxisKind::Workers => false,
+            AxisKind::Pvcs => matches!(change, Change::AddPvcs(_)),
+            AxisKind::Pods => matches!(change, Change::AddPods(_)),
+        };
+        if let Some(place) = base.iter().rposition(like) {
+            base.remove(place);
+        }
+    }
     let done = std::sync::atomic::AtomicU32::new(0);
     let cells: Result<Vec<(Cell, BTreeSet<String>)>, SimulateError> = combinations
         .into_par_iter()
         .map(|at| {
-            // What varies is played once, not beside the change that it is like.
-            let varies = |kind| axes.0.iter().any(|axis| axis.kind == kind);
-            let stays = |change: &&Change| {
-                !(matches!(change, Change::AddPvcs(_)) && varies(AxisKind::Pvcs)
-                    || matches!(change, Change::AddPods(_)) && varies(AxisKind::Pods))
-            };
-            let mut all: Vec<Change> = changes.iter().filter(stays).cloned().collect();
+            let mut all = base.clone();
             for (axis, value) in axes.0.iter().zip(&at) {
-                all.extend(varied(axis.kind, *value, &lightest, changes)?);
+                all.extend(varied(axis.kind, *value, &workers, changes)?);
             }
             let (mut good, mut unplaceable, mut unread, mut doubts) = (0, 0, false, BTreeSet::new());
             for run in 0..trials.runs {
@@ -216,7 +222,7 @@ pub fn sweep(
     let (cells, doubts): (Vec<Cell>, Vec<BTreeSet<String>>) = cells?.into_iter().unzip();
     Ok(Sweep {
         format: FORMAT.to_owned(),
-        changes: changes.iter().map(Change::to_string).collect(),
+        changes: base.iter().map(Change::to_string).collect(),
         axes: axes.0.clone(),
         cells,
         runs: trials.runs,

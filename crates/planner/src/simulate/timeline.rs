@@ -89,7 +89,9 @@ fn failure(
         .collect();
     if !control.is_empty() {
         let voters = snapshot.kube.nodes.items().iter().filter(|node| node.runs_control_plane()).count();
-        let is_down = |node: &&Node| node.runs_control_plane() && before.contains(&node.name);
+        let is_down = |node: &&Node| {
+            node.runs_control_plane() && !nodes.contains(&node.name) && (before.contains(&node.name) || !node.is_ready())
+        };
         let down = snapshot.kube.nodes.items().iter().filter(is_down).count();
         let left = voters - control.len() - down;
         let quorum = voters / 2 + 1;

@@ -115,7 +115,7 @@ pub(super) fn new(player: &Player<'_>, add: &AddWorker) -> Result<NewWorker, Sim
     let (host, mut refused) = host_for(player, add.host.as_ref(), memory, cores)?;
     let mut doubts = Vec::new();
     if refused.is_none() && twin.is_some_and(|twin| twin.host != host) {
-        for key in &topology_keys {
+        for key in topology_keys.iter().filter(|key| !add.labels.contains_key(*key)) {
             match zone_of(player, &host, key) {
                 Some(zone) => drop(labels.insert(key.clone(), zone)),
                 None => {
@@ -243,13 +243,18 @@ fn host_for(
         there.map(|worker| worker.guest.max_memory).sum()
     };
     // VMs of workers that a change before this one took away leave theirs behind: what they used of it.
-    let freed = |host: &Host| -> Bytes {
+    // That is at least what runs inside, and at most all of their memory.
+    let gone = |host: &Host| -> Vec<&Guest> {
         let guests = player.powered_off.iter().filter_map(|name| player.ground.guest(name));
-        let ran = guests.filter(|guest| guest.host == host.name && guest.power == Power::Running);
-        ran.map(|guest| guest.memory_used.unwrap_or_default().min(guest.memory())).sum()
+        guests.filter(|guest| guest.host == host.name && guest.power == Power::Running).collect()
+    };
+    let with = |host: &Host, freed: Bytes| {
+        host.memory.known().map(|memory| (memory.available() + freed).min(memory.total).minus(taken(host)))
     };
     let available =
-        |host: &Host| host.memory.known().map(|memory| (memory.available() + freed(host)).min(memory.total).minus(taken(host)));
+        |host: &Host| with(host, gone(host).iter().map(|guest| guest.memory_used.unwrap_or_default().min(guest.memory())).sum());
+    let at_most = |host: &Host| with(host, gone(host).iter().map(|guest| guest.memory()).sum());
+    let has_threads = |host: &Host| host.cpus.known().is_none_or(|most| cores <= *most);
     let needed = memory + player.policy.worker.host_reserve;
     let open: Vec<&Host> = hosts.iter().copied().filter(|host| !player.hosts_failed.contains(&host.name)).collect();
     let host = match named {
@@ -257,7 +262,7 @@ fn host_for(
             .iter()
             .find(|host| host.name == *name)
             .ok_or_else(|| SimulateError::NoHost { name: name.to_string(), known })?,
-        None => match open.iter().max_by_key(|host| (available(host), std::cmp::Reverse(host.name.clone()))) {
+        None => match open.iter().max_by_key(|host| (has_threads(host), available(host), std::cmp::Reverse(host.name.clone()))) {
             Some(host) => *host,
             None => {
                 let why = "no online host is known".to_owned();
@@ -266,10 +271,10 @@ fn host_for(
         },
     };
     // One that is not known may have room.
-    let unknown = named.is_none() && open.iter().any(|host| host.memory.why().is_some());
+    let unknown = named.is_none() && open.iter().any(|host| host.memory.why().is_some() || host.cpus.why().is_some());
     let unread = player.snapshot.pve.iter().find_map(|pve| pve.hosts.why()).filter(|_| named.is_none());
     let no_room = |why: String| match unread {
-        _ if unknown => Refusal::Unknown(format!("{why}; the memory of another host is unknown")),
+        _ if unknown => Refusal::Unknown(format!("{why}; memory or threads of another host are unknown")),
         Some(hosts) => Refusal::Unknown(format!("{why}; other hosts are unknown: {hosts}")),
         None => Refusal::NoRoom(why),
     };
@@ -279,7 +284,13 @@ fn host_for(
         Some(no_room(format!("{} has {most} threads, the worker needs {cores}: a VM cannot start with more", host.name)))
     } else {
         match available(host) {
-            Some(free) if free >= needed => None,
+            Some(free) if free >= needed => {
+                host.cpus.why().map(|why| Refusal::Unknown(format!("the threads of {} are unknown: {why}", host.name)))
+            }
+            Some(free) if at_most(host).is_some_and(|most| most >= needed) => Some(Refusal::Unknown(format!(
+                "{} has {free} available and what the VMs before leave behind, the worker needs {needed}",
+                host.name
+            ))),
             Some(free) => Some(no_room(format!(
                 "{} has {free} available, the worker needs {needed} ({memory} and a reserve of {})",
                 host.name, player.policy.worker.host_reserve
