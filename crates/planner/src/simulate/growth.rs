@@ -57,7 +57,7 @@ impl Growth {
         if player.claims.is_empty() {
             return;
         }
-        let (snapshot, cluster) = (player.snapshot, &player.scheduler.cluster);
+        let (snapshot, cluster) = (player.ground.snapshot, &player.scheduler.cluster);
         let mut claims: BTreeMap<(&str, &str), &Claim> =
             player.claims.iter().map(|claim| ((claim.namespace.as_str(), claim.name.as_str()), claim)).collect();
         let classes: BTreeMap<&str, &StorageClass> = snapshot
@@ -65,7 +65,7 @@ impl Growth {
             .storage_classes
             .items()
             .iter()
-            .filter(|class| class.provisioner == player.policy.attacher)
+            .filter(|class| class.provisioner == player.ground.policy.attacher)
             .map(|class| (class.name.as_str(), class))
             .collect();
         let host_of = |node: &NodeName| -> Option<&HostName> {
@@ -92,7 +92,7 @@ impl Growth {
     }
 
     fn add(&mut self, player: &Player<'_>, host: &HostName, storage: &str, size: Bytes, part: fn(&mut PoolGrowth) -> &mut Bytes) {
-        let known = player.snapshot.hosts().find(|one| one.name == *host);
+        let known = player.ground.snapshot.hosts().find(|one| one.name == *host);
         // Every real host has a storage: this one is of a scenario that leaves them out.
         if known.is_some_and(|host| host.storages.known().is_some_and(Vec::is_empty)) {
             return;

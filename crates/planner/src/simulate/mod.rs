@@ -4,14 +4,17 @@
 //! the clusters' own ties broken at random from a seed. Then the storage plugin has its say: a volume
 //! that the scheduler allows on a node still needs a free disk slot of its VM.
 
+mod answers;
 mod arrivals;
 mod attach;
 mod effects;
 mod growth;
 mod play;
 mod proof;
+mod reboots;
 mod refusal;
 mod result;
+mod settle;
 mod sweep;
 mod timeline;
 mod worker;

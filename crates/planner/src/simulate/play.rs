@@ -1,13 +1,11 @@
-//! Plays changes: takes pods off their nodes, adds new ones, and places them as the scheduler would.
+//! Plays changes: takes pods off their nodes and adds new ones, which want a place then.
 
-use std::cmp::Reverse;
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
-use capplan_model::change::{AddWorker, Change, Failure, FailureMode, WrittenTaint};
+use capplan_model::change::{Change, Failure, FailureMode, Manifest, WrittenTaint};
 use capplan_model::ids::{HostName, NodeName};
 use capplan_model::join::{Join, join};
-use capplan_model::kube::{Claim, Effect, Node, Pod, Quota, Taint};
+use capplan_model::kube::{Claim, Effect, Pod, Quota, Taint};
 use capplan_model::policy::Policy;
 use capplan_model::pve::Guest;
 use capplan_model::{Reading, Snapshot};
@@ -16,10 +14,9 @@ use super::SimulateError;
 use super::arrivals;
 use super::attach::{AttachRefusal, Plugs};
 use super::growth::Growth;
-use super::proof;
-use super::result::{Displaced, Flagged, Placed, Reboot, Unplaceable, Verdict, WorkersNeeded};
+use super::result::{Displaced, Flagged, Reboot};
 use super::worker::{self, NewWorker};
-use crate::scheduler::{Cluster, Group, NodeId, PodId, Reason, Scheduler, estimate};
+use crate::scheduler::{Cluster, NodeId, PodId, Scheduler};
 
 /// What one run came to.
 #[derive(Clone, Debug, Default)]
@@ -76,29 +73,27 @@ impl<'a> Ground<'a> {
 /// Plays changes on a cluster.
 pub(super) struct Player<'a> {
     pub ground: &'a Ground<'a>,
-    pub snapshot: &'a Snapshot,
-    pub policy: &'a Policy,
     pub scheduler: Scheduler<'a>,
     pub plugs: Plugs,
-    rng: fastrand::Rng,
+    pub(super) rng: fastrand::Rng,
     /// Pods without a place.
     pub waiting: Vec<PodId>,
     /// Those of them that waited before any change.
-    waited: BTreeSet<PodId>,
+    pub(super) waited: BTreeSet<PodId>,
     /// Pods that were placed, in this order.
     pub placed: Vec<PodId>,
-    origins: BTreeMap<PodId, NodeId>,
-    ties: BTreeMap<PodId, Vec<NodeId>>,
+    pub(super) origins: BTreeMap<PodId, NodeId>,
+    pub(super) ties: BTreeMap<PodId, Vec<NodeId>>,
     /// Pods that end for good.
     pub lost: Vec<String>,
     pub gone: BTreeSet<PodId>,
     /// Pods of DaemonSets that a taint drove from their nodes.
-    driven_out: BTreeMap<PodId, NodeId>,
+    pub(super) driven_out: BTreeMap<PodId, NodeId>,
     pub nodes_gone: BTreeSet<NodeId>,
     pub powered_off: BTreeSet<NodeName>,
     pub preempted: Vec<Displaced>,
     /// Pods that were pushed aside and where they were before.
-    victims: BTreeMap<PodId, NodeId>,
+    pub(super) victims: BTreeMap<PodId, NodeId>,
     pub flagged: BTreeSet<Flagged>,
     pub undecided: BTreeSet<String>,
     /// What was not read and would be needed: without it nothing is proven either.
@@ -120,7 +115,7 @@ pub(super) struct Player<'a> {
     /// How often each node's reboot is played.
     pub reboot_runs: u32,
     /// Whether the affinity of some pod selects namespaces by their labels.
-    selects_namespaces: bool,
+    pub(super) selects_namespaces: bool,
 }
 
 impl<'a> Player<'a> {
@@ -132,8 +127,6 @@ impl<'a> Player<'a> {
             (0..cluster.pod_count()).filter(|pod| cluster.node_of(*pod).is_none() && ours(cluster.pod(*pod))).collect();
         Self {
             ground,
-            snapshot: ground.snapshot,
-            policy: ground.policy,
             scheduler: Scheduler::new(cluster),
             plugs,
             rng: fastrand::Rng::with_seed(seed),
@@ -187,63 +180,19 @@ impl<'a> Player<'a> {
         Ok(())
     }
 
-    /// Pods that the scheduler places on a node that does not run, because they tolerate its taints.
-    fn on_dead_nodes(&self) -> impl Iterator<Item = (PodId, &Node)> + '_ {
-        let cluster = &self.scheduler.cluster;
-        let placed = self.placed.iter().filter_map(|pod| Some((*pod, cluster.node_of(*pod)?)));
-        placed.filter(|(_, node)| self.down.contains(node)).map(|(pod, node)| (pod, cluster.node(node)))
-    }
-
-    /// That too few control-plane nodes are left for the API to answer: then nothing is scheduled again.
-    fn lost_quorum(&self) -> Option<String> {
-        let cluster = &self.scheduler.cluster;
-        let voters: Vec<NodeId> = cluster.nodes().filter(|node| cluster.node(*node).runs_control_plane()).collect();
-        let removed = self.nodes_gone.iter().filter(|node| cluster.node(**node).runs_control_plane()).count();
-        let ready = voters.iter().filter(|node| cluster.node(**node).is_ready()).count();
-        let is_down = voters.iter().any(|node| self.down.contains(node));
-        let (left, quorum) = (ready, voters.len() / 2 + 1);
-        ((is_down || removed > 0) && left < quorum).then(|| {
-            format!(
-                "what happens without the API: {left} of {} control-plane nodes are left, quorum is {quorum}",
-                voters.len() + removed
-            )
-        })
-    }
-
     fn play(&mut self, change: &Change) -> Result<(), SimulateError> {
         if let Some(excess) = change.excess() {
             return Err(SimulateError::Change(excess));
         }
         match change {
             Change::AddPvcs(add) => {
-                for (pod, claim) in arrivals::with_claims(self.snapshot, self.policy, add, self.additions.len())? {
+                for (pod, claim) in arrivals::with_claims(self.ground.snapshot, self.ground.policy, add, self.additions.len())? {
                     self.add_claim(claim);
                     self.submit(pod);
                 }
             }
             Change::AddPods(add) => arrivals::plain(add, self.additions.len()).into_iter().for_each(|pod| self.submit(pod)),
-            Change::Submit(manifest) => {
-                let kube = &self.snapshot.kube;
-                let names_priority = manifest.pods.iter().any(|pod| !pod.scheduling.priority_class.is_empty());
-                if names_priority && kube.priority_classes.why().is_some() {
-                    self.unread.insert("which pods are more important: priorityclasses could not be read".to_owned());
-                }
-                let what = |object: &String| format!("what {object} makes: it is not simulated");
-                self.undecided.extend(manifest.not_simulated.iter().map(what));
-                let spaces: BTreeSet<&str> = manifest.pods.iter().map(|pod| pod.namespace.as_str()).collect();
-                let quotas = kube.quotas.items().iter().filter(|quota| spaces.contains(quota.namespace.as_str()));
-                let what = |quota: &Quota| format!("whether ResourceQuota {}/{} allows them", quota.namespace, quota.name);
-                self.undecided.extend(quotas.map(what));
-                let listed: BTreeSet<(&str, &str)> =
-                    kube.claims.items().iter().map(|one| (one.namespace.as_str(), one.name.as_str())).collect();
-                let is_new = |claim: &&Claim| !listed.contains(&(claim.namespace.as_str(), claim.name.as_str()));
-                for claim in manifest.claims.iter().filter(is_new).collect::<Vec<_>>() {
-                    self.add_claim(arrivals::admitted_claim(claim, &self.snapshot.kube));
-                }
-                for pod in &manifest.pods {
-                    self.submit(arrivals::admitted(pod, &self.snapshot.kube));
-                }
-            }
+            Change::Submit(manifest) => self.submit_manifest(manifest),
             Change::AddWorker(add) => {
                 for _ in 0..add.count {
                     let worker = worker::new(self, add)?;
@@ -252,7 +201,7 @@ impl<'a> Player<'a> {
             }
             Change::RemoveNode(name) => {
                 let node = self.node(name)?;
-                let blocked = blocked(self.snapshot, &self.scheduler.cluster, node).into_iter();
+                let blocked = blocked(self.ground.snapshot, &self.scheduler.cluster, node).into_iter();
                 self.undecided.extend(blocked.map(|why| format!("whether {name} can be drained: {why}")));
                 self.evict(node, &Leave::WithTheNode);
                 self.remove(node);
@@ -281,7 +230,7 @@ impl<'a> Player<'a> {
                 }
             }
             Change::WakeParked => {
-                let kube = &self.snapshot.kube;
+                let kube = &self.ground.snapshot.kube;
                 for (what, why) in [("deployments", kube.deployments.why()), ("statefulsets", kube.stateful_sets.why())] {
                     self.unread.extend(why.map(|_| format!("what is parked: {what} could not be read")));
                 }
@@ -307,11 +256,11 @@ impl<'a> Player<'a> {
     }
 
     fn nodes_on(&mut self, failure: &Failure<HostName>) -> Result<Vec<NodeName>, SimulateError> {
-        if !self.snapshot.hosts().any(|host| host.name == failure.name) {
-            let known = self.snapshot.hosts().map(|host| host.name.to_string()).collect::<Vec<_>>().join(", ");
+        if !self.ground.snapshot.hosts().any(|host| host.name == failure.name) {
+            let known = self.ground.snapshot.hosts().map(|host| host.name.to_string()).collect::<Vec<_>>().join(", ");
             return Err(SimulateError::NoHost { name: failure.name.to_string(), known });
         }
-        let mut nodes = match nodes_on(self.snapshot, &failure.name) {
+        let mut nodes = match nodes_on(self.ground.snapshot, &failure.name) {
             Reading::Known(nodes) => nodes,
             Reading::Unknown { why } => {
                 return Err(SimulateError::Unknown { what: format!("which nodes are on {}", failure.name), why });
@@ -336,8 +285,32 @@ impl<'a> Player<'a> {
     fn add_claim(&mut self, claim: Claim) {
         self.scheduler.cluster.add_claim(claim.clone());
         self.plugs.add_claim(&claim);
-        self.undecided.extend(arrivals::made_anywhere(self.snapshot, &claim));
+        self.undecided.extend(arrivals::made_anywhere(self.ground.snapshot, &claim));
         self.claims.push(claim);
+    }
+
+    /// Adds what a manifest makes.
+    fn submit_manifest(&mut self, manifest: &Manifest) {
+        let kube = &self.ground.snapshot.kube;
+        let names_priority = manifest.pods.iter().any(|pod| !pod.scheduling.priority_class.is_empty());
+        if names_priority && kube.priority_classes.why().is_some() {
+            self.unread.insert("which pods are more important: priorityclasses could not be read".to_owned());
+        }
+        let what = |object: &String| format!("what {object} makes: it is not simulated");
+        self.undecided.extend(manifest.not_simulated.iter().map(what));
+        let spaces: BTreeSet<&str> = manifest.pods.iter().map(|pod| pod.namespace.as_str()).collect();
+        let quotas = kube.quotas.items().iter().filter(|quota| spaces.contains(quota.namespace.as_str()));
+        let what = |quota: &Quota| format!("whether ResourceQuota {}/{} allows them", quota.namespace, quota.name);
+        self.undecided.extend(quotas.map(what));
+        let listed: BTreeSet<(&str, &str)> =
+            kube.claims.items().iter().map(|one| (one.namespace.as_str(), one.name.as_str())).collect();
+        let is_new = |claim: &&Claim| !listed.contains(&(claim.namespace.as_str(), claim.name.as_str()));
+        for claim in manifest.claims.iter().filter(is_new).collect::<Vec<_>>() {
+            self.add_claim(arrivals::admitted_claim(claim, &self.ground.snapshot.kube));
+        }
+        for pod in &manifest.pods {
+            self.submit(arrivals::admitted(pod, &self.ground.snapshot.kube));
+        }
     }
 
     /// Adds a pod that wants a place.
@@ -349,7 +322,7 @@ impl<'a> Player<'a> {
     }
 
     /// Takes pods off a node. Those that a controller makes again want a place.
-    fn evict(&mut self, node: NodeId, leave: &Leave<'_>) {
+    pub(super) fn evict(&mut self, node: NodeId, leave: &Leave<'_>) {
         let mut pods = self.scheduler.cluster.pods_on(node).to_vec();
         pods.sort_by_key(|pod| self.name(*pod));
         let mut left = BTreeSet::new();
@@ -389,19 +362,12 @@ impl<'a> Player<'a> {
         self.forget(&left);
     }
 
-    /// Forgets where pods were placed that are not there any more.
-    fn forget(&mut self, pods: &BTreeSet<PodId>) {
-        self.placed.retain(|one| !pods.contains(one));
-        self.attach_failures.retain(|one| !pods.contains(&one.pod));
-        self.victims.retain(|one, _| !pods.contains(one));
-    }
-
     fn remove(&mut self, node: NodeId) {
         self.scheduler.cluster.remove_node(node);
         self.nodes_gone.insert(node);
     }
 
-    fn cordon(&mut self, node: NodeId) {
+    pub(super) fn cordon(&mut self, node: NodeId) {
         self.closed_late |= !self.placed.is_empty();
         let taint = Taint { key: "node.kubernetes.io/unschedulable".into(), ..Taint::default() };
         self.scheduler.cluster.alter_node(node, |node| {
@@ -469,359 +435,9 @@ impl<'a> Player<'a> {
         self.outcome.had_choice = true;
     }
 
-    /// Plays each worker's reboot on its own.
-    fn reboot_each(&mut self) {
-        let nodes: Vec<NodeId> = self.scheduler.cluster.nodes().collect();
-        let mut trial = Player::new(self.ground, self.scheduler.cluster.clone(), self.plugs.clone(), self.rng.u64(..));
-        trial.down.clone_from(&self.down);
-        let waiting: Vec<PodId> = trial.waiting.iter().copied().filter(|pod| !self.gone.contains(pod)).collect();
-        for node in nodes {
-            let cluster = &self.scheduler.cluster;
-            let name = cluster.node(node).name.clone();
-            if cluster.node(node).is_control_plane() || self.down.contains(&node) {
-                continue;
-            }
-            let blocked = blocked(self.snapshot, cluster, node);
-            let mut doubts: BTreeSet<String> = blocked.iter().cloned().collect();
-            let mut reboot = Reboot { node: name, blocked, ..Reboot::default() };
-            let (mut runs, mut good, mut unread, mut worst) = (0, 0, !self.unread.is_empty(), None);
-            while runs < self.reboot_runs {
-                runs += 1;
-                let mark = trial.scheduler.cluster.mark();
-                trial.waiting.clone_from(&waiting);
-                trial.cordon(node);
-                trial.evict(node, &Leave::Rebooting);
-                reboot.pods = trial.waiting.len() - waiting.len() + trial.lost.len();
-                trial.settle();
-                doubts.append(&mut trial.doubts(&Growth::default()));
-                unread |= !trial.unread.is_empty();
-                let (unplaceable, _) = trial.unplaceable();
-                if unplaceable.is_empty() {
-                    good += 1;
-                } else if reboot.unplaceable.is_empty() {
-                    reboot.unplaceable = unplaceable;
-                    worst = Some(proof::search(&mut trial));
-                }
-                reboot.lost.clone_from(&trial.lost);
-                self.flagged.extend(trial.flagged.iter().cloned());
-                let had_choice = trial.outcome.had_choice;
-                trial.scheduler.cluster.roll_back(mark);
-                trial.start_again(self.plugs.clone());
-                if !had_choice {
-                    break;
-                }
-            }
-            reboot.probability = f64::from(good) / f64::from(runs);
-            (reboot.verdict, reboot.because) = match worst {
-                None => (Verdict::SchedulerPlaces, Vec::new()),
-                Some(_) if good > 0 => (Verdict::FitsIfPlaced, vec![format!("every pod found a place in {good} of {runs} runs")]),
-                Some(found) => found,
-            };
-            reboot.verdict = reboot.verdict.with_doubts(!doubts.is_empty(), unread);
-            self.undecided.extend(doubts.iter().map(|why| format!("the reboot of {}: {why}", reboot.node)));
-            reboot.because.extend(doubts);
-            if !reboot.lost.is_empty() {
-                reboot.because.push(format!("pods that nothing makes again end for good: {}", reboot.lost.join(", ")));
-            }
-            reboot.fits = reboot.verdict == Verdict::SchedulerPlaces;
-            self.reboots.push(reboot);
-        }
-    }
-
-    /// Forgets everything that was played; the cluster was rolled back.
-    fn start_again(&mut self, plugs: Plugs) {
-        self.plugs = plugs;
-        self.outcome = Outcome::default();
-        self.lost.clear();
-        self.flagged.clear();
-        self.waiting.clear();
-        self.closed_late = false;
-        self.placed.clear();
-        self.origins.clear();
-        self.ties.clear();
-        self.gone.clear();
-        self.driven_out.clear();
-        self.preempted.clear();
-        self.victims.clear();
-        self.undecided.clear();
-        self.unread.clear();
-        self.attach_failures.clear();
-    }
-
-    /// Places what waits: the most important first, otherwise in random order, until nothing moves.
-    pub(super) fn settle(&mut self) {
-        loop {
-            let mut order = std::mem::take(&mut self.waiting);
-            if order.len() > 1 {
-                self.outcome.had_choice |= order.iter().any(|pod| !self.waited.contains(pod));
-                self.rng.shuffle(&mut order);
-            }
-            order.sort_by_key(|pod| (Reverse(self.scheduler.cluster.pod(*pod).scheduling.priority), !self.waited.contains(pod)));
-            let mut queue = VecDeque::from(order);
-            let mut moved = false;
-            // Where one pod found no place, its like find none until something moves.
-            let mut refused: BTreeSet<usize> = BTreeSet::new();
-            while let Some(pod) = queue.pop_front() {
-                self.inspect(pod);
-                let class = self.scheduler.cluster.class(pod);
-                let placed = if refused.contains(&class) { None } else { self.place(pod) };
-                match placed {
-                    Some(victims) => {
-                        moved = true;
-                        refused.clear();
-                        queue.extend(victims);
-                    }
-                    None => {
-                        refused.insert(class);
-                        self.waiting.push(pod);
-                    }
-                }
-            }
-            // A pod that wants to be with another one may find it there now.
-            if !moved || self.waiting.is_empty() {
-                return;
-            }
-        }
-    }
-
-    /// Places a pod; answers those it pushed aside that want a new place.
-    fn place(&mut self, id: PodId) -> Option<Vec<PodId>> {
-        let best = self.scheduler.best(id);
-        let (node, victims) = match best.len() {
-            0 => {
-                let candidates = self.scheduler.preempt(id);
-                if candidates.is_empty() {
-                    return None;
-                }
-                self.outcome.had_choice |= candidates.len() > 1;
-                let candidate = candidates[self.rng.usize(..candidates.len())].clone();
-                let by = self.name(id);
-                let mut again = Vec::new();
-                for (place, victim) in candidate.victims.iter().copied().enumerate() {
-                    let pod = self.scheduler.cluster.pod(victim);
-                    let name = pod.object_name().0;
-                    let (bare, at) = (pod.owner.is_none(), self.scheduler.cluster.node(candidate.node).name.clone());
-                    self.plugs.lift(&mut self.scheduler.cluster, victim);
-                    self.forget(&BTreeSet::from([victim]));
-                    if bare {
-                        self.gone.insert(victim);
-                        self.lost.push(name.clone());
-                    } else {
-                        let listed = !self.scheduler.cluster.is_added(victim) && !self.waited.contains(&victim);
-                        if listed && let Entry::Vacant(origin) = self.origins.entry(victim) {
-                            origin.insert(candidate.node);
-                            self.victims.insert(victim, candidate.node);
-                        }
-                        again.push(victim);
-                    }
-                    let against_budget = place < candidate.violations;
-                    self.preempted.push(Displaced { pod: name, node: at, by: by.clone(), against_budget });
-                }
-                (candidate.node, again)
-            }
-            1 => (best[0], Vec::new()),
-            several => {
-                self.outcome.had_choice = true;
-                let node = best[self.rng.usize(..several)];
-                if !self.only_outcome {
-                    self.ties.insert(id, best.iter().copied().filter(|one| *one != node).collect());
-                }
-                (node, Vec::new())
-            }
-        };
-        self.placed.push(id);
-        let name = self.scheduler.cluster.node(node).name.clone();
-        let attached = self.plugs.put(&mut self.scheduler.cluster, id, node);
-        if attached.unknown {
-            self.undecided.insert(format!("whether volumes can be attached on {name}: the slots of its VM are unknown"));
-        }
-        for (volume, why) in attached.refused {
-            self.attach_failures.push(AttachFailure { pod: id, node: name.clone(), volume, why });
-        }
-        Some(victims)
-    }
-
-    /// Notes what about a pod is not simulated or not known.
-    fn inspect(&mut self, id: PodId) {
-        let pod = self.scheduler.cluster.pod(id);
-        for feature in &pod.scheduling.unmodelled {
-            self.flagged.insert(Flagged { pod: pod.object_name().0, feature: feature.clone() });
-        }
-        if !pod.claims.is_empty() {
-            let kube = &self.snapshot.kube;
-            for (what, why) in [
-                ("persistentvolumeclaims", kube.claims.why()),
-                ("persistentvolumes", kube.persistent_volumes.why()),
-                ("storageclasses", kube.storage_classes.why()),
-                ("volumeattachments", kube.volume_attachments.why()),
-                ("csinodes", kube.csi_nodes.why()),
-            ] {
-                if why.is_some() {
-                    self.unread.insert(format!("where pods with volumes fit: {what} could not be read"));
-                }
-            }
-            let tracked = kube.csi_drivers.items().iter().any(|driver| driver.storage_capacity);
-            if tracked && kube.csi_storage_capacities.why().is_some() {
-                self.unread.insert("where pods with volumes fit: csistoragecapacities could not be read".to_owned());
-            }
-        }
-        if self.selects_namespaces && self.snapshot.kube.namespaces.why().is_some() {
-            self.unread.insert("which pods affinity terms mean: namespaces could not be read".to_owned());
-        }
-    }
-
-    /// Where each pod went that is new or had to move.
-    pub(super) fn placement(&self) -> Vec<Placed> {
-        let cluster = &self.scheduler.cluster;
-        let name = |node: NodeId| cluster.node(node).name.clone();
-        let mut list: Vec<Placed> = self
-            .placed
-            .iter()
-            .filter_map(|pod| {
-                Some(Placed {
-                    pod: self.name(*pod),
-                    node: name(cluster.node_of(*pod)?),
-                    from: self.origins.get(pod).copied().map(name),
-                    ties: self.ties.get(pod).map(|ties| ties.iter().copied().map(name).collect()).unwrap_or_default(),
-                })
-            })
-            .collect();
-        list.sort_by(|a, b| a.pod.cmp(&b.pod));
-        list
-    }
-
-    /// What found no place, with the reasons: of the changes, and of those that waited before.
-    pub(super) fn unplaceable(&mut self) -> (Vec<Unplaceable>, Vec<Unplaceable>) {
-        let (mut new, mut old) = (Vec::new(), Vec::new());
-        let mut problems: BTreeMap<usize, Problem> = BTreeMap::new();
-        for pod in self.waiting.clone() {
-            let class = self.scheduler.cluster.class(pod);
-            let problem = match problems.get(&class) {
-                Some(problem) => problem.clone(),
-                None => problems.entry(class).or_insert(self.problem(pod)).clone(),
-            };
-            let entry = Unplaceable::of_pod(self.scheduler.cluster.pod(pod).object_name(), problem);
-            if self.waited.contains(&pod) { old.push(entry) } else { new.push(entry) }
-        }
-        for one in &self.attach_failures {
-            new.push(Unplaceable {
-                pod: Some(self.name(one.pod)),
-                volume: Some(one.volume.clone()),
-                worker: None,
-                reasons: vec![match &one.why {
-                    AttachRefusal::NoSlot => format!("no free lun found on {}: {}", one.node, self.plugs.describe(&one.node)),
-                    AttachRefusal::Elsewhere(other) => {
-                        format!("placed on {}, but its volume is in use on {other} (ReadWriteOnce)", one.node)
-                    }
-                }],
-                nodes: 1,
-                message: None,
-            });
-        }
-        for (pod, node) in self.on_dead_nodes() {
-            new.push(Unplaceable {
-                pod: Some(self.name(pod)),
-                volume: None,
-                worker: None,
-                reasons: vec![format!("placed on {}, whose taints it tolerates, but which does not run", node.name)],
-                nodes: 1,
-                message: None,
-            });
-        }
-        for one in &self.workers {
-            if let Some(why) = one.no_room() {
-                new.push(Unplaceable {
-                    pod: None,
-                    volume: None,
-                    worker: Some(one.node.name.to_string()),
-                    reasons: vec![why.to_owned()],
-                    nodes: 0,
-                    message: None,
-                });
-            }
-        }
-        new.sort_by(|a, b| (&a.pod, &a.volume).cmp(&(&b.pod, &b.volume)));
-        old.sort_by(|a, b| a.pod.cmp(&b.pod));
-        (new, old)
-    }
-
-    /// Why volumes in use elsewhere cannot be attached, by node and volume.
-    pub(super) fn refusals(&self) -> BTreeMap<(NodeName, String), String> {
-        let failures = self.attach_failures.iter().filter_map(|one| match &one.why {
-            AttachRefusal::Elsewhere(other) => {
-                Some(((one.node.clone(), one.volume.clone()), format!("volume is already used on node {other}")))
-            }
-            AttachRefusal::NoSlot => None,
-        });
-        failures.collect()
-    }
-
-    /// Why a pod finds no place.
-    pub(super) fn problem(&mut self, pod: PodId) -> Problem {
-        let judgement = self.scheduler.judge(pod);
-        let nodes = self.scheduler.cluster.node_count();
-        if let Some(rejection) = &judgement.rejection {
-            let message = format!("0/{nodes} nodes are available: {}.", rejection.scheduler_words());
-            return Problem { reasons: vec![rejection.to_string()], nodes, message: Some(message) };
-        }
-        let mut groups: BTreeMap<&Reason, Vec<NodeId>> = BTreeMap::new();
-        for (node, reasons) in &judgement.refused {
-            for reason in reasons {
-                groups.entry(reason).or_default().push(*node);
-            }
-        }
-        let mut words: Vec<String> =
-            groups.iter().map(|(reason, nodes)| format!("{} {}", nodes.len(), reason.scheduler_words())).collect();
-        words.sort();
-        let message = Some(format!("0/{nodes} nodes are available: {}.", words.join(", ")));
-        let mut groups: Vec<(&Reason, Vec<NodeId>)> = groups.into_iter().collect();
-        groups.sort_by_key(|(reason, nodes)| (Reverse(nodes.len()), (*reason).clone()));
-        let reasons = groups
-            .into_iter()
-            .map(|(reason, nodes)| format!("{} {reason}{}", nodes.len(), self.scheduler.cluster.shortfall(pod, reason, &nodes)))
-            .collect();
-        Problem { reasons, nodes, message }
-    }
-
-    /// How many workers of the policy's size would take what found no place.
-    pub(super) fn workers_needed(&self) -> Option<WorkersNeeded> {
-        self.starving().next()?;
-        let worker = worker::new(self, &AddWorker::default()).ok()?;
-        let slots = worker.csi.drivers.first().and_then(|driver| driver.count).unwrap_or(0);
-        let mut node = worker.node;
-        for daemon in &worker.daemons {
-            let left = &mut node.allocatable;
-            left.cpu = left.cpu.minus(daemon.requests.cpu);
-            left.memory = left.memory.minus(daemon.requests.memory);
-            left.ephemeral = left.ephemeral.minus(daemon.requests.ephemeral);
-            node.max_pods = node.max_pods.saturating_sub(1);
-        }
-        let cluster = &self.scheduler.cluster;
-        let left: Vec<&Pod> = self.starving().map(|pod| cluster.pod(pod)).collect();
-        let groups: Vec<Group<'_>> =
-            left.iter().map(|pod| Group { pod, count: 1, volumes: self.plugs.volumes_of(pod).count() as u64 }).collect();
-        let estimate = estimate(&node, slots, &groups);
-        (!groups.is_empty()).then_some(WorkersNeeded {
-            workers: estimate.nodes,
-            memory: node.capacity.memory,
-            pods: estimate.placed,
-            never: estimate.never,
-        })
-    }
-
     /// Pods that still want a place and did not wait before.
     pub(super) fn starving(&self) -> impl Iterator<Item = PodId> + '_ {
         self.waiting.iter().copied().filter(|pod| !self.waited.contains(pod))
-    }
-
-    /// Why it is not certain that everything fits, even if everything found a place.
-    pub(super) fn doubts(&self, growth: &Growth) -> BTreeSet<String> {
-        let mut doubts: BTreeSet<String> = self.undecided.union(&growth.doubts).cloned().collect();
-        doubts.extend(self.unread.iter().cloned());
-        if !self.flagged.is_empty() {
-            doubts.insert("where the pods under `flagged` fit: they use features that are not simulated".to_owned());
-        }
-        doubts
     }
 
     /// Every pod that had to find a place because of the changes; not those pushed aside by others.
@@ -845,7 +461,7 @@ impl<'a> Player<'a> {
 }
 
 /// Which pods leave a node.
-enum Leave<'a> {
+pub(super) enum Leave<'a> {
     /// All of them.
     WithTheNode,
     /// Those that are not part of it.
@@ -888,7 +504,7 @@ pub(super) fn taken_away(snapshot: &Snapshot, change: &Change) -> Vec<NodeName> 
 }
 
 /// Budgets that allow no disruption of pods on a node.
-fn blocked(snapshot: &Snapshot, cluster: &Cluster<'_>, node: NodeId) -> Vec<String> {
+pub(super) fn blocked(snapshot: &Snapshot, cluster: &Cluster<'_>, node: NodeId) -> Vec<String> {
     let mut list = BTreeSet::new();
     for pod in cluster.pods_on(node).iter().map(|pod| cluster.pod(*pod)).filter(|pod| !pod.belongs_to_node()) {
         let mine = snapshot.kube.pdbs.items().iter().filter(|pdb| {

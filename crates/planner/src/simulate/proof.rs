@@ -183,7 +183,7 @@ impl Puzzle {
                 plugs.volumes_of(written).filter(|volume| !attached.contains(volume)).collect::<BTreeSet<_>>().len() as u64;
             seekers.push(Seeker { pod: *pod, demand: Demand::of(written), volumes, eligible });
         }
-        let free = Free::of(scheduler, plugs, &player.policy.attacher, &seekers);
+        let free = Free::of(scheduler, plugs, &player.ground.policy.attacher, &seekers);
         let mut refutations: Vec<String> = alone.into_iter().map(|(reasons, pods)| nowhere(&pods, &reasons)).collect();
         if refutations.is_empty() {
             refutations = bounds(&seekers, &free, scheduler);

@@ -57,7 +57,7 @@ pub(super) enum Refusal {
 
 /// Works out a new worker.
 pub(super) fn new(player: &Player<'_>, add: &AddWorker) -> Result<NewWorker, SimulateError> {
-    let (snapshot, policy) = (player.snapshot, player.policy);
+    let (snapshot, policy) = (player.ground.snapshot, player.ground.policy);
     let cluster = &player.scheduler.cluster;
     let like = match &add.like {
         Some(name) => {
@@ -200,14 +200,14 @@ fn own_disks(twin: &GuestConfig, vmid: VmId) -> BTreeMap<String, Disk> {
 }
 
 fn free_vmid(player: &Player<'_>, number: usize) -> u32 {
-    let taken: BTreeSet<u32> = player.snapshot.guests().map(|guest| guest.vmid.0).collect();
+    let taken: BTreeSet<u32> = player.ground.snapshot.guests().map(|guest| guest.vmid.0).collect();
     let most = taken.iter().copied().filter(|vmid| *vmid < 9000).max().unwrap_or(100);
     (most + 1..).filter(|vmid| !taken.contains(vmid)).nth(number - 1).unwrap_or(most)
 }
 
 /// Value of a topology label on a host: that of a node there.
 fn zone_of(player: &Player<'_>, host: &HostName, key: &str) -> Option<String> {
-    let nodes = player.snapshot.kube.nodes.items().iter();
+    let nodes = player.ground.snapshot.kube.nodes.items().iter();
     let mut there = nodes.filter(|node| player.ground.guest(&node.name).is_some_and(|guest| guest.host == *host));
     there.find_map(|node| node.labels.get(key).cloned())
 }
@@ -235,7 +235,7 @@ fn host_for(
     memory: Bytes,
     cores: u64,
 ) -> Result<(HostName, Option<Refusal>), SimulateError> {
-    let hosts: Vec<&Host> = player.snapshot.hosts().filter(|host| host.online).collect();
+    let hosts: Vec<&Host> = player.ground.snapshot.hosts().filter(|host| host.online).collect();
     let known = hosts.iter().map(|host| host.name.to_string()).collect::<Vec<_>>().join(", ");
     let taken = |host: &Host| -> Bytes {
         let mine = player.workers.iter().filter(|worker| worker.guest.host == host.name && worker.refused.is_none());
@@ -255,7 +255,7 @@ fn host_for(
         |host: &Host| with(host, gone(host).iter().map(|guest| guest.memory_used.unwrap_or_default().min(guest.memory())).sum());
     let at_most = |host: &Host| with(host, gone(host).iter().map(|guest| guest.memory()).sum());
     let has_threads = |host: &Host| host.cpus.known().is_none_or(|most| cores <= *most);
-    let needed = memory + player.policy.worker.host_reserve;
+    let needed = memory + player.ground.policy.worker.host_reserve;
     let open: Vec<&Host> = hosts.iter().copied().filter(|host| !player.hosts_failed.contains(&host.name)).collect();
     let host = match named {
         Some(name) => *hosts
@@ -272,7 +272,7 @@ fn host_for(
     };
     // One that is not known may have room.
     let unknown = named.is_none() && open.iter().any(|host| host.memory.why().is_some() || host.cpus.why().is_some());
-    let unread = player.snapshot.pve.iter().find_map(|pve| pve.hosts.why()).filter(|_| named.is_none());
+    let unread = player.ground.snapshot.pve.iter().find_map(|pve| pve.hosts.why()).filter(|_| named.is_none());
     let no_room = |why: String| match unread {
         _ if unknown => Refusal::Unknown(format!("{why}; memory or threads of another host are unknown")),
         Some(hosts) => Refusal::Unknown(format!("{why}; other hosts are unknown: {hosts}")),
@@ -293,7 +293,7 @@ fn host_for(
             ))),
             Some(free) => Some(no_room(format!(
                 "{} has {free} available, the worker needs {needed} ({memory} and a reserve of {})",
-                host.name, player.policy.worker.host_reserve
+                host.name, player.ground.policy.worker.host_reserve
             ))),
             None => {
                 let why = host.memory.why().unwrap_or("not read");
