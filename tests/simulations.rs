@@ -437,13 +437,18 @@ fn a_worker_holds_its_own_daemons_and_starts_on_its_host() {
 #[test]
 fn a_taint_that_goes_again_brings_daemons_back() {
     let world = World::new();
-    let daemon = "{ name = 'agent', memory = '3GiB', daemon = true, count = 1 }, { name = 'web', memory = '1GiB' }";
-    let scenario = workers(&world, "untaint", &[daemon, daemon]);
-    let before = played(&world, &scenario, &["--cordon", "w1"], 0);
-    let changes = ["--taint", "w1", "x:NoExecute", "--taint", "w1", "x-"];
-    let after = played(&world, &scenario, &changes, 0);
-    let memory = |state: &Value| state["memory"]["requests"]["workers"].as_f64().expect("a share");
-    assert!((memory(&before["before"]) - memory(&after["after"])).abs() < 1e-9, "nothing is lost on the way");
+    let Some(snapshot) = recorded(&world, "today") else { return };
+    let pods = |state: &Value| -> u64 {
+        state["nodes"].as_array().expect("a list").iter().map(|node| node["pods"].as_u64().expect("a number")).sum()
+    };
+    let away = ["--taint", "k8s-node1", "x=y:NoExecute", "--format", "json"];
+    let mut arguments = vec!["simulate", "--snapshot", &snapshot];
+    arguments.extend(away);
+    let gone = world.run(&arguments).json();
+    arguments.extend(["--taint", "k8s-node1", "x-"]);
+    let back = world.run(&arguments).json();
+    assert!(pods(&gone["after"]) < pods(&gone["before"]), "some of its daemons do not tolerate the taint");
+    assert_eq!(pods(&back["after"]), pods(&back["before"]));
 }
 
 #[test]
@@ -501,6 +506,38 @@ fn what_could_be_pushed_aside_may_stay_where_it_is() {
         ])
         .json();
     assert_ne!(simulation["verdict"], "cannot-fit", "`low` fits beside `b`: {}", simulation["because"]);
+}
+
+#[test]
+fn what_is_over_its_limit_already_is_no_proof() {
+    let world = World::new();
+    // 34 GiB on 30: the node's own pods stay, whatever comes.
+    let pods = ["{ name = 'own', count = 2, memory = '17GiB' }", "{ name = 'low', memory = '10GiB' }", ""];
+    let scenario = workers(&world, "over", &pods);
+    let manifest = world.path("high.yaml");
+    let text = "kind: Pod\nmetadata: {name: a}\nspec: {priority: 10, containers: [{name: c, image: i, resources: \
+        {requests: {memory: 29Gi}}}]}\n---\nkind: Pod\nmetadata: {name: b}\nspec: {priority: 10, containers: [{name: c, \
+        image: i, resources: {requests: {memory: 19Gi}}}]}\n";
+    std::fs::write(&manifest, text).expect("writable");
+    for seed in ["1", "2", "3"] {
+        let path = manifest.display().to_string();
+        let arguments = [
+            "simulate",
+            "--scenario",
+            &scenario,
+            "--cordon",
+            "w1",
+            "--add-pods",
+            &path,
+            "--runs",
+            "1",
+            "--seed",
+            seed,
+            "--format",
+            "json",
+        ];
+        assert_ne!(world.run(&arguments).json()["verdict"], "cannot-fit");
+    }
 }
 
 #[test]

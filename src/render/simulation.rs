@@ -140,11 +140,11 @@ fn starving(page: &mut Page, simulation: &Simulation) {
 fn volumes(page: &mut Page, simulation: &Simulation) {
     if let Some(until) = &simulation.until_refusal {
         page.section("Until the first refusal");
-        let more = if until.exact { "" } else { " at least" };
+        let about = if until.exact { "" } else { "about " };
         page.paragraph(
             "",
             2,
-            &format!("{}{more} fit from the present state on; {} refuses the next", until.count, until.dimension),
+            &format!("{about}{} fit from the present state on; {} refuses the next", until.count, until.dimension),
         );
         if until.latent > 0 {
             page.paragraph(

@@ -108,7 +108,11 @@ pub fn read(text: &str) -> Result<Manifest, ManifestError> {
     for (place, mut object) in objects.into_iter().enumerate() {
         if object["kind"] == "CronJob" {
             // It makes Jobs.
-            object["spec"] = object["spec"]["jobTemplate"]["spec"].take();
+            let suspended = object["spec"]["suspend"] == true;
+            object["spec"] = object.pointer_mut("/spec/jobTemplate/spec").map(Value::take).unwrap_or_default();
+            if let Some(job) = object["spec"].as_object_mut().filter(|_| suspended) {
+                job.insert("suspend".to_owned(), Value::Bool(true));
+            }
         }
         let kind = object["kind"].as_str().unwrap_or("object without a kind").to_owned();
         let invalid = |source| ManifestError::Object { place: place + 1, kind: kind.clone(), source };
@@ -128,7 +132,7 @@ pub fn read(text: &str) -> Result<Manifest, ManifestError> {
             "Deployment" | "StatefulSet" | "ReplicaSet" => {
                 Some(number(&object["spec"]["replicas"], "spec.replicas")?.unwrap_or(1))
             }
-            "Job" if object["spec"]["suspend"] == true => Some(0),
+            "Job" | "CronJob" if object["spec"]["suspend"] == true => Some(0),
             "Job" | "CronJob" => {
                 let most = number(&object["spec"]["completions"], "spec.completions")?.unwrap_or(u64::MAX);
                 Some(number(&object["spec"]["parallelism"], "spec.parallelism")?.unwrap_or(1).min(most))
@@ -147,7 +151,8 @@ pub fn read(text: &str) -> Result<Manifest, ManifestError> {
         for template in object["spec"]["volumeClaimTemplates"].as_array().into_iter().flatten() {
             templates.push(in_namespace(claim(template.clone()).map_err(invalid)?));
         }
-        let mut template = if replicas.is_some() { object["spec"]["template"].take() } else { object };
+        let mut template =
+            if replicas.is_some() { object.pointer_mut("/spec/template").map(Value::take).unwrap_or_default() } else { object };
         if template["spec"]["containers"].as_array().is_some_and(Vec::is_empty) || template["spec"]["containers"].is_null() {
             return Err(ManifestError::Containers { place: place + 1, kind });
         }

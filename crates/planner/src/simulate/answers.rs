@@ -154,6 +154,11 @@ impl Player<'_> {
         })
     }
 
+    /// Whether a new worker stays away because its host's room is not known.
+    pub(super) fn worker_unknown(&self) -> bool {
+        self.workers.iter().any(|worker| worker.refused.is_some() && worker.no_room().is_none())
+    }
+
     /// Why it is not certain that everything fits, even if everything found a place.
     pub(super) fn doubts(&self, growth: &Growth) -> BTreeSet<String> {
         let mut doubts: BTreeSet<String> = self.undecided.union(&growth.doubts).cloned().collect();

@@ -10,9 +10,9 @@ use capplan_model::{Reading, Snapshot};
 
 use crate::scheduler::{Cluster, NodeId, PodId};
 
-/// Name of the volume that is made for a claim.
+/// Name of the volume that is made for a claim: no namespace has a dot.
 pub(super) fn new_volume(claim: &Claim) -> String {
-    format!("pvc-{}-{}", claim.namespace, claim.name)
+    format!("pvc-{}.{}", claim.namespace, claim.name)
 }
 
 /// A volume of a VM.
@@ -24,6 +24,8 @@ struct Seat {
     plugged: bool,
     /// Whether there is a VolumeAttachment.
     attached: bool,
+    /// Whether that is being deleted.
+    detaching: bool,
 }
 
 /// Slots of one VM.
@@ -130,7 +132,8 @@ impl Plugs {
             let attachments = one.attached.known().into_iter().flatten();
             let mut coming = Vec::new();
             for attachment in attachments {
-                there.entry(attachment.volume.0.clone()).or_default().attached = true;
+                let seat = there.entry(attachment.volume.0.clone()).or_default();
+                (seat.attached, seat.detaching) = (true, attachment.detaching);
                 if !attachment.detaching {
                     coming.push(attachment.volume.0.clone());
                 }
@@ -245,7 +248,7 @@ impl Plugs {
                 *free += 1;
             }
             // One that waits for a slot takes it.
-            let waits = |seat: &Seat| !seat.plugged && (seat.users > 0 || seat.attached);
+            let waits = |seat: &Seat| !seat.plugged && (seat.users > 0 || seat.attached && !seat.detaching);
             if let Some(next) = plug.there.iter().find(|(_, seat)| waits(seat)).map(|(name, _)| name.clone()) {
                 plug.plug(&next);
             }
@@ -259,6 +262,11 @@ impl Plugs {
     pub(super) fn attachments(&self, node: &NodeName) -> Option<u64> {
         let plug = self.nodes.get(node).filter(|plug| plug.listed)?;
         Some(plug.there.values().filter(|seat| seat.attached || seat.users > 0).count() as u64)
+    }
+
+    /// Whether a volume has a slot on a node.
+    pub(super) fn is_plugged(&self, volume: &str, node: &NodeName) -> bool {
+        self.nodes.get(node).is_some_and(|plug| plug.there.get(volume).is_some_and(|seat| seat.plugged))
     }
 
     /// Every volume that is on some node.

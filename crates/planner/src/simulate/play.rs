@@ -172,6 +172,9 @@ impl<'a> Player<'a> {
         let dead: Vec<String> = self.on_dead_nodes().map(|(pod, _)| self.name(pod)).collect();
         self.outcome.starved.extend(dead);
         self.undecided.extend(self.lost_quorum());
+        // One that waited for a slot may have got it since.
+        let plugs = &self.plugs;
+        self.attach_failures.retain(|one| one.why != AttachRefusal::NoSlot || !plugs.is_plugged(&one.volume, &one.node));
         let failures: Vec<String> = self.attach_failures.iter().map(|one| self.name(one.pod)).collect();
         self.outcome.failed.extend(failures);
         let refused = self.workers.iter().filter(|one| one.no_room().is_some()).map(|one| one.node.name.to_string());
@@ -205,6 +208,7 @@ impl<'a> Player<'a> {
                 self.undecided.extend(blocked.map(|why| format!("whether {name} can be drained: {why}")));
                 self.evict(node, &Leave::WithTheNode);
                 self.remove(node);
+                self.victims.retain(|_, home| *home != node);
                 self.powered_off.insert(name.clone());
             }
             Change::FailNode(failure) => self.fail(&failure.name, failure.mode)?,
@@ -395,7 +399,13 @@ impl<'a> Player<'a> {
                     node.taints.retain(|one| one.key != *key || effect.is_some_and(|effect| effect != one.effect));
                 });
                 // Their DaemonSets make those that had to go again.
-                let back = self.driven_out.extract_if(.., |_, from| *from == node).map(|(pod, _)| pod);
+                let cluster = &self.scheduler.cluster;
+                let hard = |taint: &&Taint| taint.effect != Effect::PreferNoSchedule;
+                let may_return = |pod: &PodId| {
+                    let mut taints = cluster.node(node).taints.iter().filter(hard);
+                    taints.all(|taint| crate::scheduler::tolerates_for_ever(cluster.pod(*pod), taint))
+                };
+                let back = self.driven_out.extract_if(.., |pod, from| *from == node && may_return(pod)).map(|(pod, _)| pod);
                 for pod in back.collect::<Vec<_>>() {
                     self.gone.remove(&pod);
                     self.waiting.push(pod);
@@ -420,6 +430,7 @@ impl<'a> Player<'a> {
             }
         });
         self.down.insert(node);
+        self.victims.retain(|_, home| *home != node);
         self.evict(node, &Leave::Intolerant(&taint(Effect::NoExecute)));
         if mode == FailureMode::PowerOff {
             self.powered_off.insert(name.clone());

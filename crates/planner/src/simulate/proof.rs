@@ -183,7 +183,8 @@ impl Puzzle {
                 plugs.volumes_of(written).filter(|volume| !attached.contains(volume)).collect::<BTreeSet<_>>().len() as u64;
             seekers.push(Seeker { pod: *pod, demand: Demand::of(written), volumes, eligible });
         }
-        let free = Free::of(scheduler, plugs, &player.ground.policy.attacher, &seekers);
+        let mut free = Free::of(scheduler, plugs, &player.ground.policy.attacher, &seekers);
+        free.hold(&seekers, homes);
         let mut refutations: Vec<String> = alone.into_iter().map(|(reasons, pods)| nowhere(&pods, &reasons)).collect();
         if refutations.is_empty() {
             refutations = bounds(&seekers, &free, scheduler);
@@ -216,8 +217,10 @@ fn lift_less_important(
     for pod in less.collect::<Vec<_>>() {
         let home = plugs.lift(&mut scheduler.cluster, pod);
         let written = scheduler.cluster.pod(pod);
-        // Nothing makes a bare one again, and one that is being deleted goes anyway.
-        if let Some(home) = home.filter(|_| written.owner.is_some() && written.deleting.is_none()) {
+        // Nothing makes a bare one again, one that is being deleted goes anyway, and where another scheduler
+        // puts one is not known.
+        let seeks = written.owner.is_some() && written.deleting.is_none() && written.scheduling.scheduler.is_empty();
+        if let Some(home) = home.filter(|_| seeks) {
             homes.insert(pod, home);
         }
     }
@@ -238,6 +241,24 @@ impl Free {
             (node, free)
         });
         Self(nodes.collect())
+    }
+
+    /// A node that holds more than it allows keeps what it has: staying needs no room.
+    fn hold(&mut self, seekers: &[Seeker], homes: &BTreeMap<PodId, NodeId>) {
+        let mut held: BTreeMap<NodeId, BTreeMap<&str, u64>> = BTreeMap::new();
+        for seeker in seekers {
+            let Some(home) = homes.get(&seeker.pod) else { continue };
+            let held = held.entry(*home).or_default();
+            for (dimension, amount) in &seeker.demand.0 {
+                *held.entry(dimension).or_default() += amount;
+            }
+            *held.entry(SLOTS).or_default() += seeker.volumes;
+        }
+        for (node, amounts) in held {
+            for (dimension, free) in self.0.entry(node).or_default() {
+                *free = (*free).max(amounts.get(dimension.as_str()).copied().unwrap_or(0));
+            }
+        }
     }
 
     fn sum(&self, nodes: &BTreeSet<NodeId>, dimension: &str) -> u64 {

@@ -25,7 +25,7 @@ impl Player<'_> {
             let blocked = blocked(self.ground.snapshot, cluster, node);
             let mut doubts: BTreeSet<String> = blocked.iter().cloned().collect();
             let mut reboot = Reboot { node: name, blocked, ..Reboot::default() };
-            let (mut runs, mut good, mut unread, mut worst) = (0, 0, !self.unread.is_empty(), None);
+            let (mut runs, mut good, mut unread, mut worst) = (0, 0, !self.unread.is_empty() || self.worker_unknown(), None);
             while runs < self.reboot_runs {
                 runs += 1;
                 let mark = trial.scheduler.cluster.mark();

@@ -113,8 +113,7 @@ impl<'r, 'a> Room<'r, 'a> {
         if self.scheduler.cluster.is_independent(id) {
             match self.sum(id, takes_slots) {
                 Reading::Known((count, false)) => return Ok(Reading::Known(count)),
-                // Where a VM has fewer slots than the scheduler thinks, it runs into that node before the
-                // others are full.
+                // The scheduler runs into such a node before the others are full.
                 Reading::Known((count, true)) => room = Some(count.room),
                 Reading::Unknown { why } => return Ok(Reading::Unknown { why }),
             }
@@ -124,11 +123,12 @@ impl<'r, 'a> Room<'r, 'a> {
     }
 
     /// Each copy leaves the others as much: the nodes' own numbers add up. Also whether some VM has fewer
-    /// slots than the scheduler thinks.
+    /// slots than the scheduler thinks, or does not run.
     fn sum(&mut self, id: PodId, takes_slots: bool) -> Reading<(Count, bool)> {
         let mut feasible = self.scheduler.feasible(id);
+        let (mut count, mut tighter) =
+            (Count { exact: true, ..Count::default() }, feasible.iter().any(|node| self.down.contains(node)));
         feasible.retain(|node| !self.down.contains(node));
-        let (mut count, mut tighter) = (Count { exact: true, ..Count::default() }, false);
         let mut tightest: BTreeMap<&'static str, u64> = BTreeMap::new();
         for node in &feasible {
             let name = self.scheduler.cluster.node(*node).name.clone();

@@ -206,8 +206,7 @@ pub fn sweep(
                 player.play_all(&all)?;
                 let bad = player.outcome.starved.len() + player.outcome.failed.len();
                 good += u32::from(bad == 0);
-                unread |= !player.unread.is_empty()
-                    || player.workers.iter().any(|worker| worker.refused.is_some() && worker.no_room().is_none());
+                unread |= !player.unread.is_empty() || player.worker_unknown();
                 doubts.append(&mut player.outcome.doubts);
                 if run == 0 {
                     unplaceable = bad;
@@ -273,7 +272,13 @@ fn varied(kind: AxisKind, value: u32, workers: &Workers, changes: &[Change]) -> 
                     vec![Change::AddWorker(AddWorker { count: value - now as u32, ..AddWorker::default() })]
                 }
                 std::cmp::Ordering::Less => {
-                    workers.lightest.iter().take(now - value as usize).cloned().map(Change::RemoveNode).collect()
+                    let less = now - value as usize;
+                    if less > workers.lightest.len() {
+                        return Err(SimulateError::Change(format!(
+                            "{value} workers are fewer than those that the changes before add: they are not removed again"
+                        )));
+                    }
+                    workers.lightest.iter().take(less).cloned().map(Change::RemoveNode).collect()
                 }
             }
         }

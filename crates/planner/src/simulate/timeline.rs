@@ -88,7 +88,11 @@ fn failure(
         .map(|node| node.name.to_string())
         .collect();
     if !control.is_empty() {
-        let voters = snapshot.kube.nodes.items().iter().filter(|node| node.runs_control_plane()).count();
+        let stays = |node: &&Node| {
+            let id = player.nodes_gone.iter().any(|gone| player.scheduler.cluster.node(*gone).name == node.name);
+            node.runs_control_plane() && !id
+        };
+        let voters = snapshot.kube.nodes.items().iter().filter(stays).count();
         let is_down = |node: &&Node| {
             node.runs_control_plane() && !nodes.contains(&node.name) && (before.contains(&node.name) || !node.is_ready())
         };

@@ -34,6 +34,8 @@ pub(super) struct NewWorker {
     pub refused: Option<Refusal>,
     /// What about it is not certain.
     pub doubts: Vec<String>,
+    /// What its labels would need and is not known.
+    pub unread: Vec<String>,
 }
 
 impl NewWorker {
@@ -113,14 +115,14 @@ pub(super) fn new(player: &Player<'_>, add: &AddWorker) -> Result<NewWorker, Sim
         .unwrap_or_default();
     let daemons = daemons(player, &like.name, &name);
     let (host, mut refused) = host_for(player, add.host.as_ref(), memory, cores)?;
-    let mut doubts = Vec::new();
+    let (mut doubts, mut unread) = (Vec::new(), Vec::new());
     if refused.is_none() && twin.is_some_and(|twin| twin.host != host) {
         for key in topology_keys.iter().filter(|key| !add.labels.contains_key(*key)) {
             match zone_of(player, &host, key) {
                 Some(zone) => drop(labels.insert(key.clone(), zone)),
                 None => {
                     labels.remove(key);
-                    doubts.push(format!("which {key} {name} has: no node of {host} shows it"));
+                    unread.push(format!("which {key} {name} has: no node of {host} shows it"));
                 }
             }
         }
@@ -185,7 +187,7 @@ pub(super) fn new(player: &Player<'_>, add: &AddWorker) -> Result<NewWorker, Sim
         config,
         ..Guest::default()
     };
-    Ok(NewWorker { csi: CsiNode { name, drivers: vec![driver] }, node, guest, daemons, refused, doubts })
+    Ok(NewWorker { csi: CsiNode { name, drivers: vec![driver] }, node, guest, daemons, refused, doubts, unread })
 }
 
 /// Disks of the VM that a new one is like, but for volumes of claims and devices passed through.
@@ -228,7 +230,8 @@ fn daemons(player: &Player<'_>, like: &NodeName, name: &NodeName) -> Vec<Pod> {
     copies.collect()
 }
 
-/// The host with most memory available, or the one that is named; and why it has no room.
+/// The host that is named, or the one that has room for certain with most memory available; and why it has no
+/// room.
 fn host_for(
     player: &Player<'_>,
     named: Option<&HostName>,
@@ -256,13 +259,18 @@ fn host_for(
     let at_most = |host: &Host| with(host, gone(host).iter().map(|guest| guest.memory()).sum());
     let has_threads = |host: &Host| host.cpus.known().is_none_or(|most| cores <= *most);
     let needed = memory + player.ground.policy.worker.host_reserve;
+    let is_certain =
+        |host: &Host| host.cpus.known().is_some_and(|most| cores <= *most) && available(host).is_some_and(|free| free >= needed);
     let open: Vec<&Host> = hosts.iter().copied().filter(|host| !player.hosts_failed.contains(&host.name)).collect();
     let host = match named {
         Some(name) => *hosts
             .iter()
             .find(|host| host.name == *name)
             .ok_or_else(|| SimulateError::NoHost { name: name.to_string(), known })?,
-        None => match open.iter().max_by_key(|host| (has_threads(host), available(host), std::cmp::Reverse(host.name.clone()))) {
+        None => match open
+            .iter()
+            .max_by_key(|host| (is_certain(host), has_threads(host), available(host), std::cmp::Reverse(&host.name)))
+        {
             Some(host) => *host,
             None => {
                 let why = "no online host is known".to_owned();
@@ -271,10 +279,15 @@ fn host_for(
         },
     };
     // One that is not known may have room.
-    let unknown = named.is_none() && open.iter().any(|host| host.memory.why().is_some() || host.cpus.why().is_some());
+    let may = |host: &Host| {
+        host.memory.why().is_some()
+            || host.cpus.why().is_some()
+            || has_threads(host) && at_most(host).is_some_and(|most| most >= needed)
+    };
+    let unknown = named.is_none() && open.iter().any(|host| may(host));
     let unread = player.ground.snapshot.pve.iter().find_map(|pve| pve.hosts.why()).filter(|_| named.is_none());
     let no_room = |why: String| match unread {
-        _ if unknown => Refusal::Unknown(format!("{why}; memory or threads of another host are unknown")),
+        _ if unknown => Refusal::Unknown(format!("{why}; whether another host has room is unknown")),
         Some(hosts) => Refusal::Unknown(format!("{why}; other hosts are unknown: {hosts}")),
         None => Refusal::NoRoom(why),
     };
@@ -307,6 +320,7 @@ fn host_for(
 /// Lets a worker join; one that no host is known to have room for stays away.
 pub(super) fn join(player: &mut Player<'_>, worker: NewWorker) {
     player.undecided.extend(worker.doubts.iter().cloned());
+    player.unread.extend(worker.unread.iter().cloned());
     if let Some(Refusal::Unknown(why)) = &worker.refused {
         player.undecided.insert(format!("whether a host has room for {}: {why}", worker.node.name));
     }
