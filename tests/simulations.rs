@@ -559,6 +559,8 @@ fn the_last_control_plane_node_is_no_node_like_others() {
     let simulation = world.run(&["simulate", "--demo", "--fail-node", "k8s-control", "--format", "json"]).ends(6).json();
     assert_eq!(simulation["verdict"], "undecided");
     assert!(simulation["undecided"][0].as_str().is_some_and(|why| why.contains("without the API")));
+    let arguments = ["simulate", "--demo", "--remove-node", "k8s-control", "--fail-host", "pve1", "--format", "json"];
+    assert_eq!(world.run(&arguments).json()["fits"], false);
 }
 
 #[test]

@@ -79,25 +79,14 @@ fn failure(
     );
     let tainted = if mode == FailureMode::Notready { 0 } else { GRACE };
     add(tainted, "taint", format!("{key} keeps new pods away and starts each pod's toleration"), Vec::new());
-    let control: Vec<String> = snapshot
-        .kube
-        .nodes
-        .items()
-        .iter()
-        .filter(|node| nodes.contains(&node.name) && node.runs_control_plane())
-        .map(|node| node.name.to_string())
-        .collect();
+    let is_gone = |node: &Node| player.nodes_gone.iter().any(|gone| player.scheduler.cluster.node(*gone).name == node.name);
+    let voters: Vec<&Node> =
+        snapshot.kube.nodes.items().iter().filter(|node| node.runs_control_plane() && !is_gone(node)).collect();
+    let control: Vec<String> =
+        voters.iter().filter(|node| nodes.contains(&node.name)).map(|node| node.name.to_string()).collect();
     if !control.is_empty() {
-        let stays = |node: &&Node| {
-            let id = player.nodes_gone.iter().any(|gone| player.scheduler.cluster.node(*gone).name == node.name);
-            node.runs_control_plane() && !id
-        };
-        let voters = snapshot.kube.nodes.items().iter().filter(stays).count();
-        let is_down = |node: &&Node| {
-            node.runs_control_plane() && !nodes.contains(&node.name) && (before.contains(&node.name) || !node.is_ready())
-        };
-        let down = snapshot.kube.nodes.items().iter().filter(is_down).count();
-        let left = voters - control.len() - down;
+        let runs = |node: &&&Node| node.is_ready() && !nodes.contains(&node.name) && !before.contains(&node.name);
+        let (left, voters) = (voters.iter().filter(runs).count(), voters.len());
         let quorum = voters / 2 + 1;
         let what = if left >= quorum {
             format!("{left} of {voters} control-plane nodes are left: quorum is {quorum}, the API stays")
