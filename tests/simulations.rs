@@ -541,6 +541,20 @@ fn what_is_over_its_limit_already_is_no_proof() {
 }
 
 #[test]
+fn workers_that_would_help_are_those_that_would() {
+    let world = World::new();
+    let full = "{ name = 'web', count = 2, memory = '14GiB' }";
+    let scenario = workers(&world, "help", &[full, full]);
+    let needed = &played(&world, &scenario, &["--remove-node", "w1"], 3)["workers_needed"];
+    assert_eq!((&needed["workers"], &needed["pods"], &needed["hosts_take"]), (&json!(1), &json!(2), &json!(3)));
+    let manifest = world.path("tied.yaml");
+    let text = "kind: Pod\nmetadata: {name: a}\nspec: {nodeSelector: {disk: ssd}, containers: [{name: c, image: i}]}\n";
+    std::fs::write(&manifest, text).expect("writable");
+    let simulation = played(&world, &scenario, &["--add-pods", &manifest.display().to_string()], 3);
+    assert_eq!(simulation["workers_needed"]["pods"], 0, "a new worker has no such label");
+}
+
+#[test]
 fn a_worker_goes_where_its_threads_are() {
     let world = World::new();
     let text = "format = 'capplan.scenario/1'\ntitle = 'x'\nnow = '2026-03-02T06:00:00Z'\n\

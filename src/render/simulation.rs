@@ -68,12 +68,17 @@ fn headline(page: &mut Page, simulation: &Simulation) {
     }
     if let Some(needed) = simulation.workers_needed.as_ref().filter(|needed| needed.pods > 0) {
         let never = if needed.never > 0 { format!("; {} never go on one", needed.never) } else { String::new() };
+        let hosts = match needed.hosts_take {
+            Some(room) if room < needed.workers => format!("; the hosts have memory for {room}"),
+            Some(_) => String::new(),
+            None => "; whether a host has memory for them is unknown".to_owned(),
+        };
         let plural = if needed.workers == 1 { "" } else { "s" };
         page.paragraph(
             "  would help",
             LABEL,
             &format!(
-                "{} more worker{plural} of {} would take {} of the pods without a place, by amounts{never}",
+                "{} more worker{plural} of {} would take {} of the pods without a place, by amounts{never}{hosts}",
                 needed.workers, needed.memory, needed.pods
             ),
         );

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use capplan_model::change::AddWorker;
 use capplan_model::ids::NodeName;
-use capplan_model::kube::{Node, Pod};
+use capplan_model::kube::Node;
 
 use super::attach::AttachRefusal;
 use super::growth::Growth;
@@ -132,6 +132,15 @@ impl Player<'_> {
     pub(super) fn workers_needed(&self) -> Option<WorkersNeeded> {
         self.starving().next()?;
         let worker = worker::new(self, &AddWorker::default()).ok()?;
+        // Only those help that such a worker would take at all.
+        let mut scheduler = self.scheduler.clone();
+        let id = scheduler.cluster.add_node(worker.node.clone(), Some(&worker.csi));
+        for daemon in &worker.daemons {
+            let daemon = scheduler.cluster.add_pod(daemon.clone());
+            scheduler.cluster.bind(daemon, id);
+        }
+        let all = self.starving().count() as u64;
+        let takes: Vec<PodId> = self.starving().filter(|pod| scheduler.judge(*pod).feasible.contains(&id)).collect();
         let slots = worker.csi.drivers.first().and_then(|driver| driver.count).unwrap_or(0);
         let mut node = worker.node;
         for daemon in &worker.daemons {
@@ -141,16 +150,18 @@ impl Player<'_> {
             left.ephemeral = left.ephemeral.minus(daemon.requests.ephemeral);
             node.max_pods = node.max_pods.saturating_sub(1);
         }
-        let cluster = &self.scheduler.cluster;
-        let left: Vec<&Pod> = self.starving().map(|pod| cluster.pod(pod)).collect();
-        let groups: Vec<Group<'_>> =
-            left.iter().map(|pod| Group { pod, count: 1, volumes: self.plugs.volumes_of(pod).count() as u64 }).collect();
+        let group = |id: &PodId| {
+            let pod = self.scheduler.cluster.pod(*id);
+            Group { pod, count: 1, volumes: self.plugs.volumes_of(pod).count() as u64 }
+        };
+        let groups: Vec<Group<'_>> = takes.iter().map(group).collect();
         let estimate = estimate(&node, slots, &groups);
-        (!groups.is_empty()).then_some(WorkersNeeded {
+        Some(WorkersNeeded {
             workers: estimate.nodes,
             memory: node.capacity.memory,
             pods: estimate.placed,
-            never: estimate.never,
+            never: all - estimate.placed,
+            hosts_take: worker::hosts_take(self, node.capacity.memory),
         })
     }
 

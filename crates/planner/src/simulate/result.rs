@@ -176,6 +176,8 @@ pub struct WorkersNeeded {
     pub pods: u64,
     /// Pods that such a worker never takes.
     pub never: u64,
+    /// How many such workers the hosts have memory for; `null` if that is unknown.
+    pub hosts_take: Option<u64>,
 }
 
 /// Where new volumes go, at best and at worst.

@@ -230,6 +230,16 @@ fn daemons(player: &Player<'_>, like: &NodeName, name: &NodeName) -> Vec<Pod> {
     copies.collect()
 }
 
+/// How many workers of this size the hosts have memory for, their reserves kept; `None` is unknown.
+pub(super) fn hosts_take(player: &Player<'_>, memory: Bytes) -> Option<u64> {
+    let ground = player.ground;
+    let hosts = ground.snapshot.hosts().filter(|host| host.online && !player.hosts_failed.contains(&host.name));
+    let reserve = ground.policy.worker.host_reserve;
+    let each = hosts.map(|host| Some(host.memory.known()?.available().minus(reserve).0 / memory.0.max(1)));
+    let unread = ground.snapshot.pve.is_empty() || ground.snapshot.pve.iter().any(|pve| pve.hosts.why().is_some());
+    each.sum::<Option<u64>>().filter(|_| !unread)
+}
+
 /// The host that is named, or the one that has room for certain with most memory available; and why it has no
 /// room.
 fn host_for(
