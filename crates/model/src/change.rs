@@ -253,6 +253,9 @@ impl fmt::Display for Change {
                 if let Some(size) = add.size {
                     write!(f, " of {size}")?;
                 }
+                if let Some(class) = &add.storage_class {
+                    write!(f, ", StorageClass {class}")?;
+                }
                 add.pods_from.as_ref().map_or(Ok(()), |from| write!(f, " for pods like those of {from}"))
             }
             Self::AddPods(add) => {
@@ -271,6 +274,15 @@ impl fmt::Display for Change {
             }
             Self::AddWorker(add) => {
                 write!(f, "add {} worker{}", add.count, plural(add.count as usize))?;
+                if let Some(memory) = add.memory {
+                    write!(f, " of {memory}")?;
+                }
+                if let Some(cores) = add.cores {
+                    write!(f, " and {cores} cores")?;
+                }
+                if let Some(host) = &add.host {
+                    write!(f, " on {host}")?;
+                }
                 add.like.as_ref().map_or(Ok(()), |like| write!(f, " like {like}"))
             }
             Self::RemoveNode(node) => write!(f, "remove {node}"),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use capplan_model::Snapshot;
-use capplan_model::change::{AddPods, AddPvcs};
+use capplan_model::change::{AddPods, AddPvcs, AddWorker, Change};
 use capplan_model::kube::{
     Affinity, Claim, Kube, Owner, Phase, Pod, PodAffinityTerm, Requirement, Resources, StorageClass, Workload,
 };
@@ -204,6 +204,31 @@ pub(super) fn with_claims(
         list.push((pod, claim));
     }
     Ok(list)
+}
+
+/// A change in words, with what it leaves to us.
+pub(super) fn in_words(snapshot: &Snapshot, policy: &Policy, change: &Change) -> String {
+    match change {
+        Change::AddPvcs(add) => Change::AddPvcs(AddPvcs {
+            size: Some(add.size.unwrap_or(USUAL_SIZE)),
+            storage_class: storage_class(&snapshot.kube, policy, add.storage_class.as_deref()).ok(),
+            ..add.clone()
+        })
+        .to_string(),
+        Change::AddWorker(add) => {
+            Change::AddWorker(AddWorker { memory: Some(add.memory.unwrap_or(policy.worker.memory)), ..add.clone() }).to_string()
+        }
+        Change::AddPods(_)
+        | Change::Submit(_)
+        | Change::RemoveNode(_)
+        | Change::FailNode(_)
+        | Change::FailHost(_)
+        | Change::Cordon(_)
+        | Change::Taint(_)
+        | Change::ColdBoot
+        | Change::RebootEach
+        | Change::WakeParked => change.to_string(),
+    }
 }
 
 /// Whether new claims get volumes of the plugin's, which take slots.

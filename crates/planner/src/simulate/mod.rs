@@ -119,7 +119,8 @@ pub fn simulate(
     }
     let slots = VolumeSlots::of_workers(snapshot, &policy.attacher);
     let before = state(snapshot, history, &policy, &slots);
-    let mut simulation = Simulation::empty(snapshot, id, changes, trials);
+    let words = changes.iter().map(|change| arrivals::in_words(snapshot, &policy, change)).collect();
+    let mut simulation = Simulation::empty(snapshot, id, words, trials);
     let unknowns = snapshot.unknowns().into_iter();
     simulation.unknown = unknowns.map(|(what, why)| Unknown { what, why }).collect();
     let effects = {

@@ -333,14 +333,14 @@ impl From<Unit> for FigureUnit {
 }
 
 impl Simulation {
-    pub(super) fn empty(snapshot: &Snapshot, id: SnapshotId, changes: &[Change], trials: Trials) -> Self {
+    pub(super) fn empty(snapshot: &Snapshot, id: SnapshotId, changes: Vec<String>, trials: Trials) -> Self {
         Self {
             format: FORMAT.to_owned(),
             at: snapshot.taken,
             snapshot: id,
             cluster: snapshot.cluster.clone(),
             scheduler: FOLLOWS.to_owned(),
-            changes: changes.iter().map(Change::to_string).collect(),
+            changes,
             fits: true,
             verdict: Verdict::SchedulerPlaces,
             probability: 1.0,

@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::arrivals;
 use super::attach::Plugs;
 use super::play::{Ground, Player};
 use super::{SimulateError, Trials};
@@ -221,7 +222,7 @@ pub fn sweep(
     let (cells, doubts): (Vec<Cell>, Vec<BTreeSet<String>>) = cells?.into_iter().unzip();
     Ok(Sweep {
         format: FORMAT.to_owned(),
-        changes: base.iter().map(Change::to_string).collect(),
+        changes: base.iter().map(|change| arrivals::in_words(snapshot, policy, change)).collect(),
         axes: axes.0.clone(),
         cells,
         runs: trials.runs,
