@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use capplan_model::Reading;
 use capplan_model::change::AddWorker;
 use capplan_model::ids::{HostName, NodeName, VmId};
-use capplan_model::kube::{CONTROL_PLANE_LABEL, CsiNode, CsiNodeDriver, MAX_VOLUMES_LABEL, Node, Phase, Pod, Workload};
+use capplan_model::kube::{
+    CONTROL_PLANE_LABEL, Condition, CsiNode, CsiNodeDriver, MAX_VOLUMES_LABEL, Node, Phase, Pod, Resources, Workload,
+};
 use capplan_model::pve::{Disk, Guest, GuestConfig, Host, Power};
 use capplan_model::units::{Bytes, MilliCpu};
 
@@ -60,23 +62,7 @@ pub(super) enum Refusal {
 /// Works out a new worker.
 pub(super) fn new(player: &Player<'_>, add: &AddWorker) -> Result<NewWorker, SimulateError> {
     let (snapshot, policy) = (player.ground.snapshot, player.ground.policy);
-    let cluster = &player.scheduler.cluster;
-    let like = match &add.like {
-        Some(name) => {
-            let node = cluster.node(player.node(name)?).clone();
-            if node.is_control_plane() {
-                return Err(SimulateError::Change(format!("{name} runs the control plane: a worker cannot be like it")));
-            }
-            node
-        }
-        None => {
-            let mut general = cluster.nodes().map(|node| cluster.node(node)).filter(|node| node.takes_general_pods());
-            let first = general.next().or_else(|| cluster.nodes().map(|node| cluster.node(node)).find(|n| !n.is_control_plane()));
-            first.cloned().ok_or_else(|| {
-                SimulateError::Change("there is no worker that a new one could be like: its size is unknown".into())
-            })?
-        }
-    };
+    let like = model_of(player, add)?;
     let memory = add.memory.unwrap_or(policy.worker.memory);
     let twin = player.ground.guest(&like.name);
     // The new VM loses as much to kernel and reservations as the one it is like.
@@ -86,15 +72,7 @@ pub(super) fn new(player: &Player<'_>, add: &AddWorker) -> Result<NewWorker, Sim
     let taken = like.capacity.cpu.0.saturating_sub(like.allocatable.cpu.0);
     let number = player.workers.len() + 1;
     let name = NodeName(format!("new-worker-{number}"));
-    let mut labels: BTreeMap<String, String> = like
-        .labels
-        .iter()
-        .filter(|(key, _)| !OWN_LABELS.contains(&key.as_str()) && key.as_str() != CONTROL_PLANE_LABEL)
-        .filter(|(key, _)| add.like.is_some() || key.as_str() != MAX_VOLUMES_LABEL)
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect();
-    labels.insert("kubernetes.io/hostname".into(), name.0.clone());
-    labels.extend(add.labels.clone());
+    let mut labels = labels_of(&like, &name, add);
     let volumes = labels.get(MAX_VOLUMES_LABEL).and_then(|text| text.parse::<u64>().ok());
     let volumes = volumes.filter(|count| *count <= MOST_VOLUMES).unwrap_or(UNLABELLED_VOLUMES);
     let mut allocatable = like.allocatable.clone();
@@ -115,7 +93,7 @@ pub(super) fn new(player: &Player<'_>, add: &AddWorker) -> Result<NewWorker, Sim
         .unwrap_or_default();
     let daemons = daemons(player, &like.name, &name);
     let (host, mut refused) = host_for(player, add.host.as_ref(), memory, cores)?;
-    let (mut doubts, mut unread) = (Vec::new(), Vec::new());
+    let mut unread = Vec::new();
     if refused.is_none() && twin.is_some_and(|twin| twin.host != host) {
         for key in topology_keys.iter().filter(|key| !add.labels.contains_key(*key)) {
             match zone_of(player, &host, key) {
@@ -127,22 +105,9 @@ pub(super) fn new(player: &Player<'_>, add: &AddWorker) -> Result<NewWorker, Sim
             }
         }
     }
-    let selects = |daemon: &Workload| {
-        let selector = daemon.template.as_ref().map(|pod| &pod.scheduling.node_selector);
-        selector.is_some_and(|selector| selector.keys().any(|key| add.labels.contains_key(key)))
-    };
-    for daemon in snapshot.kube.daemon_sets.items().iter().filter(|daemon| selects(daemon)) {
-        doubts.push(format!("what DaemonSet {}/{} takes of {name}, whose labels it selects", daemon.namespace, daemon.name));
-    }
-    let own: Bytes = daemons.iter().map(|pod| pod.requests.memory).sum();
-    let own_cpu = daemons.iter().map(|pod| pod.requests.cpu.0).sum::<u64>();
-    if refused.is_none() && (own > allocatable.memory || own_cpu > allocatable.cpu.0) {
-        refused = Some(Refusal::NoRoom(format!(
-            "its DaemonSets need {own} memory and {}, it has {} and {}",
-            MilliCpu(own_cpu),
-            allocatable.memory,
-            allocatable.cpu
-        )));
+    let doubts = unsure_daemons(player, &name, add);
+    if refused.is_none() {
+        refused = too_small(&daemons, &allocatable);
     }
     let driver = CsiNodeDriver { name: policy.attacher.clone(), count: Some(volumes), topology_keys };
     let node = Node {
@@ -159,7 +124,7 @@ pub(super) fn new(player: &Player<'_>, add: &AddWorker) -> Result<NewWorker, Sim
         capacity,
         allocatable,
         max_pods: like.max_pods,
-        conditions: like.conditions.clone(),
+        conditions: like.conditions.iter().map(healthy).collect(),
         volumes_in_use: Vec::new(),
         volumes_attached: Vec::new(),
         images: Vec::new(),
@@ -188,6 +153,65 @@ pub(super) fn new(player: &Player<'_>, add: &AddWorker) -> Result<NewWorker, Sim
         ..Guest::default()
     };
     Ok(NewWorker { csi: CsiNode { name, drivers: vec![driver] }, node, guest, daemons, refused, doubts, unread })
+}
+
+/// The node that a new worker is like: the one that is named, or a general one.
+fn model_of(player: &Player<'_>, add: &AddWorker) -> Result<Node, SimulateError> {
+    let cluster = &player.scheduler.cluster;
+    let Some(name) = &add.like else {
+        let nodes = || cluster.nodes().map(|node| cluster.node(node));
+        let general = nodes().find(|node| node.takes_general_pods());
+        return general
+            .or_else(|| nodes().find(|node| !node.is_control_plane()))
+            .cloned()
+            .ok_or_else(|| SimulateError::Change("there is no worker that a new one could be like: its size is unknown".into()));
+    };
+    let node = cluster.node(player.node(name)?);
+    if node.is_control_plane() {
+        return Err(SimulateError::Change(format!("{name} runs the control plane: a worker cannot be like it")));
+    }
+    Ok(node.clone())
+}
+
+fn labels_of(like: &Node, name: &NodeName, add: &AddWorker) -> BTreeMap<String, String> {
+    let mut labels: BTreeMap<String, String> = like
+        .labels
+        .iter()
+        .filter(|(key, _)| !OWN_LABELS.contains(&key.as_str()) && key.as_str() != CONTROL_PLANE_LABEL)
+        .filter(|(key, _)| add.like.is_some() || key.as_str() != MAX_VOLUMES_LABEL)
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    labels.insert("kubernetes.io/hostname".into(), name.0.clone());
+    labels.extend(add.labels.clone());
+    labels
+}
+
+/// A condition as a node has it that is well.
+fn healthy(condition: &Condition) -> Condition {
+    let status = if condition.kind == "Ready" { "True" } else { "False" };
+    Condition { status: status.into(), reason: String::new(), ..condition.clone() }
+}
+
+/// DaemonSets that select labels given for the new worker: whether they run there is not worked out.
+fn unsure_daemons(player: &Player<'_>, name: &NodeName, add: &AddWorker) -> Vec<String> {
+    let selects = |daemon: &&Workload| {
+        let selector = daemon.template.as_ref().map(|pod| &pod.scheduling.node_selector);
+        selector.is_some_and(|selector| selector.keys().any(|key| add.labels.contains_key(key)))
+    };
+    let unsure = player.ground.snapshot.kube.daemon_sets.items().iter().filter(selects);
+    unsure
+        .map(|daemon| format!("what DaemonSet {}/{} takes of {name}, whose labels it selects", daemon.namespace, daemon.name))
+        .collect()
+}
+
+/// Why a worker cannot even hold its own DaemonSets.
+fn too_small(daemons: &[Pod], allocatable: &Resources) -> Option<Refusal> {
+    let memory: Bytes = daemons.iter().map(|pod| pod.requests.memory).sum();
+    let cpu = MilliCpu(daemons.iter().map(|pod| pod.requests.cpu.0).sum());
+    (memory > allocatable.memory || cpu > allocatable.cpu).then(|| {
+        let has = format!("it has {} and {}", allocatable.memory, allocatable.cpu);
+        Refusal::NoRoom(format!("its DaemonSets need {memory} memory and {cpu}, {has}"))
+    })
 }
 
 /// Disks of the VM that a new one is like, but for volumes of claims and devices passed through.
