@@ -6,7 +6,7 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
-use support::{World, data};
+use support::{Outcome, World, data};
 
 /// The recorded cluster as a snapshot file, and the arguments that name it.
 fn recorded(world: &World, name: &str) -> Option<String> {
@@ -361,9 +361,13 @@ fn workers(world: &World, name: &str, pods: &[&str]) -> String {
 }
 
 fn played(world: &World, scenario: &str, changes: &[&str], code: i32) -> Value {
+    run(world, scenario, changes).ends(code).json()
+}
+
+fn run(world: &World, scenario: &str, changes: &[&str]) -> Outcome {
     let mut arguments = vec!["simulate", "--scenario", scenario, "--format", "json"];
     arguments.extend(changes);
-    world.run(&arguments).ends(code).json()
+    world.run(&arguments)
 }
 
 #[test]
@@ -460,9 +464,8 @@ fn no_proof_holds_pods_back_from_where_they_might_have_gone() {
     let verdicts: BTreeSet<String> = ["1", "2", "3", "4", "5", "6"]
         .iter()
         .map(|seed| {
-            let mut arguments = vec!["simulate", "--scenario", &scenario, "--format", "json", "--seed", seed];
-            arguments.extend(changes);
-            world.run(&arguments).json()["verdict"].as_str().expect("a verdict").to_owned()
+            let seeded = [&changes[..], &["--seed", seed]].concat();
+            run(&world, &scenario, &seeded).json()["verdict"].as_str().expect("a verdict").to_owned()
         })
         .collect();
     assert_eq!(verdicts, BTreeSet::from(["scheduler-places".to_owned(), "undecided".to_owned()]));
@@ -488,23 +491,12 @@ fn what_could_be_pushed_aside_may_stay_where_it_is() {
     };
     // Both want much room; `home` does not count against it: its node is closed to others, not to itself.
     std::fs::write(&manifest, pod("a", 200, "28Gi") + &pod("b", 100, "25Gi")).expect("writable");
-    let changes = ["--cordon", "w1", "--add-pods", &manifest.display().to_string()];
+    let path = manifest.display().to_string();
+    let changes = ["--cordon", "w1", "--add-pods", &path];
     let simulation = played(&world, &scenario, &changes, 3);
     assert_eq!(simulation["verdict"], "cannot-fit", "`low` finds no place: {}", simulation["because"]);
     std::fs::write(&manifest, pod("a", 200, "19Gi") + &pod("b", 100, "20Gi")).expect("writable");
-    let simulation = world
-        .run(&[
-            "simulate",
-            "--scenario",
-            &scenario,
-            "--cordon",
-            "w1",
-            "--add-pods",
-            &manifest.display().to_string(),
-            "--format",
-            "json",
-        ])
-        .json();
+    let simulation = run(&world, &scenario, &changes).json();
     assert_ne!(simulation["verdict"], "cannot-fit", "`low` fits beside `b`: {}", simulation["because"]);
 }
 
@@ -519,24 +511,10 @@ fn what_is_over_its_limit_already_is_no_proof() {
         {requests: {memory: 29Gi}}}]}\n---\nkind: Pod\nmetadata: {name: b}\nspec: {priority: 10, containers: [{name: c, \
         image: i, resources: {requests: {memory: 19Gi}}}]}\n";
     std::fs::write(&manifest, text).expect("writable");
+    let path = manifest.display().to_string();
     for seed in ["1", "2", "3"] {
-        let path = manifest.display().to_string();
-        let arguments = [
-            "simulate",
-            "--scenario",
-            &scenario,
-            "--cordon",
-            "w1",
-            "--add-pods",
-            &path,
-            "--runs",
-            "1",
-            "--seed",
-            seed,
-            "--format",
-            "json",
-        ];
-        assert_ne!(world.run(&arguments).json()["verdict"], "cannot-fit");
+        let changes = ["--cordon", "w1", "--add-pods", &path, "--runs", "1", "--seed", seed];
+        assert_ne!(run(&world, &scenario, &changes).json()["verdict"], "cannot-fit");
     }
 }
 

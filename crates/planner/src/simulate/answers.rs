@@ -134,14 +134,10 @@ impl Player<'_> {
         let worker = worker::new(self, &AddWorker::default()).ok()?;
         // Only those help that such a worker would take at all.
         let mut scheduler = self.scheduler.clone();
-        let id = scheduler.cluster.add_node(worker.node.clone(), Some(&worker.csi));
-        for daemon in &worker.daemons {
-            let daemon = scheduler.cluster.add_pod(daemon.clone());
-            scheduler.cluster.bind(daemon, id);
-        }
+        let id = worker.enter(&mut scheduler.cluster);
         let all = self.starving().count() as u64;
         let takes: Vec<PodId> = self.starving().filter(|pod| scheduler.judge(*pod).feasible.contains(&id)).collect();
-        let slots = worker.csi.drivers.first().and_then(|driver| driver.count).unwrap_or(0);
+        let slots = worker.advertised().unwrap_or(0);
         let mut node = worker.node;
         for daemon in &worker.daemons {
             let left = &mut node.allocatable;

@@ -208,27 +208,15 @@ pub(super) fn with_claims(
 
 /// A change in words, with what it leaves to us.
 pub(super) fn in_words(snapshot: &Snapshot, policy: &Policy, change: &Change) -> String {
-    match change {
-        Change::AddPvcs(add) => Change::AddPvcs(AddPvcs {
-            size: Some(add.size.unwrap_or(USUAL_SIZE)),
-            storage_class: storage_class(&snapshot.kube, policy, add.storage_class.as_deref()).ok(),
-            ..add.clone()
-        })
-        .to_string(),
-        Change::AddWorker(add) => {
-            Change::AddWorker(AddWorker { memory: Some(add.memory.unwrap_or(policy.worker.memory)), ..add.clone() }).to_string()
-        }
-        Change::AddPods(_)
-        | Change::Submit(_)
-        | Change::RemoveNode(_)
-        | Change::FailNode(_)
-        | Change::FailHost(_)
-        | Change::Cordon(_)
-        | Change::Taint(_)
-        | Change::ColdBoot
-        | Change::RebootEach
-        | Change::WakeParked => change.to_string(),
+    if let Change::AddPvcs(add) = change {
+        let storage_class = storage_class(&snapshot.kube, policy, add.storage_class.as_deref()).ok();
+        return Change::AddPvcs(AddPvcs { size: Some(add.size.unwrap_or(USUAL_SIZE)), storage_class, ..add.clone() }).to_string();
     }
+    if let Change::AddWorker(add) = change {
+        let memory = Some(add.memory.unwrap_or(policy.worker.memory));
+        return Change::AddWorker(AddWorker { memory, ..add.clone() }).to_string();
+    }
+    change.to_string()
 }
 
 /// Whether new claims get volumes of the plugin's, which take slots.

@@ -202,11 +202,9 @@ impl Plugs {
 
     /// Whether every volume of a pod is certain to be attached.
     pub(super) fn can_attach(&self, pod: &Pod, node: &NodeName) -> bool {
-        let plug = self.nodes.get(node);
-        let is_plugged = |volume: &str| plug.is_some_and(|plug| plug.there.get(volume).is_some_and(|seat| seat.plugged));
-        let fresh: BTreeSet<&str> = self.volumes_of(pod).filter(|volume| !is_plugged(volume)).collect();
+        let fresh: BTreeSet<&str> = self.volumes_of(pod).filter(|volume| !self.is_plugged(volume, node)).collect();
         self.volumes_of(pod).all(|volume| self.elsewhere(volume, node).is_none())
-            && (fresh.is_empty() || plug.and_then(|plug| plug.free).is_some_and(|free| free >= fresh.len() as u64))
+            && (fresh.is_empty() || self.free(node).is_some_and(|free| free >= fresh.len() as u64))
     }
 
     /// Attaches the volumes of a pod.

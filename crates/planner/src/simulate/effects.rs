@@ -100,7 +100,7 @@ impl Effects {
         if let Reading::Known(nodes) = &mut snapshot.kube.nodes {
             nodes.extend(self.workers.iter().map(|worker| worker.node.clone()));
         }
-        let machines = machines(snapshot);
+        let mut machines = machines(snapshot);
         if let Reading::Known(nodes) = &mut snapshot.kube.nodes {
             for node in nodes.iter_mut() {
                 if let Some(altered) = self.nodes.iter().find(|one| one.name == node.name) {
@@ -118,6 +118,7 @@ impl Effects {
                 guest.power = Power::Stopped;
             }
         }
+        machines.retain(|node, _| !self.nodes_gone.contains(node));
         let touched = self.touched_claims(snapshot);
         let before = uses(snapshot, &touched);
         if let Reading::Known(pods) = &mut snapshot.kube.pods {
@@ -137,7 +138,7 @@ impl Effects {
             claims.extend(self.claims.iter().cloned());
         }
         provision(snapshot, driver, &touched);
-        self.attach(snapshot, driver, &touched, &before);
+        self.attach(snapshot, driver, &machines, &touched, &before);
     }
 
     /// Claims of the pods that moved, went, or are new: no other attachment changes.
@@ -152,11 +153,17 @@ impl Effects {
     }
 
     /// Detaches what no pod uses any more where it was, and attaches what is new where it is.
-    fn attach(&self, snapshot: &mut Snapshot, driver: &str, touched: &Keys, before: &BTreeSet<(NodeName, PvName)>) {
+    fn attach(
+        &self,
+        snapshot: &mut Snapshot,
+        driver: &str,
+        machines: &BTreeMap<NodeName, Place>,
+        touched: &Keys,
+        before: &BTreeSet<(NodeName, PvName)>,
+    ) {
         let after = uses(snapshot, touched);
         let ours: BTreeMap<PvName, Option<String>> =
             snapshot.volumes_of(driver).into_iter().map(|(name, volid)| (name.clone(), volid)).collect();
-        let machines = machines(snapshot);
         let left: BTreeSet<&(NodeName, PvName)> = before.difference(&after).collect();
         let mut there: BTreeSet<(NodeName, PvName)> = BTreeSet::new();
         if let Reading::Known(attachments) = &mut snapshot.kube.volume_attachments {

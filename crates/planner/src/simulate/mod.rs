@@ -153,8 +153,8 @@ pub fn simulate(
                 .push(format!("only as long as parked workloads stay parked: with their volumes {} fit", until.count));
         }
         simulation.reboots = std::mem::take(&mut first.reboots);
-        simulation.timeline = timeline::of(snapshot, changes, &first);
-        simulation.node_loss = result::losses(snapshot, changes);
+        simulation.timeline = timeline::of(changes, &first);
+        simulation.node_loss = result::losses(&ground, changes);
         Effects::of(&first)
     };
     effects.apply(snapshot, &policy.attacher);

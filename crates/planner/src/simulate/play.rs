@@ -14,7 +14,7 @@ use super::SimulateError;
 use super::arrivals;
 use super::attach::{AttachRefusal, Plugs};
 use super::growth::Growth;
-use super::result::{Displaced, Flagged, Reboot};
+use super::result::{Displaced, Flagged, PoolGrowth, Reboot};
 use super::worker::{self, NewWorker};
 use crate::scheduler::{Cluster, NodeId, PodId, Scheduler};
 
@@ -29,6 +29,8 @@ pub(super) struct Outcome {
     pub had_choice: bool,
     /// Why it is not certain that everything fits.
     pub doubts: BTreeSet<String>,
+    /// Storages that new disks draw on.
+    pub pools: Vec<PoolGrowth>,
 }
 
 /// Why something finds no place, in groups of nodes.
@@ -68,6 +70,14 @@ impl<'a> Ground<'a> {
             Join::Missing | Join::Ambiguous { .. } => None,
         }
     }
+
+    /// Nodes whose VM is on a host.
+    pub(super) fn nodes_on(&self, host: &HostName) -> Reading<Vec<NodeName>> {
+        self.joins.as_ref().map(|joins| {
+            let is_on = |node: &&NodeName| self.guest(node).is_some_and(|guest| guest.host == *host);
+            joins.keys().copied().filter(is_on).cloned().collect()
+        })
+    }
 }
 
 /// Plays changes on a cluster.
@@ -75,25 +85,25 @@ pub(super) struct Player<'a> {
     pub ground: &'a Ground<'a>,
     pub scheduler: Scheduler<'a>,
     pub plugs: Plugs,
-    pub(super) rng: fastrand::Rng,
+    pub rng: fastrand::Rng,
     /// Pods without a place.
     pub waiting: Vec<PodId>,
     /// Those of them that waited before any change.
-    pub(super) waited: BTreeSet<PodId>,
+    pub waited: BTreeSet<PodId>,
     /// Pods that were placed, in this order.
     pub placed: Vec<PodId>,
-    pub(super) origins: BTreeMap<PodId, NodeId>,
-    pub(super) ties: BTreeMap<PodId, Vec<NodeId>>,
+    pub origins: BTreeMap<PodId, NodeId>,
+    pub ties: BTreeMap<PodId, Vec<NodeId>>,
     /// Pods that end for good.
     pub lost: Vec<String>,
     pub gone: BTreeSet<PodId>,
     /// Pods of DaemonSets that a taint drove from their nodes.
-    pub(super) driven_out: BTreeMap<PodId, NodeId>,
+    pub driven_out: BTreeMap<PodId, NodeId>,
     pub nodes_gone: BTreeSet<NodeId>,
     pub powered_off: BTreeSet<NodeName>,
     pub preempted: Vec<Displaced>,
     /// Pods that were pushed aside and where they were before.
-    pub(super) victims: BTreeMap<PodId, NodeId>,
+    pub victims: BTreeMap<PodId, NodeId>,
     pub flagged: BTreeSet<Flagged>,
     pub undecided: BTreeSet<String>,
     /// What was not read and would be needed: without it nothing is proven either.
@@ -115,7 +125,7 @@ pub(super) struct Player<'a> {
     /// How often each node's reboot is played.
     pub reboot_runs: u32,
     /// Whether the affinity of some pod selects namespaces by their labels.
-    pub(super) selects_namespaces: bool,
+    pub selects_namespaces: bool,
 }
 
 impl<'a> Player<'a> {
@@ -123,15 +133,27 @@ impl<'a> Player<'a> {
         let ours = |pod: &Pod| pod.scheduling.scheduler.is_empty() && !pod.scheduling.gated && pod.deleting.is_none();
         let selects_namespaces = ground.snapshot.kube.namespaces.why().is_some()
             && (0..cluster.pod_count()).any(|pod| crate::scheduler::selects_namespaces(cluster.pod(pod)));
-        let waiting: Vec<PodId> =
-            (0..cluster.pod_count()).filter(|pod| cluster.node_of(*pod).is_none() && ours(cluster.pod(*pod))).collect();
+        let waited = (0..cluster.pod_count()).filter(|pod| cluster.node_of(*pod).is_none() && ours(cluster.pod(*pod))).collect();
+        let rng = fastrand::Rng::with_seed(seed);
+        Self::over(ground, Scheduler::new(cluster), plugs, rng, waited, selects_namespaces)
+    }
+
+    /// With nothing played yet.
+    pub(super) fn over(
+        ground: &'a Ground<'a>,
+        scheduler: Scheduler<'a>,
+        plugs: Plugs,
+        rng: fastrand::Rng,
+        waited: BTreeSet<PodId>,
+        selects_namespaces: bool,
+    ) -> Self {
         Self {
             ground,
-            scheduler: Scheduler::new(cluster),
+            scheduler,
             plugs,
-            rng: fastrand::Rng::with_seed(seed),
-            waited: waiting.iter().copied().collect(),
-            waiting,
+            rng,
+            waiting: waited.iter().copied().collect(),
+            waited,
             placed: Vec::new(),
             origins: BTreeMap::new(),
             ties: BTreeMap::new(),
@@ -179,7 +201,9 @@ impl<'a> Player<'a> {
         self.outcome.failed.extend(failures);
         let refused = self.workers.iter().filter(|one| one.no_room().is_some()).map(|one| one.node.name.to_string());
         self.outcome.failed.extend(refused);
-        self.outcome.doubts = self.doubts(&Growth::of(self));
+        let growth = Growth::of(self);
+        self.outcome.doubts = self.doubts(&growth);
+        self.outcome.pools = growth.pools.into_values().collect();
         Ok(())
     }
 
@@ -264,7 +288,7 @@ impl<'a> Player<'a> {
             let known = self.ground.snapshot.hosts().map(|host| host.name.to_string()).collect::<Vec<_>>().join(", ");
             return Err(SimulateError::NoHost { name: failure.name.to_string(), known });
         }
-        let mut nodes = match nodes_on(self.ground.snapshot, &failure.name) {
+        let mut nodes = match self.ground.nodes_on(&failure.name) {
             Reading::Known(nodes) => nodes,
             Reading::Unknown { why } => {
                 return Err(SimulateError::Unknown { what: format!("which nodes are on {}", failure.name), why });
@@ -483,25 +507,14 @@ pub(super) enum Leave<'a> {
     Intolerant(&'a Taint),
 }
 
-/// Nodes whose VM is on a host.
-pub(super) fn nodes_on(snapshot: &Snapshot, host: &HostName) -> Reading<Vec<NodeName>> {
-    join(snapshot).map(|joins| {
-        let on = joins.into_iter().filter(|(_, join)| match join {
-            Join::Guest(guest) => guest.host == *host,
-            Join::Missing | Join::Ambiguous { .. } => false,
-        });
-        on.map(|(name, _)| name.clone()).collect()
-    })
-}
-
 /// Nodes that a change takes away.
-pub(super) fn taken_away(snapshot: &Snapshot, change: &Change) -> Vec<NodeName> {
+pub(super) fn taken_away(ground: &Ground<'_>, change: &Change) -> Vec<NodeName> {
     match change {
         Change::RemoveNode(node) => vec![node.clone()],
         Change::FailNode(one) => vec![one.name.clone()],
-        Change::FailHost(one) => nodes_on(snapshot, &one.name).into_known().unwrap_or_default(),
+        Change::FailHost(one) => ground.nodes_on(&one.name).into_known().unwrap_or_default(),
         Change::RebootEach => {
-            snapshot.workers().into_known().unwrap_or_default().into_iter().map(|node| node.name.clone()).collect()
+            ground.snapshot.workers().into_known().unwrap_or_default().into_iter().map(|node| node.name.clone()).collect()
         }
         Change::AddPvcs(_)
         | Change::AddPods(_)

@@ -65,7 +65,7 @@ pub(super) fn search(player: &mut Player<'_>) -> (Verdict, Vec<String>) {
         return (Verdict::CannotFit, no_room);
     }
     let undecided = |why: String| (Verdict::Undecided, vec![why]);
-    if player.workers.iter().any(|worker| worker.refused.is_some()) {
+    if player.worker_unknown() {
         return undecided("a new worker might take them: whether a host has room for it is unknown".to_owned());
     }
     if player.closed_late {
@@ -80,18 +80,15 @@ pub(super) fn search(player: &mut Player<'_>) -> (Verdict, Vec<String>) {
     if scheduler.cluster.node_count() == 0 {
         return undecided("no node is listed".to_owned());
     }
-    let strangers = strangers(&mut scheduler, &pods);
-    if !strangers.is_empty() {
-        return (Verdict::Undecided, strangers);
-    }
     let mut puzzle = Puzzle::of(&mut scheduler, &plugs, &pods, &BTreeMap::new(), player);
+    if !puzzle.strangers.is_empty() {
+        puzzle.strangers.truncate(MOST_NAMED);
+        return (Verdict::Undecided, puzzle.strangers);
+    }
     if puzzle.refutations.is_empty()
         && let Some(assignment) = find(&mut scheduler, &plugs, &puzzle.seekers)
     {
-        let shown: Vec<String> = assignment.into_iter().take(MOST_NAMED).collect();
-        let more = puzzle.seekers.len().saturating_sub(shown.len());
-        let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
-        return (Verdict::FitsIfPlaced, vec![format!("an assignment exists: {}{rest}", shown.join(", "))]);
+        return (Verdict::FitsIfPlaced, vec![format!("an assignment exists: {}", first_few(&assignment))]);
     }
     // What is less important may be pushed aside: for a proof all of it looks for a place.
     let mark = scheduler.cluster.mark();
@@ -115,31 +112,10 @@ pub(super) fn search(player: &mut Player<'_>) -> (Verdict, Vec<String>) {
     (Verdict::CannotFit, refutations)
 }
 
-/// Pods whose placing is not ours to say.
-fn strangers(scheduler: &mut Scheduler<'_>, pods: &[PodId]) -> Vec<String> {
-    let mut strangers = Vec::new();
-    for pod in pods {
-        match scheduler.judge(*pod).rejection.as_ref() {
-            Some(rejection @ (Rejection::Gated | Rejection::OtherScheduler(_))) => {
-                strangers.push(format!("{}: {rejection}", scheduler.cluster.pod(*pod).object_name()));
-            }
-            None
-            | Some(
-                Rejection::AffinityConflict
-                | Rejection::NotNamed
-                | Rejection::ClaimMissing(_)
-                | Rejection::ClaimLost { .. }
-                | Rejection::ClaimDeleting(_)
-                | Rejection::ClaimUnbound,
-            ) => {}
-        }
-    }
-    strangers.truncate(MOST_NAMED);
-    strangers
-}
-
 /// Pods that look for a place, what is left for them, and why they cannot all find one.
 struct Puzzle {
+    /// Pods whose placing is not ours to say.
+    strangers: Vec<String>,
     seekers: Vec<Seeker>,
     free: Free,
     refutations: Vec<String>,
@@ -155,7 +131,7 @@ impl Puzzle {
         player: &Player<'_>,
     ) -> Self {
         let attached = plugs.all();
-        let mut seekers = Vec::new();
+        let (mut seekers, mut strangers) = (Vec::new(), Vec::new());
         let mut alone: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for pod in pods {
             let judgement = scheduler.judge(*pod);
@@ -167,8 +143,11 @@ impl Puzzle {
                 .filter(|(_, reasons)| reasons.iter().all(|reason| matches!(reason, Reason::Affinity | Reason::Spread)));
             eligible.extend(open.map(|(node, _)| *node));
             eligible.retain(|node| !player.down.contains(node));
-            if judgement.rejection.is_some() {
+            if let Some(rejection) = &judgement.rejection {
                 eligible.clear();
+                if matches!(rejection, Rejection::Gated | Rejection::OtherScheduler(_)) {
+                    strangers.push(format!("{}: {rejection}", scheduler.cluster.pod(*pod).object_name()));
+                }
             }
             eligible.extend(homes.get(pod));
             if eligible.is_empty() {
@@ -189,16 +168,27 @@ impl Puzzle {
         if refutations.is_empty() {
             refutations = bounds(&seekers, &free, scheduler);
         }
-        Self { seekers, free, refutations }
+        Self { strangers, seekers, free, refutations }
     }
 }
 
 fn nowhere(pods: &[String], reasons: &str) -> String {
-    let shown = pods.iter().take(MOST_NAMED).cloned().collect::<Vec<_>>().join(", ");
-    let rest = pods.len().saturating_sub(MOST_NAMED);
-    let rest = if rest > 0 { format!(" and {rest} more") } else { String::new() };
     let verb = if pods.len() == 1 { "fits nowhere even if it were" } else { "fit nowhere even if each were" };
-    format!("{shown}{rest} {verb} alone: {reasons}")
+    format!("{} {verb} alone: {reasons}", first_few(pods))
+}
+
+fn first_few(names: &[String]) -> String {
+    let shown = names.iter().take(MOST_NAMED).cloned().collect::<Vec<_>>().join(", ");
+    let more = names.len().saturating_sub(MOST_NAMED);
+    if more > 0 { format!("{shown} and {more} more") } else { shown }
+}
+
+/// The seekers with the fewest places first, then the largest.
+fn hardest_first(seekers: &[Seeker]) -> Vec<&Seeker> {
+    let mut order: Vec<&Seeker> = seekers.iter().collect();
+    let size = |seeker: &Seeker| seeker.demand.0.get("memory").copied().unwrap_or(0);
+    order.sort_by_key(|seeker| (seeker.eligible.len(), std::cmp::Reverse(size(seeker)), seeker.pod));
+    order
 }
 
 /// Takes every pod off its node that one of `pods` could push aside; answers those that want a place
@@ -329,9 +319,7 @@ fn bounds(seekers: &[Seeker], free: &Free, scheduler: &Scheduler<'_>) -> Vec<Str
 /// Tries some orders, the hardest pods first; answers where each pod goes.
 fn find(scheduler: &mut Scheduler<'_>, plugs: &Plugs, seekers: &[Seeker]) -> Option<Vec<String>> {
     let mut rng = fastrand::Rng::with_seed(seekers.len() as u64);
-    let mut order: Vec<&Seeker> = seekers.iter().collect();
-    let size = |seeker: &Seeker| seeker.demand.0.get("memory").copied().unwrap_or(0);
-    order.sort_by_key(|seeker| (seeker.eligible.len(), std::cmp::Reverse(size(seeker)), seeker.pod));
+    let mut order = hardest_first(seekers);
     for _ in 0..ORDERS {
         let mark = scheduler.cluster.mark();
         let mut slots = plugs.clone();
@@ -375,9 +363,7 @@ fn exhaust(seekers: &[Seeker], free: &Free) -> Option<bool> {
     if seekers.len() > MOST_SEEKERS {
         return None;
     }
-    let mut order: Vec<&Seeker> = seekers.iter().collect();
-    let size = |seeker: &Seeker| seeker.demand.0.get("memory").copied().unwrap_or(0);
-    order.sort_by_key(|seeker| (seeker.eligible.len(), std::cmp::Reverse(size(seeker)), seeker.pod));
+    let order = hardest_first(seekers);
     let mut left = free.0.clone();
     let mut steps = 0;
     descend(&order, &mut left, &mut steps, 0)

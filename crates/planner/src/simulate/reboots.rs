@@ -2,9 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::attach::Plugs;
 use super::growth::Growth;
-use super::play::{Leave, Outcome, Player, blocked};
+use super::play::{Leave, Player, blocked};
 use super::proof;
 use super::result::{Reboot, Verdict};
 use crate::scheduler::{NodeId, PodId};
@@ -47,7 +46,9 @@ impl Player<'_> {
                 self.flagged.extend(trial.flagged.iter().cloned());
                 let had_choice = trial.outcome.had_choice;
                 trial.scheduler.cluster.roll_back(mark);
-                trial.start_again(self.plugs.clone());
+                let Player { scheduler, rng, waited, selects_namespaces, .. } = trial;
+                trial = Player::over(self.ground, scheduler, self.plugs.clone(), rng, waited, selects_namespaces);
+                trial.down.clone_from(&self.down);
                 if !had_choice {
                     break;
                 }
@@ -67,25 +68,5 @@ impl Player<'_> {
             reboot.fits = reboot.verdict == Verdict::SchedulerPlaces;
             self.reboots.push(reboot);
         }
-    }
-
-    /// Forgets everything that was played; the cluster was rolled back.
-    pub(super) fn start_again(&mut self, plugs: Plugs) {
-        self.plugs = plugs;
-        self.outcome = Outcome::default();
-        self.lost.clear();
-        self.flagged.clear();
-        self.waiting.clear();
-        self.closed_late = false;
-        self.placed.clear();
-        self.origins.clear();
-        self.ties.clear();
-        self.gone.clear();
-        self.driven_out.clear();
-        self.preempted.clear();
-        self.victims.clear();
-        self.undecided.clear();
-        self.unread.clear();
-        self.attach_failures.clear();
     }
 }

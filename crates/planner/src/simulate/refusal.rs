@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use capplan_model::change::{AddPvcs, Change};
 use capplan_model::ids::NodeName;
-use capplan_model::kube::Pod;
+use capplan_model::kube::{Claim, Pod};
 use capplan_model::policy::Policy;
 use capplan_model::{Reading, Snapshot};
 
@@ -94,21 +94,18 @@ impl<'r, 'a> Room<'r, 'a> {
     }
 
     fn count(mut self, snapshot: &Snapshot, policy: &Policy, sample: &Sample) -> Result<Reading<Count>, SimulateError> {
-        let pod = match sample {
-            Sample::Pod(pod) => pod.as_ref().clone(),
+        let (pod, claim) = match sample {
+            Sample::Pod(pod) => (pod.as_ref().clone(), None),
             Sample::Volume(add) => {
-                let mut made = arrivals::with_claims(snapshot, policy, add, 0)?;
-                let Some((mut pod, mut claim)) = made.pop() else { return Ok(Reading::Known(Count::default())) };
-                claim.name = "capplan-one-more".into();
-                pod.claims = vec![claim.name.clone()];
+                let Some((mut pod, claim)) = arrivals::with_claims(snapshot, policy, add, 0)?.pop() else {
+                    return Ok(Reading::Known(Count::default()));
+                };
                 pod.name = "one-more".into();
-                self.scheduler.cluster.add_claim(claim.clone());
-                self.plugs.add_claim(&claim);
-                pod
+                (pod, Some(claim))
             }
         };
-        let takes_slots = self.plugs.volumes_of(&pod).next().is_some();
-        let id = self.scheduler.cluster.add_pod(pod.clone());
+        let id = self.add_copy(&pod, claim.as_ref(), None);
+        let takes_slots = self.plugs.volumes_of(self.scheduler.cluster.pod(id)).next().is_some();
         let mut room = None;
         if self.scheduler.cluster.is_independent(id) {
             match self.sum(id, takes_slots) {
@@ -118,7 +115,7 @@ impl<'r, 'a> Room<'r, 'a> {
                 Reading::Unknown { why } => return Ok(Reading::Unknown { why }),
             }
         }
-        let count = self.one_by_one(snapshot, policy, sample, pod)?;
+        let count = self.one_by_one(&pod, claim.as_ref());
         Ok(count.map(|count| Count { room: room.unwrap_or_else(|| count.by_node.clone()), ..count }))
     }
 
@@ -151,50 +148,47 @@ impl<'r, 'a> Room<'r, 'a> {
         Reading::Known((count, tighter))
     }
 
-    fn one_by_one(
-        &mut self,
-        snapshot: &Snapshot,
-        policy: &Policy,
-        sample: &Sample,
-        pod: Pod,
-    ) -> Result<Reading<Count>, SimulateError> {
+    /// One more, with a claim of its own.
+    fn add_copy(&mut self, pod: &Pod, claim: Option<&Claim>, number: Option<u64>) -> PodId {
+        let mut copy = pod.clone();
+        if let Some(claim) = claim {
+            let name = number.map_or_else(|| "capplan-one-more".to_owned(), |number| format!("capplan-one-more-{number}"));
+            let claim = Claim { name, ..claim.clone() };
+            copy.claims = vec![claim.name.clone()];
+            self.plugs.add_claim(&claim);
+            self.scheduler.cluster.add_claim(claim);
+        }
+        self.scheduler.cluster.add_pod(copy)
+    }
+
+    fn one_by_one(&mut self, pod: &Pod, claim: Option<&Claim>) -> Reading<Count> {
         let most = MOST_TRIED.min(MOST_LOOKS / self.scheduler.cluster.node_count().max(1) as u64);
         let mut count = Count { exact: true, ..Count::default() };
         loop {
             if count.total >= most {
                 count.exact = false;
-                return Ok(Reading::Known(count));
+                return Reading::Known(count);
             }
-            let mut copy = pod.clone();
-            if let Sample::Volume(add) = sample {
-                let Some((_, mut claim)) = arrivals::with_claims(snapshot, policy, add, 0)?.pop() else {
-                    return Ok(Reading::Known(count));
-                };
-                claim.name = format!("capplan-one-more-{}", count.total);
-                copy.claims = vec![claim.name.clone()];
-                self.scheduler.cluster.add_claim(claim.clone());
-                self.plugs.add_claim(&claim);
-            }
-            let id = self.scheduler.cluster.add_pod(copy);
+            let id = self.add_copy(pod, claim, Some(count.total));
             let best = self.scheduler.best(id);
             // Broken another way, the tie may lead to another number.
             count.exact &= best.len() < 2;
             let Some(node) = best.first().copied() else {
                 count.dimension = self.refusing(id);
-                return Ok(Reading::Known(count));
+                return Reading::Known(count);
             };
             if self.down.contains(&node) {
                 count.dimension = "node-down".to_owned();
-                return Ok(Reading::Known(count));
+                return Reading::Known(count);
             }
             let name = self.scheduler.cluster.node(node).name.clone();
             let attached = self.put(id, node);
             if attached.unknown {
-                return Ok(slots_unknown(&name));
+                return slots_unknown(&name);
             }
             if !attached.refused.is_empty() {
                 count.dimension = "volume-slots".to_owned();
-                return Ok(Reading::Known(count));
+                return Reading::Known(count);
             }
             *count.by_node.entry(name).or_default() += 1;
             count.total += 1;

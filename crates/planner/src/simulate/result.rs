@@ -12,8 +12,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Trials;
-use super::growth::Growth;
-use super::play::{Outcome, Player, Problem};
+use super::play::{Ground, Outcome, Player, Problem};
 use super::proof;
 use crate::capacity::node_uses;
 use crate::project::losses as all_losses;
@@ -380,7 +379,7 @@ impl Simulation {
         self.lost = first.lost.clone();
         self.preempted = first.preempted.clone();
         self.flagged = first.flagged.iter().cloned().collect();
-        self.pools = Growth::of(first).pools.into_values().collect();
+        self.pools = first.outcome.pools.clone();
         let doubts: BTreeSet<&String> = outcomes.iter().flat_map(|one| &one.doubts).collect();
         self.undecided = doubts.into_iter().cloned().collect();
         (self.unplaceable, self.still_pending) = first.unplaceable();
@@ -489,12 +488,12 @@ fn differences(before: &State, after: &State) -> Vec<Difference> {
 }
 
 /// The loss of each node that a change takes away, by memory requests alone.
-pub(super) fn losses(snapshot: &Snapshot, changes: &[Change]) -> Vec<NodeLossRow> {
-    let gone: BTreeSet<NodeName> = changes.iter().flat_map(|change| super::play::taken_away(snapshot, change)).collect();
+pub(super) fn losses(ground: &Ground<'_>, changes: &[Change]) -> Vec<NodeLossRow> {
+    let gone: BTreeSet<NodeName> = changes.iter().flat_map(|change| super::play::taken_away(ground, change)).collect();
     if gone.is_empty() {
         return Vec::new();
     }
-    let uses = node_uses(snapshot);
+    let uses = node_uses(ground.snapshot);
     let all = uses.known().map(|uses| all_losses(uses)).unwrap_or_default();
     all.into_iter()
         .filter(|loss| gone.contains(&loss.node))

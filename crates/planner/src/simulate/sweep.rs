@@ -8,6 +8,7 @@ use capplan_model::change::{AddPods, AddPvcs, AddWorker, Change};
 use capplan_model::ids::NodeName;
 use capplan_model::policy::{Policy, Scope};
 use capplan_model::slots::VolumeSlots;
+use capplan_model::units::{Bytes, MilliCpu};
 use capplan_model::{Reading, Snapshot};
 use rayon::prelude::*;
 use schemars::JsonSchema;
@@ -179,26 +180,18 @@ pub fn sweep(
     if changes.contains(&Change::RebootEach) {
         return Err(SimulateError::Change("each node's reboot is a table of its own: it cannot be swept over".into()));
     }
-    let workers = Workers::after(snapshot, changes)?;
-    // The last change that is like what varies says how large it is; it is played with the cell's amount.
     let mut base = changes.to_vec();
+    let mut varied = Vec::new();
     for axis in &axes.0 {
-        let like = |change: &Change| match axis.kind {
-            AxisKind::Workers => false,
-            AxisKind::Pvcs => matches!(change, Change::AddPvcs(_)),
-            AxisKind::Pods => matches!(change, Change::AddPods(_)),
-        };
-        if let Some(place) = base.iter().rposition(like) {
-            base.remove(place);
-        }
+        varied.push(Varied::take(axis.kind, &mut base, snapshot)?);
     }
     let done = std::sync::atomic::AtomicU32::new(0);
     let cells: Result<Vec<(Cell, BTreeSet<String>)>, SimulateError> = combinations
         .into_par_iter()
         .map(|at| {
             let mut all = base.clone();
-            for (axis, value) in axes.0.iter().zip(&at) {
-                all.extend(varied(axis.kind, *value, &workers, changes)?);
+            for (varied, value) in varied.iter().zip(&at) {
+                all.extend(varied.at(*value)?);
             }
             let (mut good, mut unplaceable, mut unread, mut doubts) = (0, 0, false, BTreeSet::new());
             for run in 0..trials.runs {
@@ -247,6 +240,22 @@ impl Workers {
         let lightest = lightest(snapshot)?.into_iter().filter(|name| !gone(name)).collect();
         Ok(Self { lightest, added: added.sum::<u32>() as usize })
     }
+
+    /// The changes that make them so many.
+    fn at(&self, value: u32) -> Result<Vec<Change>, SimulateError> {
+        let (now, wanted) = (self.lightest.len() + self.added, value as usize);
+        if wanted > now {
+            let count = value - now as u32;
+            return Ok(vec![Change::AddWorker(AddWorker { count, ..AddWorker::default() })]);
+        }
+        let less = now - wanted;
+        if less > self.lightest.len() {
+            return Err(SimulateError::Change(format!(
+                "{value} workers are fewer than those that the changes before add: they are not removed again"
+            )));
+        }
+        Ok(self.lightest.iter().take(less).cloned().map(Change::RemoveNode).collect())
+    }
 }
 
 fn lightest(snapshot: &Snapshot) -> Result<Vec<NodeName>, SimulateError> {
@@ -263,42 +272,41 @@ fn lightest(snapshot: &Snapshot) -> Result<Vec<NodeName>, SimulateError> {
     }
 }
 
-fn varied(kind: AxisKind, value: u32, workers: &Workers, changes: &[Change]) -> Result<Vec<Change>, SimulateError> {
-    Ok(match kind {
-        AxisKind::Workers => {
-            let now = workers.lightest.len() + workers.added;
-            match (value as usize).cmp(&now) {
-                std::cmp::Ordering::Equal => Vec::new(),
-                std::cmp::Ordering::Greater => {
-                    vec![Change::AddWorker(AddWorker { count: value - now as u32, ..AddWorker::default() })]
-                }
-                std::cmp::Ordering::Less => {
-                    let less = now - value as usize;
-                    if less > workers.lightest.len() {
-                        return Err(SimulateError::Change(format!(
-                            "{value} workers are fewer than those that the changes before add: they are not removed again"
-                        )));
-                    }
-                    workers.lightest.iter().take(less).cloned().map(Change::RemoveNode).collect()
-                }
-            }
+/// What an axis varies.
+enum Varied {
+    Workers(Workers),
+    Pvcs(AddPvcs),
+    Pods(AddPods),
+}
+
+impl Varied {
+    /// Takes the last change that is like what varies out of those that come first: it says how large one
+    /// is, and is played with the cell's amount.
+    fn take(kind: AxisKind, base: &mut Vec<Change>, snapshot: &Snapshot) -> Result<Self, SimulateError> {
+        let like = |change: &Change| match kind {
+            AxisKind::Workers => false,
+            AxisKind::Pvcs => matches!(change, Change::AddPvcs(_)),
+            AxisKind::Pods => matches!(change, Change::AddPods(_)),
+        };
+        let given = base.iter().rposition(like).map(|place| base.remove(place));
+        Ok(match kind {
+            AxisKind::Workers => Self::Workers(Workers::after(snapshot, base)?),
+            AxisKind::Pvcs => Self::Pvcs(if let Some(Change::AddPvcs(add)) = given { add } else { AddPvcs::default() }),
+            AxisKind::Pods => Self::Pods(if let Some(Change::AddPods(add)) = given {
+                add
+            } else {
+                AddPods { cpu: Some(MilliCpu(1000)), memory: Some(Bytes::gib(1)), ..AddPods::default() }
+            }),
+        })
+    }
+
+    /// The changes of a cell.
+    fn at(&self, value: u32) -> Result<Vec<Change>, SimulateError> {
+        match self {
+            Self::Workers(workers) => workers.at(value),
+            Self::Pvcs(_) | Self::Pods(_) if value == 0 => Ok(Vec::new()),
+            Self::Pvcs(add) => Ok(vec![Change::AddPvcs(AddPvcs { count: value, ..add.clone() })]),
+            Self::Pods(add) => Ok(vec![Change::AddPods(AddPods { count: value, ..add.clone() })]),
         }
-        AxisKind::Pvcs if value == 0 => Vec::new(),
-        AxisKind::Pvcs => {
-            let given =
-                changes.iter().rev().find_map(|change| if let Change::AddPvcs(add) = change { Some(add.clone()) } else { None });
-            vec![Change::AddPvcs(AddPvcs { count: value, ..given.unwrap_or_default() })]
-        }
-        AxisKind::Pods if value == 0 => Vec::new(),
-        AxisKind::Pods => {
-            let given =
-                changes.iter().rev().find_map(|change| if let Change::AddPods(add) = change { Some(add.clone()) } else { None });
-            let usual = AddPods {
-                cpu: Some(capplan_model::units::MilliCpu(1000)),
-                memory: Some(capplan_model::units::Bytes::gib(1)),
-                ..AddPods::default()
-            };
-            vec![Change::AddPods(AddPods { count: value, ..given.unwrap_or(usual) })]
-        }
-    })
+    }
 }

@@ -12,7 +12,7 @@ use capplan_model::change::{Change, FailureMode};
 use capplan_model::ids::NodeName;
 use capplan_model::kube::{Effect, Node, Pod, Taint};
 
-use super::play::{Player, nodes_on};
+use super::play::Player;
 use super::result::{FailureSubject, TimelineRow, failures};
 
 /// Seconds without a heartbeat until a node counts as unreachable (40 before v1.32).
@@ -26,19 +26,19 @@ const GONE: i64 = 4;
 /// Names listed in one row before the rest is only counted.
 const MOST_NAMES: usize = 12;
 
-pub(super) fn of(snapshot: &Snapshot, changes: &[Change], player: &Player<'_>) -> Vec<TimelineRow> {
+pub(super) fn of(changes: &[Change], player: &Player<'_>) -> Vec<TimelineRow> {
     let mut rows = Vec::new();
     let mut seen: Vec<NodeName> = Vec::new();
     for (subject, mode) in failures(changes) {
         let (name, nodes) = match subject {
             FailureSubject::Node(node) => (node.to_string(), vec![node.clone()]),
-            FailureSubject::Host(host) => (host.to_string(), nodes_on(snapshot, host).into_known().unwrap_or_default()),
+            FailureSubject::Host(host) => (host.to_string(), player.ground.nodes_on(host).into_known().unwrap_or_default()),
         };
         let nodes: Vec<NodeName> = nodes.into_iter().filter(|node| !seen.contains(node)).collect();
         if nodes.is_empty() {
             continue;
         }
-        rows.extend(failure(snapshot, &name, &nodes, &seen, mode, player));
+        rows.extend(failure(player.ground.snapshot, &name, &nodes, &seen, mode, player));
         seen.extend(nodes);
     }
     rows

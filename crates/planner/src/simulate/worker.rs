@@ -13,6 +13,7 @@ use capplan_model::units::{Bytes, MilliCpu};
 
 use super::SimulateError;
 use super::play::Player;
+use crate::scheduler::{Cluster, NodeId};
 
 /// Volumes that proxmox-csi advertises where the node's label says nothing or nothing valid.
 ///
@@ -47,6 +48,21 @@ impl NewWorker {
             Some(Refusal::NoRoom(why)) => Some(why),
             Some(Refusal::Unknown(_)) | None => None,
         }
+    }
+
+    /// Volumes that its CSINode advertises.
+    pub(super) fn advertised(&self) -> Option<u64> {
+        self.csi.drivers.first().and_then(|driver| driver.count)
+    }
+
+    /// Adds it to a cluster, with its DaemonSets.
+    pub(super) fn enter(&self, cluster: &mut Cluster<'_>) -> NodeId {
+        let node = cluster.add_node(self.node.clone(), Some(&self.csi));
+        for pod in &self.daemons {
+            let id = cluster.add_pod(pod.clone());
+            cluster.bind(id, node);
+        }
+        node
     }
 }
 
@@ -359,13 +375,8 @@ pub(super) fn join(player: &mut Player<'_>, worker: NewWorker) {
         player.undecided.insert(format!("whether a host has room for {}: {why}", worker.node.name));
     }
     if worker.refused.is_none() {
-        let node = player.scheduler.cluster.add_node(worker.node.clone(), Some(&worker.csi));
-        let advertised = worker.csi.drivers.first().and_then(|driver| driver.count);
-        player.plugs.add_node(&worker.node.name, &worker.guest.config, advertised);
-        for pod in &worker.daemons {
-            let id = player.scheduler.cluster.add_pod(pod.clone());
-            player.scheduler.cluster.bind(id, node);
-        }
+        worker.enter(&mut player.scheduler.cluster);
+        player.plugs.add_node(&worker.node.name, &worker.guest.config, worker.advertised());
     }
     player.workers.push(worker);
 }
