@@ -555,7 +555,7 @@ fn a_command_line_that_makes_no_sense_is_refused() {
         &["report", "--planned-volumes", "-1"],
         &["report", "--planned-volumes", "many"],
         &["completions", "cobol"],
-        &["schema", "plan"],
+        &["schema", "plans"],
         &["man"],
         &["history"],
         &["history", "import", "--days", "x"],

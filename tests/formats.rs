@@ -21,6 +21,7 @@ fn the_published_schemas_are_those_of_the_types() {
         (json::Format::Report, "report"),
         (json::Format::Simulation, "simulation"),
         (json::Format::Sweep, "sweep"),
+        (json::Format::Plan, "plan"),
         (json::Format::Scenario, "scenario"),
     ] {
         let schema = json::schema(format).expect("a schema");

@@ -6,20 +6,7 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
-use support::{Outcome, World, data};
-
-/// The recorded cluster as a snapshot file, and the arguments that name it.
-fn recorded(world: &World, name: &str) -> Option<String> {
-    let lists = data()?.join("clusters").join(name);
-    let file = world.path(&format!("{name}.snapshot")).display().to_string();
-    world.run(&["snapshot", "--from-lists", &lists.display().to_string(), "-o", &file]).done();
-    Some(file)
-}
-
-fn truth(name: &str) -> Value {
-    let path = data().expect("asked before").join("clusters").join(name).join("truth.json");
-    serde_json::from_slice(&std::fs::read(path).expect("readable")).expect("JSON")
-}
+use support::{Outcome, World, recorded, truth};
 
 fn simulated(world: &World, snapshot: &str, changes: &[&str], code: i32) -> Value {
     let mut arguments = vec!["simulate", "--snapshot", snapshot, "--format", "json"];

@@ -4,6 +4,7 @@ pub mod doctor;
 pub mod history;
 pub mod init;
 pub mod man;
+pub mod plan;
 pub mod policy;
 pub mod report;
 pub mod schema;
@@ -48,6 +49,8 @@ pub enum Command {
     /// longer fits with the reason per node. Exits with 3 if something does not fit, with 6 if that
     /// cannot be said.
     Simulate(Box<simulate::Args>),
+    /// What to do: the best next step, or how to empty, add or remove nodes.
+    Plan(Box<plan::Args>),
     /// Save both planes to one file.
     Snapshot(snapshot::Args),
     /// The samples that sustained rules and forecasts rest on.
@@ -74,6 +77,7 @@ pub async fn run(cli: Cli) -> Result<Exit, CliError> {
     match cli.command {
         Command::Report(args) => report::run(&cli.options, &args).await,
         Command::Simulate(args) => simulate::run(&cli.options, &args).await,
+        Command::Plan(args) => plan::run(&cli.options, &args).await,
         Command::Snapshot(args) => snapshot::run(&cli.options, &args).await,
         Command::History(args) => history::run(&cli.options, &args).await,
         Command::Init(args) => init::run(&cli.options, &args),

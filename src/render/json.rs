@@ -1,5 +1,6 @@
 //! Results as JSON, and the schemas of that JSON.
 
+use capplan_model::plan::Plan;
 use capplan_model::scenario::Scenario;
 use capplan_planner::report::Report;
 use capplan_planner::simulate::{Simulation, Sweep};
@@ -24,6 +25,8 @@ pub enum Format {
     Simulation,
     /// capplan.sweep/1
     Sweep,
+    /// capplan.plan/1
+    Plan,
     /// capplan.scenario/1, the input file
     Scenario,
 }
@@ -41,6 +44,7 @@ pub fn schema(format: Format) -> Result<String, serde_json::Error> {
         Format::Report => written::<Report>(),
         Format::Simulation => written::<Simulation>(),
         Format::Sweep => written::<Sweep>(),
+        Format::Plan => written::<Plan>(),
         Format::Scenario => SchemaSettings::default().for_deserialize().into_generator().into_root_schema_for::<Scenario>(),
     })
 }

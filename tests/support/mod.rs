@@ -644,3 +644,17 @@ pub fn findings(report: &Value) -> BTreeSet<(&str, &str)> {
         .map(|one| (one["code"].as_str().expect("a code"), one["subject"].as_str().expect("a subject")))
         .collect()
 }
+
+/// The recorded cluster as a snapshot file, and the arguments that name it.
+pub fn recorded(world: &World, name: &str) -> Option<String> {
+    let lists = data()?.join("clusters").join(name);
+    let file = world.path(&format!("{name}.snapshot")).display().to_string();
+    world.run(&["snapshot", "--from-lists", &lists.display().to_string(), "-o", &file]).done();
+    Some(file)
+}
+
+/// What the truth of a recording says.
+pub fn truth(name: &str) -> serde_json::Value {
+    let path = data().expect("asked before").join("clusters").join(name).join("truth.json");
+    serde_json::from_slice(&std::fs::read(path).expect("readable")).expect("JSON")
+}

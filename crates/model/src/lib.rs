@@ -9,6 +9,7 @@ pub mod history;
 pub mod ids;
 pub mod join;
 pub mod kube;
+pub mod plan;
 pub mod policy;
 pub mod pve;
 pub mod reading;

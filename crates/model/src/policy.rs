@@ -32,6 +32,12 @@ pub struct Policy {
     pub plan: Intent,
     /// Thresholds of findings.
     pub limits: Limits,
+    /// How nodes are emptied.
+    #[serde(default)]
+    pub drain: Drain,
+    /// What a plan must leave behind.
+    #[serde(default)]
+    pub safety: Safety,
     /// When to add a worker.
     pub scale_up: RuleSet,
     /// When to remove one.
@@ -58,6 +64,79 @@ pub struct Intent {
     pub planned_volumes: u64,
     /// Whether someone confirmed that no growth is coming.
     pub no_growth_confirmed: bool,
+}
+
+/// How nodes are emptied.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Drain {
+    /// Seconds between two evictions of pods with volumes that one node at a time may use, and of storage
+    /// controllers.
+    ///
+    /// # Source
+    /// Runbook: one storage controller per 30 s; a volume takes 30 to 120 s to be used from another node.
+    pub stagger_seconds: u64,
+    /// Hours of the day (UTC) in which pods of which there is only one may be moved.
+    #[serde(deserialize_with = "hours")]
+    pub window: Option<Hours>,
+    /// Roles that make a node dearer to empty.
+    pub roles: Vec<Role>,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { stagger_seconds: 30, window: None, roles: Vec::new() }
+    }
+}
+
+/// A node's role, which no API tells.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Role {
+    /// The node.
+    pub node: String,
+    /// What it is, such as `dns-primary`.
+    pub role: String,
+    /// Added to the cost of emptying it.
+    pub weight: f64,
+}
+
+/// Hours of the day, from a minute after midnight to another; the second may be the smaller one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hours {
+    /// First minute.
+    pub from: u16,
+    /// The minute after the last one.
+    pub to: u16,
+}
+
+impl Hours {
+    /// Whether a minute of the day is among them.
+    pub fn contains(self, minute: u16) -> bool {
+        if self.from <= self.to { (self.from..self.to).contains(&minute) } else { minute >= self.from || minute < self.to }
+    }
+}
+
+impl std::fmt::Display for Hours {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:02}:{:02}-{:02}:{:02}", self.from / 60, self.from % 60, self.to / 60, self.to % 60)
+    }
+}
+
+/// What a plan must leave behind.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Safety {
+    /// Whether the cluster must survive the loss of any one worker after a worker was removed.
+    pub survive_worker_loss: bool,
+    /// Days for which no rule to add a worker may be met again, by the trends.
+    pub horizon_days: u32,
+}
+
+impl Default for Safety {
+    fn default() -> Self {
+        Self { survive_worker_loss: false, horizon_days: 90 }
+    }
 }
 
 /// Thresholds of findings.
@@ -347,6 +426,20 @@ fn parse_amount(text: &str) -> Option<f64> {
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SignedDuration, D::Error> {
     let text = String::deserialize(deserializer)?;
     parse_duration(&text).ok_or_else(|| D::Error::custom(format!("`{text}` is not a time such as `7d`, `12h` or `30m`")))
+}
+
+fn hours<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Hours>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let minute = |text: &str| {
+        let (hour, minute) = text.trim().split_once(':')?;
+        let (hour, minute): (u16, u16) = (hour.parse().ok()?, minute.parse().ok()?);
+        (hour < 24 && minute < 60).then_some(hour * 60 + minute)
+    };
+    let parsed = text.split_once('-').and_then(|(from, to)| Some(Hours { from: minute(from)?, to: minute(to)? }));
+    parsed.map(Some).ok_or_else(|| D::Error::custom(format!("`{text}` are not hours such as `02:00-06:00`")))
 }
 
 /// Reads a time such as `7d`, `12h`, `30m` or `0`.

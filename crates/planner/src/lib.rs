@@ -1,10 +1,14 @@
 //! Pure functions over the model: no I/O, no clock, no randomness without a seed.
 
+mod attach;
 pub mod capacity;
 pub mod decide;
 pub mod drain;
 pub mod findings;
 pub mod forecast;
+mod ground;
+pub mod place;
+pub mod plan;
 pub mod project;
 pub mod report;
 pub mod rules;

@@ -337,6 +337,46 @@ impl<'a> Scheduler<'a> {
     }
 }
 
+/// Why something finds no place, in groups of nodes.
+#[derive(Clone, Debug, Default)]
+pub struct Problem {
+    /// How many nodes give which reason, and what is missing.
+    pub reasons: Vec<String>,
+    /// Nodes looked at.
+    pub nodes: usize,
+    /// The scheduler's own message.
+    pub message: Option<String>,
+}
+
+impl Scheduler<'_> {
+    /// Why a pod finds no place.
+    pub fn problem(&mut self, pod: PodId) -> Problem {
+        let judgement = self.judge(pod);
+        let nodes = self.cluster.node_count();
+        if let Some(rejection) = &judgement.rejection {
+            let message = format!("0/{nodes} nodes are available: {}.", rejection.scheduler_words());
+            return Problem { reasons: vec![rejection.to_string()], nodes, message: Some(message) };
+        }
+        let mut groups: BTreeMap<&Reason, Vec<NodeId>> = BTreeMap::new();
+        for (node, reasons) in &judgement.refused {
+            for reason in reasons {
+                groups.entry(reason).or_default().push(*node);
+            }
+        }
+        let mut words: Vec<String> =
+            groups.iter().map(|(reason, nodes)| format!("{} {}", nodes.len(), reason.scheduler_words())).collect();
+        words.sort();
+        let message = Some(format!("0/{nodes} nodes are available: {}.", words.join(", ")));
+        let mut groups: Vec<(&Reason, Vec<NodeId>)> = groups.into_iter().collect();
+        groups.sort_by_key(|(reason, nodes)| (std::cmp::Reverse(nodes.len()), (*reason).clone()));
+        let reasons = groups
+            .into_iter()
+            .map(|(reason, nodes)| format!("{} {reason}{}", nodes.len(), self.cluster.shortfall(pod, reason, &nodes)))
+            .collect();
+        Problem { reasons, nodes, message }
+    }
+}
+
 impl Cluster<'_> {
     /// How much is missing, in words, where a reason is about an amount.
     pub fn shortfall(&self, pod: PodId, reason: &Reason, nodes: &[NodeId]) -> String {
@@ -407,6 +447,37 @@ impl Cluster<'_> {
         let driver = self.storage.driver_named(driver)?;
         let (_, limit) = row.limits.iter().find(|(one, _)| *one == driver)?;
         Some(limit.saturating_sub(filter::counted(row, driver, &self.storage)))
+    }
+
+    /// Volumes of a pod by the driver that attaches them, where some node limits that driver's.
+    pub fn volumes_by_driver(&self, pod: PodId) -> BTreeMap<&str, u64> {
+        let mut counts = BTreeMap::new();
+        let claims = &self.classes[self.pods[pod].class].claims;
+        let keys: std::collections::BTreeSet<_> = claims.iter().filter_map(|claim| self.storage.key(*claim)).collect();
+        for key in keys {
+            let driver = self.storage.driver_of(key);
+            if self.nodes.iter().any(|row| row.limits.iter().any(|(one, _)| *one == driver)) {
+                *counts.entry(self.storage.driver_name(driver)).or_default() += 1;
+            }
+        }
+        counts
+    }
+
+    /// Terms by which a pod must keep away from others: the node label that says what "away" means, and
+    /// whom the term speaks of.
+    pub fn keeps_away(&self, pod: PodId) -> Vec<(String, impl Fn(&Pod) -> bool + '_)> {
+        let own = self.pod(pod);
+        let terms = class::required_anti_affinity(own).iter();
+        let speaks_of = |term: &'_ capplan_model::kube::PodAffinityTerm| {
+            let term = term.clone();
+            move |other: &Pod| selector::speaks_of(&term, &own.namespace, other, &self.namespaces)
+        };
+        terms.map(|term| (term.topology_key.clone(), speaks_of(term))).collect()
+    }
+
+    /// Whether two pods open the same port of their node.
+    pub fn share_port(&self, pod: PodId, other: PodId) -> bool {
+        self.classes[self.pods[pod].class].conflicts(&self.classes[self.pods[other].class].ports)
     }
 
     /// Whether one copy of the pod leaves the others as much as it found, but for amounts: nothing of it

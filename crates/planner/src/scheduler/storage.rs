@@ -158,6 +158,10 @@ impl<'a> Storage<'a> {
         self.drivers.iter().position(|one| one == name)
     }
 
+    pub(super) fn driver_name(&self, driver: usize) -> &str {
+        &self.drivers[driver]
+    }
+
     fn intern(&mut self, driver: &str, handle: String) -> VolumeKey {
         let driver = self.driver(driver);
         let drivers = &mut self.key_drivers;

@@ -1,18 +1,17 @@
 //! What there is to tell of a run: where pods went, what found no place and why, what is not certain.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use capplan_model::change::AddWorker;
 use capplan_model::ids::NodeName;
 use capplan_model::kube::Node;
 
-use super::attach::AttachRefusal;
 use super::growth::Growth;
-use super::play::{Player, Problem};
+use super::play::Player;
 use super::result::{Placed, Unplaceable, WorkersNeeded};
 use super::worker;
-use crate::scheduler::{Group, NodeId, PodId, Reason, estimate};
+use crate::attach::AttachRefusal;
+use crate::scheduler::{Group, NodeId, PodId, Problem, estimate};
 
 impl Player<'_> {
     /// Where each pod went that is new or had to move.
@@ -43,7 +42,7 @@ impl Player<'_> {
             let class = self.scheduler.cluster.class(pod);
             let problem = match problems.get(&class) {
                 Some(problem) => problem.clone(),
-                None => problems.entry(class).or_insert(self.problem(pod)).clone(),
+                None => problems.entry(class).or_insert(self.scheduler.problem(pod)).clone(),
             };
             let entry = Unplaceable::of_pod(self.scheduler.cluster.pod(pod).object_name(), problem);
             if self.waited.contains(&pod) { old.push(entry) } else { new.push(entry) }
@@ -99,33 +98,6 @@ impl Player<'_> {
             AttachRefusal::NoSlot => None,
         });
         failures.collect()
-    }
-
-    /// Why a pod finds no place.
-    pub(super) fn problem(&mut self, pod: PodId) -> Problem {
-        let judgement = self.scheduler.judge(pod);
-        let nodes = self.scheduler.cluster.node_count();
-        if let Some(rejection) = &judgement.rejection {
-            let message = format!("0/{nodes} nodes are available: {}.", rejection.scheduler_words());
-            return Problem { reasons: vec![rejection.to_string()], nodes, message: Some(message) };
-        }
-        let mut groups: BTreeMap<&Reason, Vec<NodeId>> = BTreeMap::new();
-        for (node, reasons) in &judgement.refused {
-            for reason in reasons {
-                groups.entry(reason).or_default().push(*node);
-            }
-        }
-        let mut words: Vec<String> =
-            groups.iter().map(|(reason, nodes)| format!("{} {}", nodes.len(), reason.scheduler_words())).collect();
-        words.sort();
-        let message = Some(format!("0/{nodes} nodes are available: {}.", words.join(", ")));
-        let mut groups: Vec<(&Reason, Vec<NodeId>)> = groups.into_iter().collect();
-        groups.sort_by_key(|(reason, nodes)| (Reverse(nodes.len()), (*reason).clone()));
-        let reasons = groups
-            .into_iter()
-            .map(|(reason, nodes)| format!("{} {reason}{}", nodes.len(), self.scheduler.cluster.shortfall(pod, reason, &nodes)))
-            .collect();
-        Problem { reasons, nodes, message }
     }
 
     /// How many workers of the policy's size would take what found no place.

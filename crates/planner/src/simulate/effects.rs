@@ -9,9 +9,9 @@ use capplan_model::join::{Join, join};
 use capplan_model::kube::{Claim, Node, PersistentVolume, Phase, Pod, VolumeAttachment};
 use capplan_model::pve::{CSI_SLOTS, Disk, Guest, GuestConfig, Power};
 
-use super::attach::new_volume;
 use super::play::Player;
 use super::worker::NewWorker;
+use crate::attach::new_volume;
 
 /// What was played, as values of its own.
 #[derive(Clone, Debug, Default)]

@@ -6,7 +6,6 @@
 
 mod answers;
 mod arrivals;
-mod attach;
 mod effects;
 mod growth;
 mod play;
@@ -26,12 +25,14 @@ use capplan_model::policy::Policy;
 use capplan_model::slots::VolumeSlots;
 use capplan_model::{Reading, Snapshot};
 
+use crate::attach::Plugs;
+use crate::ground::Ground;
 use crate::report::{Unknown, state};
 use crate::scheduler::Cluster;
-use attach::Plugs;
 use effects::Effects;
-use play::{Ground, Outcome, Player};
+use play::{Outcome, Player};
 
+pub(crate) use proof::shown_amount;
 pub use result::{
     Difference, Displaced, FORMAT, FigureUnit, Flagged, Placed, PoolGrowth, Reboot, Simulation, Starving, TimelineRow,
     Unplaceable, UntilRefusal, Verdict, VolumeSpread, WorkersNeeded,

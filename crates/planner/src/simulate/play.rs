@@ -4,18 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use capplan_model::change::{Change, Failure, FailureMode, Manifest, WrittenTaint};
 use capplan_model::ids::{HostName, NodeName};
-use capplan_model::join::{Join, join};
+use capplan_model::join::Join;
 use capplan_model::kube::{Claim, Effect, Pod, Quota, Taint};
-use capplan_model::policy::Policy;
-use capplan_model::pve::Guest;
 use capplan_model::{Reading, Snapshot};
 
 use super::SimulateError;
 use super::arrivals;
-use super::attach::{AttachRefusal, Plugs};
 use super::growth::Growth;
 use super::result::{Displaced, Flagged, PoolGrowth, Reboot};
 use super::worker::{self, NewWorker};
+use crate::attach::{AttachRefusal, Plugs};
+use crate::ground::Ground;
 use crate::scheduler::{Cluster, NodeId, PodId, Scheduler};
 
 /// What one run came to.
@@ -33,14 +32,6 @@ pub(super) struct Outcome {
     pub pools: Vec<PoolGrowth>,
 }
 
-/// Why something finds no place, in groups of nodes.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Problem {
-    pub reasons: Vec<String>,
-    pub nodes: usize,
-    pub message: Option<String>,
-}
-
 /// A volume that the scheduler allows and the plugin cannot attach.
 #[derive(Clone, Debug)]
 pub(super) struct AttachFailure {
@@ -48,36 +39,6 @@ pub(super) struct AttachFailure {
     pub node: NodeName,
     pub volume: String,
     pub why: AttachRefusal,
-}
-
-/// What every run rests on.
-pub(super) struct Ground<'a> {
-    pub snapshot: &'a Snapshot,
-    pub policy: &'a Policy,
-    /// The VM of each node.
-    pub joins: Reading<BTreeMap<&'a NodeName, Join<'a>>>,
-}
-
-impl<'a> Ground<'a> {
-    pub(super) fn of(snapshot: &'a Snapshot, policy: &'a Policy) -> Self {
-        Self { snapshot, policy, joins: join(snapshot) }
-    }
-
-    /// The VM of a node.
-    pub(super) fn guest(&self, node: &NodeName) -> Option<&'a Guest> {
-        match self.joins.known()?.get(node)? {
-            Join::Guest(guest) => Some(*guest),
-            Join::Missing | Join::Ambiguous { .. } => None,
-        }
-    }
-
-    /// Nodes whose VM is on a host.
-    pub(super) fn nodes_on(&self, host: &HostName) -> Reading<Vec<NodeName>> {
-        self.joins.as_ref().map(|joins| {
-            let is_on = |node: &&NodeName| self.guest(node).is_some_and(|guest| guest.host == *host);
-            joins.keys().copied().filter(is_on).cloned().collect()
-        })
-    }
 }
 
 /// Plays changes on a cluster.

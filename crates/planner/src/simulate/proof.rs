@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use capplan_model::kube::Pod;
 use capplan_model::units::{Bytes, MilliCpu};
 
-use super::attach::Plugs;
 use super::play::Player;
 use super::result::Verdict;
+use crate::attach::Plugs;
 use crate::scheduler::{NodeId, PodId, Reason, Rejection, Scheduler};
 
 /// Pods that a reason names before the rest is only counted.
@@ -35,14 +35,15 @@ impl Demand {
         amounts.retain(|_, amount| *amount > 0);
         Self(amounts)
     }
+}
 
-    fn show(dimension: &str, amount: u64) -> String {
-        match dimension {
-            "cpu" => MilliCpu(amount).to_string(),
-            "memory" => format!("{} memory", Bytes(amount)),
-            "ephemeral storage" => format!("{} ephemeral storage", Bytes(amount)),
-            name => format!("{amount} {name}"),
-        }
+/// An amount of a dimension in words.
+pub(crate) fn shown_amount(dimension: &str, amount: u64) -> String {
+    match dimension {
+        "cpu" => MilliCpu(amount).to_string(),
+        "memory" => format!("{} memory", Bytes(amount)),
+        "ephemeral storage" => format!("{} ephemeral storage", Bytes(amount)),
+        name => format!("{amount} {name}"),
     }
 }
 
@@ -302,10 +303,10 @@ fn bounds(seekers: &[Seeker], free: &Free, scheduler: &Scheduler<'_>) -> Vec<Str
                 let text = format!(
                     "{} need {}, the {} open to them {} {} left",
                     counted(bound.len(), "pod"),
-                    Demand::show(dimension, amount),
+                    shown_amount(dimension, amount),
                     counted(set.len(), "node"),
                     if set.len() == 1 { "has" } else { "have" },
-                    Demand::show(dimension, there)
+                    shown_amount(dimension, there)
                 );
                 if !list.contains(&text) {
                     list.push(text);
@@ -333,7 +334,7 @@ fn find(scheduler: &mut Scheduler<'_>, plugs: &Plugs, seekers: &[Seeker]) -> Opt
                 feasible.sort_by_key(|node| (scheduler.cluster.free(*node, "memory"), *node));
                 let chosen = feasible.into_iter().filter(|node| seeker.eligible.contains(node)).find(|node| {
                     let name = &scheduler.cluster.node(*node).name;
-                    slots.can_attach(scheduler.cluster.pod(seeker.pod), name)
+                    slots.can_attach(scheduler.cluster.pod(seeker.pod), name) == Some(true)
                 });
                 let Some(node) = chosen else { return true };
                 let name = scheduler.cluster.node(node).name.clone();

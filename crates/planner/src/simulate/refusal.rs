@@ -10,9 +10,9 @@ use capplan_model::{Reading, Snapshot};
 
 use super::SimulateError;
 use super::arrivals;
-use super::attach::{Attached, Plugs};
 use super::play::Player;
 use super::result::{UntilRefusal, VolumeSpread};
+use crate::attach::{Attached, Plugs};
 use crate::scheduler::{NodeId, PodId, Reason, Scheduler};
 
 /// Copies that are tried one by one where each changes what the next one may do; beyond that the

@@ -12,12 +12,13 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Trials;
-use super::play::{Ground, Outcome, Player, Problem};
+use super::play::{Outcome, Player};
 use super::proof;
 use crate::capacity::node_uses;
+use crate::ground::Ground;
 use crate::project::losses as all_losses;
 use crate::report::{NodeLossRow, NodeRow, SlotRow, State, Unknown};
-use crate::scheduler::FOLLOWS;
+use crate::scheduler::{FOLLOWS, Problem};
 
 /// Format of the JSON; its schema is published with it.
 pub const FORMAT: &str = "capplan.simulation/1";

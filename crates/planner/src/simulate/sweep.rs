@@ -15,10 +15,11 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::arrivals;
-use super::attach::Plugs;
-use super::play::{Ground, Player};
+use super::play::Player;
 use super::{SimulateError, Trials};
+use crate::attach::Plugs;
 use crate::capacity::node_uses;
+use crate::ground::Ground;
 use crate::scheduler::Cluster;
 
 /// Format of the JSON; its schema is published with it.

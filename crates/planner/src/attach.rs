@@ -11,7 +11,7 @@ use capplan_model::{Reading, Snapshot};
 use crate::scheduler::{Cluster, NodeId, PodId};
 
 /// Name of the volume that is made for a claim: no namespace has a dot.
-pub(super) fn new_volume(claim: &Claim) -> String {
+pub(crate) fn new_volume(claim: &Claim) -> String {
     format!("pvc-{}.{}", claim.namespace, claim.name)
 }
 
@@ -60,7 +60,7 @@ impl Plug {
 
 /// Disk slots of all workers' VMs.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Plugs {
+pub(crate) struct Plugs {
     nodes: BTreeMap<NodeName, Plug>,
     /// Volume of each claim of the plugin's, by `namespace/name`.
     volumes: BTreeMap<String, String>,
@@ -73,7 +73,7 @@ pub(super) struct Plugs {
 
 /// What came of attaching a pod's volumes.
 #[derive(Debug, Default)]
-pub(super) struct Attached {
+pub(crate) struct Attached {
     /// Volumes that cannot be attached.
     pub refused: Vec<(String, AttachRefusal)>,
     /// Whether the slots of the VM are unknown, so that nothing is certain.
@@ -82,7 +82,7 @@ pub(super) struct Attached {
 
 /// Why a volume cannot be attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum AttachRefusal {
+pub(crate) enum AttachRefusal {
     /// The VM has no free slot.
     NoSlot,
     /// It is attached to this other node, whose pod still uses it.
@@ -90,7 +90,7 @@ pub(super) enum AttachRefusal {
 }
 
 impl Plugs {
-    pub(super) fn of(snapshot: &Snapshot, driver: &str, slots: &Reading<Vec<VolumeSlots>>) -> Self {
+    pub(crate) fn of(snapshot: &Snapshot, driver: &str, slots: &Reading<Vec<VolumeSlots>>) -> Self {
         let kube = &snapshot.kube;
         let mut plugs = Self {
             classes: kube
@@ -165,7 +165,7 @@ impl Plugs {
     }
 
     /// A worker that is not there yet.
-    pub(super) fn add_node(&mut self, node: &NodeName, config: &Reading<GuestConfig>, advertised: Option<u64>) {
+    pub(crate) fn add_node(&mut self, node: &NodeName, config: &Reading<GuestConfig>, advertised: Option<u64>) {
         let occupied = config.known().map(|config| config.csi_slots().count() as u64);
         let free = occupied.map(|occupied| PLUGIN_SLOTS.saturating_sub(occupied));
         let plug = Plug { free, there: BTreeMap::new(), listed: true, occupied, advertised };
@@ -173,14 +173,14 @@ impl Plugs {
     }
 
     /// A claim whose volume the plugin will make.
-    pub(super) fn add_claim(&mut self, claim: &Claim) {
+    pub(crate) fn add_claim(&mut self, claim: &Claim) {
         if self.classes.contains(&claim.storage_class) {
             self.volumes.insert(format!("{}/{}", claim.namespace, claim.name), new_volume(claim));
         }
     }
 
     /// Takes a pod off its node, with its volumes; answers the node.
-    pub(super) fn lift(&mut self, cluster: &mut Cluster<'_>, pod: PodId) -> Option<NodeId> {
+    pub(crate) fn lift(&mut self, cluster: &mut Cluster<'_>, pod: PodId) -> Option<NodeId> {
         let node = cluster.node_of(pod)?;
         self.detach(cluster.pod(pod), &cluster.node(node).name);
         cluster.take(pod);
@@ -189,9 +189,14 @@ impl Plugs {
     }
 
     /// Puts a pod on a node, with its volumes.
-    pub(super) fn put(&mut self, cluster: &mut Cluster<'_>, pod: PodId, node: NodeId) -> Attached {
+    pub(crate) fn put(&mut self, cluster: &mut Cluster<'_>, pod: PodId, node: NodeId) -> Attached {
         cluster.bind(pod, node);
         self.attach(cluster.pod(pod), &cluster.node(node).name)
+    }
+
+    /// The other node where a pod uses one of this pod's volumes that only one node may use.
+    pub(crate) fn is_used_elsewhere(&self, pod: &Pod, node: &NodeName) -> Option<&NodeName> {
+        self.volumes_of(pod).find_map(|volume| self.elsewhere(volume, node))
     }
 
     /// Another node, if a volume that only one may use is in use there.
@@ -200,15 +205,17 @@ impl Plugs {
         nodes.iter().find(|other| *other != node)
     }
 
-    /// Whether every volume of a pod is certain to be attached.
-    pub(super) fn can_attach(&self, pod: &Pod, node: &NodeName) -> bool {
+    /// Whether every volume of a pod can be attached; `None` is unknown.
+    pub(crate) fn can_attach(&self, pod: &Pod, node: &NodeName) -> Option<bool> {
+        if self.is_used_elsewhere(pod, node).is_some() {
+            return Some(false);
+        }
         let fresh: BTreeSet<&str> = self.volumes_of(pod).filter(|volume| !self.is_plugged(volume, node)).collect();
-        self.volumes_of(pod).all(|volume| self.elsewhere(volume, node).is_none())
-            && (fresh.is_empty() || self.free(node).is_some_and(|free| free >= fresh.len() as u64))
+        if fresh.is_empty() { Some(true) } else { self.free(node).map(|free| free >= fresh.len() as u64) }
     }
 
     /// Attaches the volumes of a pod.
-    fn attach(&mut self, pod: &Pod, node: &NodeName) -> Attached {
+    pub(crate) fn attach(&mut self, pod: &Pod, node: &NodeName) -> Attached {
         let mut attached = Attached::default();
         for volume in self.volumes_of(pod).map(str::to_owned).collect::<Vec<_>>() {
             if let Some(other) = self.elsewhere(&volume, node) {
@@ -257,33 +264,33 @@ impl Plugs {
     }
 
     /// Volumes attached to a node, or about to be; `None` is unknown.
-    pub(super) fn attachments(&self, node: &NodeName) -> Option<u64> {
+    pub(crate) fn attachments(&self, node: &NodeName) -> Option<u64> {
         let plug = self.nodes.get(node).filter(|plug| plug.listed)?;
         Some(plug.there.values().filter(|seat| seat.attached || seat.users > 0).count() as u64)
     }
 
     /// Whether a volume has a slot on a node.
-    pub(super) fn is_plugged(&self, volume: &str, node: &NodeName) -> bool {
+    pub(crate) fn is_plugged(&self, volume: &str, node: &NodeName) -> bool {
         self.nodes.get(node).is_some_and(|plug| plug.there.get(volume).is_some_and(|seat| seat.plugged))
     }
 
     /// Every volume that is on some node.
-    pub(super) fn all(&self) -> BTreeSet<&str> {
+    pub(crate) fn all(&self) -> BTreeSet<&str> {
         self.nodes.values().flat_map(|plug| plug.there.keys()).map(String::as_str).collect()
     }
 
     /// Free slots of a node's VM; `None` is unknown or no worker.
-    pub(super) fn free(&self, node: &NodeName) -> Option<u64> {
+    pub(crate) fn free(&self, node: &NodeName) -> Option<u64> {
         self.nodes.get(node)?.free
     }
 
     /// Those of a pod's volumes that are the plugin's.
-    pub(super) fn volumes_of(&self, pod: &Pod) -> impl Iterator<Item = &str> {
+    pub(crate) fn volumes_of(&self, pod: &Pod) -> impl Iterator<Item = &str> {
         pod.claims.iter().filter_map(|claim| self.volumes.get(&format!("{}/{claim}", pod.namespace))).map(String::as_str)
     }
 
     /// The slots of a node's VM in words.
-    pub(super) fn describe(&self, node: &NodeName) -> String {
+    pub(crate) fn describe(&self, node: &NodeName) -> String {
         let Some(plug) = self.nodes.get(node) else { return "unknown".to_owned() };
         let count = |count: Option<u64>| count.map_or_else(|| "?".to_owned(), |count| count.to_string());
         format!(

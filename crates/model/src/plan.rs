@@ -1,0 +1,692 @@
+//! A plan: what to do, in which order, why, and what was rejected. Nothing is left to choose.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::ids::{HostName, NodeName, SnapshotId, VmId};
+use crate::units::Bytes;
+
+/// Format of the file; a newer major is refused.
+pub const FORMAT: &str = "capplan.plan/1";
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Plan {
+    /// `capplan.plan/1`.
+    pub format: String,
+    /// Hash of everything else: `sha256:` and 64 hexadecimal digits.
+    pub id: String,
+    /// The snapshot it rests on.
+    pub based_on: SnapshotId,
+    /// The instant that snapshot was taken.
+    pub at: Timestamp,
+    /// UID of the `kube-system` namespace.
+    pub cluster: String,
+    /// What to do.
+    pub action: Action,
+    /// On what: nodes, a host, the new worker's host.
+    pub target: Option<String>,
+    /// Whether it can be done.
+    pub feasibility: Feasibility,
+    /// Nodes in the order they are emptied, and their pods in the order they are evicted.
+    pub order: Vec<NodeOrder>,
+    /// Why it cannot be done; empty if it can.
+    pub blockers: Vec<Blocker>,
+    /// The new worker, if one is added.
+    pub worker: Option<WorkerSpec>,
+    /// Why, most important first.
+    pub because: Vec<String>,
+    /// What was considered and not chosen, and why.
+    pub rejected: Vec<Rejected>,
+    /// What to know before: outages to expect, data that stays behind, alerts.
+    pub warnings: Vec<String>,
+    /// The few facts that decide it, and the smallest change that would flip it.
+    pub explanation: Vec<String>,
+    /// What to do, step by step.
+    pub steps: Vec<Step>,
+    /// How good it is, and how that is known.
+    pub optimality: Optimality,
+    /// What could not be decided, and why.
+    pub undecided: Vec<String>,
+}
+
+/// What a plan does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// Nothing.
+    #[default]
+    None,
+    /// Empty nodes that stay.
+    Drain,
+    /// Empty each node in turn; each comes back before the next one goes.
+    DrainOrder,
+    /// Empty every node of a host.
+    Evacuate,
+    /// Remove workers.
+    ScaleDown,
+    /// Add workers.
+    ScaleUp,
+    /// Get back what is lost: ghosts, forgotten volumes, dead pods.
+    Reclaim,
+    /// Let the scheduler use the slots that are really there.
+    RaiseVolumeLabel,
+    /// Move pods from the fullest worker to others.
+    Rebalance,
+    /// Lower the request that causes the squeeze.
+    RightSize,
+    /// Move small claims to another storage than the VMs' disks.
+    MoveClaims,
+    /// Start a stopped worker again.
+    WakeSpare,
+    /// Change the size of a guest.
+    ResizeGuest,
+    /// Nothing here helps: the shared disk is the bottleneck.
+    IoVeto,
+    /// What it would rest on could not be read, or not for long enough.
+    InsufficientData,
+}
+
+impl Action {
+    /// The stable name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Drain => "drain",
+            Self::DrainOrder => "drain-order",
+            Self::Evacuate => "evacuate",
+            Self::ScaleDown => "scale-down",
+            Self::ScaleUp => "scale-up",
+            Self::Reclaim => "reclaim",
+            Self::RaiseVolumeLabel => "raise-volume-label",
+            Self::Rebalance => "rebalance",
+            Self::RightSize => "right-size",
+            Self::MoveClaims => "move-claims",
+            Self::WakeSpare => "wake-spare",
+            Self::ResizeGuest => "resize-guest",
+            Self::IoVeto => "io-veto",
+            Self::InsufficientData => "insufficient-data",
+        }
+    }
+}
+
+/// Whether a plan can be carried out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Feasibility {
+    /// Every intermediate state holds.
+    Feasible,
+    /// Something forbids it: see the blockers.
+    Blocked,
+    /// That cannot be said: see what is undecided.
+    #[default]
+    Undecided,
+}
+
+/// A node that is emptied.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NodeOrder {
+    /// The node.
+    pub node: NodeName,
+    /// What emptying it costs.
+    pub cost: Cost,
+    /// Its pods in the order of their eviction, with those of other nodes that make room first.
+    pub pods: Vec<PodMove>,
+}
+
+/// The cost of emptying a node: what the order of nodes follows.
+///
+/// # Source
+/// `10·controllers + 5·singletons + 3·primaries + volumes + memory/4 GiB + role`: the drain order of the
+/// scale runbook's model. Nodes with storage controllers come last whatever they cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Cost {
+    /// Storage controllers whose volumes are used from other nodes.
+    pub controllers_with_remote_consumers: u64,
+    /// Pods of which there is only one, with a volume that one node at a time may use.
+    pub singleton_rwo: u64,
+    /// Primaries of databases that an operator switches over.
+    pub single_primary: u64,
+    /// Volumes that are detached and attached again.
+    pub pvc_reattach: u64,
+    /// Memory that the moving pods request.
+    pub memory: Bytes,
+    /// Weight of the node's role, from the policy.
+    pub role: f64,
+    /// The sum.
+    pub total: f64,
+}
+
+impl Cost {
+    /// The same with its sum.
+    #[must_use]
+    pub fn summed(mut self) -> Self {
+        let gib = self.memory.0 as f64 / f64::from(1 << 30);
+        self.total = 10.0 * self.controllers_with_remote_consumers as f64
+            + 5.0 * self.singleton_rwo as f64
+            + 3.0 * self.single_primary as f64
+            + self.pvc_reattach as f64
+            + gib / 4.0
+            + self.role;
+        // Few digits read back as they were written, whatever reads them.
+        self.total = (self.total * 1000.0).round() / 1000.0;
+        self
+    }
+}
+
+/// A pod that is evicted.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PodMove {
+    /// `namespace/name`.
+    pub pod: String,
+    /// UID: a StatefulSet's next pod has the same name.
+    pub uid: String,
+    /// Where it is.
+    pub from: NodeName,
+    /// Where its successor is expected; `None` if nothing makes one.
+    pub to: Option<NodeName>,
+    /// Other nodes that the scheduler likes as much.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub or: Vec<NodeName>,
+    /// Nodes to close while it looks for a place, so that it goes where it is expected.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub close: Vec<NodeName>,
+    /// Seconds to wait after the eviction before it.
+    pub stagger_seconds: u64,
+    /// Volumes that are detached from one VM and attached to another.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<String>,
+    /// Seconds without service, at best and at worst, if it is the only one of its kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub downtime_seconds: Option<(u64, u64)>,
+}
+
+/// Why a node cannot be emptied.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub struct Blocker {
+    /// The node.
+    pub node: NodeName,
+    /// The kind.
+    pub code: BlockCode,
+    /// The pod, volume, budget or node that blocks.
+    pub subject: String,
+    /// What about it, and the way out.
+    pub detail: String,
+}
+
+/// Kinds of blockers. The names are stable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum BlockCode {
+    /// The node runs the control plane.
+    ControlPlane,
+    /// A pod needs a device that no other node has.
+    Gpu,
+    /// Data is on the node's own disk.
+    LocalPath,
+    /// A budget allows no disruption.
+    PdbZero,
+    /// Two budgets select one pod: the eviction API answers with an error for ever.
+    PdbMultiple,
+    /// Nothing makes the pod again.
+    Unmanaged,
+    /// The pod's image cannot be had on another node.
+    ImageUnportable,
+    /// Somebody claims the node or something on it.
+    Claim,
+    /// Outside the maintenance window.
+    Window,
+    /// A pod finds no place.
+    NoCapacity,
+    /// The control plane would lose its quorum.
+    Quorum,
+    /// The cluster is not in a state to be changed.
+    GateFailed,
+}
+
+impl BlockCode {
+    /// The stable name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ControlPlane => "control-plane",
+            Self::Gpu => "gpu",
+            Self::LocalPath => "local-path",
+            Self::PdbZero => "pdb-zero",
+            Self::PdbMultiple => "pdb-multiple",
+            Self::Unmanaged => "unmanaged",
+            Self::ImageUnportable => "image-unportable",
+            Self::Claim => "claim",
+            Self::Window => "window",
+            Self::NoCapacity => "no-capacity",
+            Self::Quorum => "quorum",
+            Self::GateFailed => "gate-failed",
+        }
+    }
+}
+
+/// Somebody works on something right now.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PresenceClaim {
+    /// `node:NAME`, `host:NAME`, `pvc:[NAMESPACE/]NAME`, `service:[NAMESPACE/]NAME` or `db:[NAMESPACE/]NAME`.
+    pub subject: String,
+    /// Who.
+    pub by: String,
+    /// Until when it holds; without it, until it is taken away.
+    #[serde(default)]
+    pub until: Option<Timestamp>,
+}
+
+/// A new worker, every choice made.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct WorkerSpec {
+    /// Name of the VM and of the node.
+    pub name: NodeName,
+    /// VMID.
+    pub vmid: VmId,
+    /// Address with its prefix length, if the worker it is like has a fixed one.
+    pub address: Option<String>,
+    /// Host.
+    pub host: HostName,
+    /// Template or worker that is cloned.
+    pub template: Option<VmId>,
+    /// Worker it is like.
+    pub like: NodeName,
+    /// Memory.
+    pub memory: Bytes,
+    /// Virtual CPUs.
+    pub cores: u64,
+    /// Storage of its disks.
+    pub storage: Option<String>,
+    /// Size of its system disk.
+    pub disk: Option<Bytes>,
+    /// Labels it needs before the storage plugin registers.
+    pub labels: BTreeMap<String, String>,
+    /// Taints, as `key=value:effect`.
+    pub taints: Vec<String>,
+}
+
+/// Something that was considered and not chosen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Rejected {
+    /// What.
+    pub action: Action,
+    /// On what.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// Why not.
+    pub why: String,
+}
+
+/// One change, what it needs, and what shows that it was made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Step {
+    /// Number from 1.
+    pub number: u64,
+    /// In words.
+    pub title: String,
+    /// The change.
+    #[serde(rename = "do")]
+    pub change: StepAction,
+    /// What must hold before, on a fresh reading.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requires: Vec<Condition>,
+    /// What shows that it is done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ensures: Vec<Condition>,
+    /// Seconds to wait for that.
+    pub deadline_seconds: u64,
+}
+
+/// The change of a step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", rename_all_fields = "snake_case", tag = "kind")]
+pub enum StepAction {
+    /// Closes a node to new pods.
+    Cordon {
+        /// The node.
+        node: NodeName,
+    },
+    /// Opens it again.
+    Uncordon {
+        /// The node.
+        node: NodeName,
+    },
+    /// Evicts a pod through the eviction API.
+    Evict {
+        /// `namespace/name`.
+        pod: String,
+        /// Its UID.
+        uid: String,
+        /// Where it is.
+        node: NodeName,
+        /// Where its successor is expected.
+        to: Option<NodeName>,
+        /// Nodes that are closed meanwhile.
+        close: Vec<NodeName>,
+        /// Seconds to wait before.
+        wait_seconds: u64,
+    },
+    /// Adds a worker: clone, set, start, join.
+    AddWorker(Box<WorkerSpec>),
+    /// Starts a stopped guest.
+    StartGuest {
+        /// VMID.
+        vmid: VmId,
+        /// Its name.
+        name: String,
+    },
+    /// Deletes the Node object.
+    DeleteNode {
+        /// The node.
+        node: NodeName,
+        /// Its UID.
+        uid: String,
+    },
+    /// Shuts a guest down.
+    ShutDownGuest {
+        /// VMID.
+        vmid: VmId,
+        /// Its name.
+        name: String,
+        /// Its SMBIOS UUID.
+        uuid: Option<String>,
+    },
+    /// Keeps a guest from starting with its host.
+    KeepGuestOff {
+        /// VMID.
+        vmid: VmId,
+        /// Its name.
+        name: String,
+    },
+    /// Sets a label of a node.
+    Label {
+        /// The node.
+        node: NodeName,
+        /// Key.
+        key: String,
+        /// Value.
+        value: String,
+    },
+    /// Changes nothing: waits for what the step ensures.
+    Wait,
+    /// What only a human does.
+    Manual {
+        /// The command or the words.
+        command: String,
+    },
+}
+
+/// Something that holds or does not, on a fresh reading.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", rename_all_fields = "snake_case", tag = "kind")]
+pub enum Condition {
+    /// No other node is cordoned or not ready.
+    OthersHealthy {
+        /// All but these.
+        except: Vec<NodeName>,
+    },
+    /// The node exists with this UID.
+    NodeIs {
+        /// The node.
+        node: NodeName,
+        /// Its UID.
+        uid: String,
+    },
+    /// The node does not exist.
+    NodeGone {
+        /// The node.
+        node: NodeName,
+    },
+    /// The node is closed to new pods.
+    Cordoned {
+        /// The node.
+        node: NodeName,
+    },
+    /// The node takes new pods.
+    Schedulable {
+        /// The node.
+        node: NodeName,
+    },
+    /// The pod with this UID is on the node.
+    PodIs {
+        /// `namespace/name`.
+        pod: String,
+        /// Its UID.
+        uid: String,
+        /// The node.
+        node: NodeName,
+    },
+    /// The pod with this UID is gone.
+    PodGone {
+        /// `namespace/name`.
+        pod: String,
+        /// Its UID.
+        uid: String,
+    },
+    /// Its successor is ready.
+    SuccessorReady {
+        /// `namespace/name` of the pod before.
+        pod: String,
+    },
+    /// Only pods that belong to the node are on it.
+    NodeEmpty {
+        /// The node.
+        node: NodeName,
+    },
+    /// No VolumeAttachment names the node, and its VM holds no volume of a claim.
+    VolumesGone {
+        /// The node.
+        node: NodeName,
+        /// Its VM.
+        vmid: Option<VmId>,
+    },
+    /// The guest is the one that was meant.
+    GuestIs {
+        /// VMID.
+        vmid: VmId,
+        /// Its name.
+        name: String,
+        /// Its SMBIOS UUID.
+        uuid: Option<String>,
+    },
+    /// The guest is stopped.
+    GuestStopped {
+        /// VMID.
+        vmid: VmId,
+    },
+    /// The guest does not start with its host.
+    GuestStaysOff {
+        /// VMID.
+        vmid: VmId,
+    },
+    /// The host has this much memory available.
+    HostMemory {
+        /// The host.
+        host: HostName,
+        /// At least.
+        available: Bytes,
+    },
+    /// No guest has this VMID, and nothing this address.
+    Unused {
+        /// VMID.
+        vmid: VmId,
+        /// Address.
+        address: Option<String>,
+    },
+    /// The node is ready, and the storage plugin runs there with this many slots.
+    WorkerReady {
+        /// The node.
+        node: NodeName,
+        /// Slots advertised.
+        slots: Option<u64>,
+    },
+    /// The node has the label.
+    Labelled {
+        /// The node.
+        node: NodeName,
+        /// Key.
+        key: String,
+        /// Value.
+        value: String,
+    },
+}
+
+/// How good a plan is, and how that is known.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Optimality {
+    /// What is known.
+    pub status: OptimalityStatus,
+    /// Number of pods that move; `None` if nothing was optimised.
+    pub objective: Option<f64>,
+    /// No plan moves fewer.
+    pub bound: Option<f64>,
+    /// `(objective − bound) / objective`.
+    pub gap: Option<f64>,
+    /// What was minimised, most important first, and by what means.
+    pub note: String,
+}
+
+/// What is known about the optimum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OptimalityStatus {
+    /// Proven best.
+    Optimal,
+    /// Good, with a gap to the bound.
+    Feasible,
+    /// Proven impossible.
+    Infeasible,
+    /// Nothing was found within the limits, and nothing ruled out.
+    Unknown,
+    /// There was nothing to optimise.
+    #[default]
+    NotApplicable,
+}
+
+impl Optimality {
+    /// Of a plan with this many moves, of which at least `bound` are needed.
+    pub fn of(objective: u64, bound: u64, note: impl Into<String>) -> Self {
+        let bound = bound.min(objective);
+        let status = if bound == objective { OptimalityStatus::Optimal } else { OptimalityStatus::Feasible };
+        let gap = if objective == 0 { 0.0 } else { (objective - bound) as f64 / objective as f64 };
+        let gap = (gap * 10_000.0).round() / 10_000.0;
+        Self { status, objective: Some(objective as f64), bound: Some(bound as f64), gap: Some(gap), note: note.into() }
+    }
+}
+
+/// Why a file is no plan that can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// Not JSON, or not a plan.
+    #[error("not a capplan plan")]
+    Content(#[source] serde_json::Error),
+    /// A format this version does not read.
+    #[error("format is {found}, this capplan reads {FORMAT}")]
+    Format {
+        /// What the file says.
+        found: String,
+    },
+    /// It was changed after it was made.
+    #[error("the plan does not match its id: it was changed, make a new one")]
+    Changed,
+}
+
+impl Plan {
+    /// A plan that does nothing yet.
+    pub fn empty(action: Action, based_on: SnapshotId, at: Timestamp, cluster: String) -> Self {
+        Self {
+            format: FORMAT.to_owned(),
+            id: String::new(),
+            based_on,
+            at,
+            cluster,
+            action,
+            target: None,
+            feasibility: Feasibility::Undecided,
+            order: Vec::new(),
+            blockers: Vec::new(),
+            worker: None,
+            because: Vec::new(),
+            rejected: Vec::new(),
+            warnings: Vec::new(),
+            explanation: Vec::new(),
+            steps: Vec::new(),
+            optimality: Optimality::default(),
+            undecided: Vec::new(),
+        }
+    }
+
+    /// The same with the id of its content.
+    #[must_use]
+    pub fn sealed(mut self) -> Self {
+        self.id = self.content_id();
+        self
+    }
+
+    fn content_id(&self) -> String {
+        let content = Self { id: String::new(), ..self.clone() };
+        let text = serde_json::to_vec(&content).expect("every value of a plan can be written");
+        let digits: Vec<String> = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("sha256:{}", digits.concat())
+    }
+
+    /// Reads a plan file.
+    ///
+    /// # Errors
+    /// [`PlanError`] if it is none, of a newer format, or was changed.
+    pub fn read(text: &[u8]) -> Result<Self, PlanError> {
+        #[derive(Deserialize)]
+        struct Head {
+            format: String,
+        }
+        let head: Head = serde_json::from_slice(text).map_err(PlanError::Content)?;
+        if head.format != FORMAT {
+            return Err(PlanError::Format { found: head.format });
+        }
+        let plan: Self = serde_json::from_slice(text).map_err(PlanError::Content)?;
+        if plan.content_id() == plan.id { Ok(plan) } else { Err(PlanError::Changed) }
+    }
+
+    /// Every pod that moves, in its order.
+    pub fn moves(&self) -> impl Iterator<Item = &PodMove> {
+        self.order.iter().flat_map(|node| &node.pods)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> Plan {
+        Plan::empty(Action::Drain, SnapshotId::from("sha256:0"), Timestamp::UNIX_EPOCH, "c".into()).sealed()
+    }
+
+    #[test]
+    fn a_plan_reads_back_and_a_changed_one_is_refused() {
+        let text = serde_json::to_string(&plan()).expect("written");
+        assert_eq!(Plan::read(text.as_bytes()).expect("just written"), plan());
+        let changed = text.replace("\"drain\"", "\"evacuate\"");
+        assert!(matches!(Plan::read(changed.as_bytes()), Err(PlanError::Changed)));
+        let newer = text.replace("capplan.plan/1", "capplan.plan/2");
+        assert!(matches!(Plan::read(newer.as_bytes()), Err(PlanError::Format { .. })));
+    }
+
+    #[test]
+    fn the_cost_is_the_sum_of_its_parts() {
+        let cost = Cost {
+            controllers_with_remote_consumers: 1,
+            singleton_rwo: 2,
+            single_primary: 1,
+            pvc_reattach: 3,
+            memory: Bytes(8 << 30),
+            role: 1.5,
+            total: 0.0,
+        };
+        assert!((cost.summed().total - 29.5).abs() < 1e-9);
+    }
+}

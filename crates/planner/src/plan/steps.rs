@@ -1,0 +1,125 @@
+//! Plans as steps: each says what must hold before, what it does, and what shows that it is done.
+
+use capplan_model::ids::NodeName;
+use capplan_model::plan::{Condition, Feasibility, Plan, Step, StepAction};
+
+use super::Scene;
+use crate::scheduler::Cluster;
+
+/// Seconds until a change that the API server makes at once shows.
+const AT_ONCE: u64 = 30;
+/// Seconds for a pod to leave and its successor to be ready: its grace period, the reattachment of its
+/// volume, its start.
+///
+/// # Source
+/// Runbook: a budget of 15 minutes for one drained pod.
+const POD: u64 = 900;
+
+/// What becomes of nodes once they are empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Afterwards {
+    /// They stay closed.
+    StaysClosed,
+    /// Each is worked on and opened again.
+    ComesBack,
+}
+
+/// Numbers steps as they come.
+#[derive(Default)]
+pub(super) struct Steps(Vec<Step>);
+
+impl Steps {
+    pub(super) fn add(
+        &mut self,
+        title: String,
+        change: StepAction,
+        requires: Vec<Condition>,
+        ensures: Vec<Condition>,
+        deadline_seconds: u64,
+    ) {
+        let number = self.0.len() as u64 + 1;
+        self.0.push(Step { number, title, change, requires, ensures, deadline_seconds });
+    }
+
+    pub(super) fn done(self) -> Vec<Step> {
+        self.0
+    }
+}
+
+/// Steps that empty the nodes of a plan's order; none if it cannot be carried out.
+pub(super) fn of_drain(scene: &Scene<'_>, cluster: &Cluster<'_>, plan: &Plan, afterwards: Afterwards) -> Vec<Step> {
+    let mut steps = Steps::default();
+    if plan.feasibility != Feasibility::Feasible {
+        return Vec::new();
+    }
+    let targets: Vec<NodeName> = plan.order.iter().map(|order| order.node.clone()).collect();
+    if afterwards == Afterwards::StaysClosed {
+        for node in &targets {
+            cordon(cluster, node, &targets, &mut steps);
+        }
+    }
+    for order in &plan.order {
+        let node = &order.node;
+        if afterwards == Afterwards::ComesBack {
+            cordon(cluster, node, std::slice::from_ref(node), &mut steps);
+        }
+        for pod in &order.pods {
+            let mut requires = vec![Condition::PodIs { pod: pod.pod.clone(), uid: pod.uid.clone(), node: pod.from.clone() }];
+            requires.extend(targets.contains(&pod.from).then(|| Condition::Cordoned { node: pod.from.clone() }));
+            let to = pod.to.as_ref().map_or_else(String::new, |to| format!(" to {to}"));
+            steps.add(
+                format!("evict {}{to}", pod.pod),
+                StepAction::Evict {
+                    pod: pod.pod.clone(),
+                    uid: pod.uid.clone(),
+                    node: pod.from.clone(),
+                    to: pod.to.clone(),
+                    close: pod.close.clone(),
+                    wait_seconds: pod.stagger_seconds,
+                },
+                requires,
+                vec![
+                    Condition::PodGone { pod: pod.pod.clone(), uid: pod.uid.clone() },
+                    Condition::SuccessorReady { pod: pod.pod.clone() },
+                ],
+                POD,
+            );
+        }
+        let vmid = scene.ground.guest(node).map(|guest| guest.vmid);
+        steps.add(
+            format!("wait until {node} is empty and its VM holds no volume"),
+            StepAction::Wait,
+            Vec::new(),
+            vec![Condition::NodeEmpty { node: node.clone() }, Condition::VolumesGone { node: node.clone(), vmid }],
+            POD,
+        );
+        if afterwards == Afterwards::ComesBack {
+            steps.add(
+                format!("work on {node}, and wait until it is ready again"),
+                StepAction::Manual { command: format!("reboot or upgrade {node}") },
+                vec![Condition::NodeEmpty { node: node.clone() }],
+                Vec::new(),
+                0,
+            );
+            steps.add(
+                format!("uncordon {node}"),
+                StepAction::Uncordon { node: node.clone() },
+                Vec::new(),
+                vec![Condition::Schedulable { node: node.clone() }],
+                AT_ONCE,
+            );
+        }
+    }
+    steps.done()
+}
+
+fn cordon(cluster: &Cluster<'_>, node: &NodeName, except: &[NodeName], steps: &mut Steps) {
+    let uid = cluster.node_named(node).map_or_else(String::new, |id| cluster.node(id).uid.clone());
+    steps.add(
+        format!("cordon {node}"),
+        StepAction::Cordon { node: node.clone() },
+        vec![Condition::NodeIs { node: node.clone(), uid }, Condition::OthersHealthy { except: except.to_vec() }],
+        vec![Condition::Cordoned { node: node.clone() }],
+        AT_ONCE,
+    );
+}

@@ -1,0 +1,211 @@
+//! Plans against brute force on small clusters, and what holds for every plan.
+
+use capplan_model::ids::{NodeName, SnapshotId};
+use capplan_model::kube::{
+    Affinity, Condition, Kube, LabelSelector, Labels, Node, Owner, Phase, Pod, PodAffinity, PodAffinityTerm, Resources,
+};
+use capplan_model::plan::{BlockCode, Feasibility, OptimalityStatus, Plan};
+use capplan_model::policy::Policy;
+use capplan_model::units::{Bytes, MilliCpu};
+use capplan_model::{Reading, Snapshot};
+use capplan_planner::plan::{Limits, Request, plan};
+use proptest::prelude::*;
+
+/// What a pod takes, where it is, and what it minds.
+#[derive(Clone, Debug)]
+struct Shape {
+    memory: u64,
+    app: u8,
+    /// Whether it keeps away from its own workload.
+    apart: bool,
+    /// Nodes it may use, by number, one bit each.
+    allowed: u8,
+    home: usize,
+}
+
+const MEMORY: u64 = 10;
+
+fn shapes(nodes: usize) -> impl Strategy<Value = Vec<Shape>> {
+    let one = (1_u64..7, 0_u8..3, prop::bool::weighted(0.3), prop::option::weighted(0.3, 1_u8..16), 0..nodes);
+    let one = one.prop_map(|(memory, app, apart, allowed, home)| {
+        // Where it is it may be.
+        let allowed = allowed.unwrap_or(15) | 1 << home;
+        Shape { memory, app, apart, allowed, home }
+    });
+    prop::collection::vec(one, 1..9).prop_map(move |shapes| {
+        // Those that do not fit where they are supposed to be are left out.
+        let mut kept: Vec<Shape> = Vec::new();
+        for one in shapes {
+            let there: Vec<&Shape> = kept.iter().filter(|other| other.home == one.home).collect();
+            let memory: u64 = there.iter().map(|other| other.memory).sum();
+            if memory + one.memory <= MEMORY && there.iter().all(|other| !minds(other, &one)) {
+                kept.push(one);
+            }
+        }
+        kept
+    })
+}
+
+fn minds(one: &Shape, other: &Shape) -> bool {
+    one.app == other.app && (one.apart || other.apart)
+}
+
+fn snapshot(nodes: usize, shapes: &[Shape]) -> Snapshot {
+    let node = |number: usize| {
+        let name = format!("n{number}");
+        let mut labels = Labels::from([("kubernetes.io/hostname".to_owned(), name.clone())]);
+        // One label for each set of nodes that a pod may ask for.
+        labels.extend((0..16_u8).filter(|set| set & 1 << number != 0).map(|set| (format!("set{set}"), "yes".to_owned())));
+        Node {
+            name: name.into(),
+            labels,
+            allocatable: Resources { memory: Bytes(MEMORY), cpu: MilliCpu(4000), ..Resources::default() },
+            max_pods: 110,
+            conditions: vec![Condition { kind: "Ready".into(), status: "True".into(), ..Condition::default() }],
+            ..Node::default()
+        }
+    };
+    let pod = |(number, shape): (usize, &Shape)| {
+        let labels = Labels::from([("app".to_owned(), shape.app.to_string())]);
+        let own = LabelSelector { match_labels: labels.clone(), match_expressions: Vec::new() };
+        let mut pod = Pod {
+            namespace: "apps".into(),
+            name: format!("p{number}"),
+            uid: format!("uid{number}"),
+            node: Some(format!("n{}", shape.home).into()),
+            phase: Phase::Running,
+            owner: Some(Owner { kind: "ReplicaSet".into(), name: format!("r{}", shape.app), uid: String::new() }),
+            requests: Resources { memory: Bytes(shape.memory), ..Resources::default() },
+            labels,
+            ..Pod::default()
+        };
+        if shape.allowed != 15 {
+            pod.scheduling.node_selector.insert(format!("set{}", shape.allowed), "yes".into());
+        }
+        if shape.apart {
+            let term = PodAffinityTerm {
+                label_selector: Some(own),
+                topology_key: "kubernetes.io/hostname".into(),
+                ..PodAffinityTerm::default()
+            };
+            let apart = PodAffinity { required: vec![term], preferred: Vec::new() };
+            pod.scheduling.affinity = Some(Affinity { pod_anti_affinity: Some(apart), ..Affinity::default() });
+        }
+        pod
+    };
+    let kube = Kube {
+        nodes: Reading::Known((0..nodes).map(node).collect()),
+        pods: Reading::Known(shapes.iter().enumerate().map(pod).collect()),
+        pdbs: Reading::Known(Vec::new()),
+        persistent_volumes: Reading::Known(Vec::new()),
+        claims: Reading::Known(Vec::new()),
+        volume_attachments: Reading::Known(Vec::new()),
+        csi_nodes: Reading::Known(Vec::new()),
+        ..Kube::default()
+    };
+    Snapshot { kube, ..Snapshot::default() }
+}
+
+fn holds(nodes: usize, shapes: &[Shape], at: &[usize]) -> bool {
+    (0..nodes).all(|node| {
+        let there: Vec<&Shape> = shapes.iter().zip(at).filter(|(_, place)| **place == node).map(|(one, _)| one).collect();
+        let memory: u64 = there.iter().map(|one| one.memory).sum();
+        let apart = there.iter().enumerate().all(|(place, one)| there[place + 1..].iter().all(|other| !minds(one, other)));
+        memory <= MEMORY && apart && there.iter().all(|one| one.allowed & 1 << node != 0)
+    })
+}
+
+/// Fewest moves of any arrangement without the first node.
+fn brute_force(nodes: usize, shapes: &[Shape]) -> Option<usize> {
+    let ways = (nodes - 1).pow(u32::try_from(shapes.len()).expect("few pods"));
+    let arrangement = |mut way: usize| -> Vec<usize> {
+        shapes
+            .iter()
+            .map(|_| {
+                let place = way % (nodes - 1) + 1;
+                way /= nodes - 1;
+                place
+            })
+            .collect()
+    };
+    let moves = |at: &[usize]| shapes.iter().zip(at).filter(|(one, place)| one.home != **place).count();
+    (0..ways).map(arrangement).filter(|at| holds(nodes, shapes, at)).map(|at| moves(&at)).min()
+}
+
+fn drained(nodes: usize, shapes: &[Shape], seed: u64) -> Plan {
+    let request = Request::Drain(vec![NodeName::from("n0")]);
+    let limits = Limits { seconds: 20.0, seed };
+    plan(&snapshot(nodes, shapes), SnapshotId::default(), &Policy::built_in(), &[], &request, limits).expect("known")
+}
+
+/// Plays the moves of a plan by hand: every state on the way must hold.
+fn replay(nodes: usize, shapes: &[Shape], plan: &Plan) {
+    let mut at: Vec<usize> = shapes.iter().map(|one| one.home).collect();
+    for one in plan.moves() {
+        let number: usize = one.pod.strip_prefix("apps/p").and_then(|text| text.parse().ok()).expect("a pod of ours");
+        let place = |name: &NodeName| -> usize { name.as_str().trim_start_matches('n').parse().expect("a node of ours") };
+        assert_eq!(place(&one.from), at[number], "{one:?}");
+        at[number] = place(one.to.as_ref().expect("every pod is made again"));
+        assert_ne!(at[number], 0, "it lands on the node that is emptied");
+        assert!(holds(nodes, shapes, &at), "{one:?} of {:?}", plan.order);
+    }
+    assert!(at.iter().all(|place| *place != 0), "the node is not empty");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_drain_is_possible_exactly_if_some_arrangement_is_and_moves_the_fewest_pods(
+        (nodes, shapes) in (2_usize..5).prop_flat_map(|nodes| (Just(nodes), shapes(nodes))),
+        seed in 0_u64..1000,
+    ) {
+        let best = brute_force(nodes, &shapes);
+        let plan = drained(nodes, &shapes, seed);
+        prop_assert!(plan.undecided.is_empty() || plan.feasibility == Feasibility::Undecided);
+        match (plan.feasibility, best) {
+            (Feasibility::Feasible, Some(best)) => {
+                replay(nodes, &shapes, &plan);
+                let moves = plan.moves().count();
+                prop_assert!(moves >= best);
+                if plan.optimality.status == OptimalityStatus::Optimal {
+                    prop_assert_eq!(moves, best, "{:?}", plan.order);
+                } else {
+                    // The bound is one.
+                    prop_assert!(plan.optimality.bound.expect("known") <= best as f64);
+                }
+                prop_assert!(!plan.steps.is_empty());
+            }
+            (Feasibility::Blocked, None) => {
+                prop_assert!(plan.blockers.iter().all(|one| one.code == BlockCode::NoCapacity));
+                prop_assert!(!plan.explanation.is_empty());
+                prop_assert_eq!(plan.moves().count(), 0);
+                prop_assert!(plan.steps.is_empty());
+            }
+            // An arrangement may exist that no order of moves leads to.
+            (Feasibility::Undecided, Some(_)) => {}
+            (found, best) => prop_assert!(false, "{found:?} where brute force says {best:?}: {plan:?}"),
+        }
+    }
+
+    #[test]
+    fn a_plan_is_the_same_every_time((nodes, shapes) in (2_usize..5).prop_flat_map(|nodes| (Just(nodes), shapes(nodes)))) {
+        prop_assert_eq!(drained(nodes, &shapes, 1), drained(nodes, &shapes, 1));
+    }
+}
+
+#[test]
+fn other_pods_make_room_where_none_is_left() {
+    let pod = |memory, home| Shape { memory, app: 0, apart: false, allowed: 15, home };
+    // The large one fits beside neither of the others; beside none it does.
+    let shapes = [pod(7, 0), pod(4, 1), pod(4, 2)];
+    let plan = drained(3, &shapes, 1);
+    replay(3, &shapes, &plan);
+    assert_eq!((plan.feasibility, plan.moves().count()), (Feasibility::Feasible, 2));
+    assert_eq!((plan.optimality.status, plan.optimality.bound), (OptimalityStatus::Optimal, Some(2.0)));
+    // A node smaller, and nothing helps.
+    let shapes = [pod(7, 0), pod(4, 1)];
+    let plan = drained(2, &shapes, 1);
+    assert_eq!((plan.feasibility, plan.optimality.status), (Feasibility::Blocked, OptimalityStatus::Infeasible));
+    assert_eq!(plan.explanation, ["with 1 B memory less requested on n1 it would fit"]);
+}

@@ -1,0 +1,181 @@
+//! `capplan plan`.
+
+use std::path::{Path, PathBuf};
+
+use capplan_model::plan::{Feasibility, Plan, PresenceClaim};
+use capplan_planner::plan::{Limits, PlanError, Request, plan};
+use clap::{Subcommand, ValueEnum};
+
+use super::observed::From;
+use crate::config::{Config, Options};
+use crate::render;
+use crate::ui::{CliError, Exit, Progress, note};
+
+/// What to do: the best next step, or how to empty, add or remove nodes
+///
+/// Everything is tried on a copy of the cluster first, state by state. A plan names every pod, place and
+/// number: nothing is left to choose. Exits with 3 if it cannot be done, with 6 if that cannot be said.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_required = true)]
+pub struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
+}
+
+/// What to plan.
+#[derive(Clone, Debug, Subcommand)]
+enum What {
+    /// Empty nodes, which stay closed
+    Drain {
+        /// The nodes
+        #[arg(required = true, value_name = "NODE")]
+        nodes: Vec<String>,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Empty nodes one after the other; each comes back before the next goes
+    DrainOrder {
+        /// The nodes [default: every worker]
+        #[arg(value_name = "NODE")]
+        nodes: Vec<String>,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Empty every node of a host
+    Evacuate {
+        /// The host
+        #[arg(value_name = "HOST")]
+        host: String,
+        #[command(flatten)]
+        how: How,
+    },
+}
+
+/// From what, how long, and where to.
+#[derive(Clone, Debug, clap::Args)]
+struct How {
+    #[command(flatten)]
+    from: From,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// Write the plan to this file, and its text beside it
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Show what decides it, and the smallest change that would flip it
+    #[arg(long)]
+    explain: bool,
+    /// Seconds for the search of a better plan
+    #[arg(long, value_name = "SECONDS", default_value_t = 30.0, value_parser = seconds)]
+    time_limit: f64,
+    /// Seed of the ties
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// What others work on right now: a JSON list of {"subject": "node:NAME", "by": "WHO", "until": "…"}
+    #[arg(long, value_name = "FILE")]
+    claims: Option<PathBuf>,
+}
+
+/// How to print a plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For a terminal of 80 columns
+    #[default]
+    Text,
+    /// Everything, by the published schema (`capplan schema plan`)
+    Json,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.trim_end_matches('s').parse::<f64>() {
+        Ok(seconds) if (0.1..=86_400.0).contains(&seconds) => Ok(seconds),
+        Ok(_) | Err(_) => Err(format!("`{text}` is not a time of 0.1 to 86400 seconds")),
+    }
+}
+
+/// Runs the command.
+pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError> {
+    let Some(what) = &args.what else {
+        return Err(CliError::new(Exit::Usage, "what is to be planned?").hint("see capplan plan --help"));
+    };
+    let (request, how) = match what {
+        What::Drain { nodes, how } => (Request::Drain(nodes.iter().map(|node| node.as_str().into()).collect()), how),
+        What::DrainOrder { nodes, how } => (Request::DrainOrder(nodes.iter().map(|node| node.as_str().into()).collect()), how),
+        What::Evacuate { host, how } => (Request::Evacuate(host.as_str().into()), how),
+    };
+    let config = Config::load(options)?;
+    let claims = match &how.claims {
+        Some(path) => read_claims(path)?,
+        None => Vec::new(),
+    };
+    let observed = how.from.observe(&config).await?;
+    let progress = Progress::start("planning");
+    let limits = Limits { seconds: how.time_limit, seed: how.seed };
+    let made = plan(&observed.snapshot, observed.id(), &config.policy, &claims, &request, limits).map_err(refused)?;
+    drop(progress);
+    let kept = match &how.output {
+        Some(path) => Some(path.clone()),
+        // A plan of the cluster as it is now is kept; one of a file or an example only if a name is given.
+        None if observed.live => Some(config.state_dir.join("plans").join(format!("{}.json", short_id(&made)))),
+        None => None,
+    };
+    // The process ends soon; giving back 150,000 pods one by one takes longer than that.
+    std::mem::forget(observed);
+    if let Some(path) = kept {
+        keep(&path, &made)?;
+    }
+    let text = match how.format {
+        Format::Text => render::plan::text(&made, how.explain),
+        Format::Json => json(&made)?,
+    };
+    super::print(&text)?;
+    Ok(exit(&made))
+}
+
+fn json(plan: &Plan) -> Result<String, CliError> {
+    render::json::text(plan).map_err(|error| CliError::from_error(Exit::Unexpected, &error))
+}
+
+/// The first digits of a plan's id, which name its file.
+fn short_id(plan: &Plan) -> &str {
+    let digits = plan.id.strip_prefix("sha256:").unwrap_or(&plan.id);
+    digits.get(..12).unwrap_or(digits)
+}
+
+fn keep(path: &Path, plan: &Plan) -> Result<(), CliError> {
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder)
+            .map_err(|error| CliError::new(Exit::Unexpected, format!("cannot create {}: {error}", folder.display())))?;
+    }
+    super::write(path, &json(plan)?)?;
+    let beside = path.with_extension("txt");
+    let text = anstream::adapter::strip_str(&render::plan::text(plan, true)).to_string();
+    super::write(&beside, &text)?;
+    note(format!("wrote {} and {}", path.display(), beside.display()));
+    Ok(())
+}
+
+fn read_claims(path: &Path) -> Result<Vec<PresenceClaim>, CliError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| CliError::new(Exit::Usage, format!("cannot read the claims {}: {error}", path.display())))?;
+    serde_json::from_str(&text).map_err(|error| {
+        CliError { causes: vec![error.to_string()], ..CliError::new(Exit::Usage, format!("cannot use {}", path.display())) }
+            .hint("it is a JSON list such as [{\"subject\": \"node:k8s-node3\", \"by\": \"upgrade\"}]")
+    })
+}
+
+fn refused(error: PlanError) -> CliError {
+    let exit = match &error {
+        PlanError::Unknown { .. } => Exit::InsufficientData,
+        PlanError::NoNode { .. } | PlanError::NoHost { .. } => Exit::Usage,
+    };
+    CliError::from_error(exit, &error)
+}
+
+fn exit(plan: &Plan) -> Exit {
+    match plan.feasibility {
+        Feasibility::Feasible => Exit::Done,
+        Feasibility::Blocked => Exit::ActionNeeded,
+        Feasibility::Undecided => Exit::InsufficientData,
+    }
+}

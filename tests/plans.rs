@@ -1,0 +1,100 @@
+//! `capplan plan` from the outside: on recorded clusters against their truth, and on the embedded example.
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use support::{World, data, recorded, truth};
+
+fn planned(world: &World, snapshot: &str, what: &[&str], code: i32) -> Value {
+    let mut arguments = vec!["plan"];
+    arguments.extend(what);
+    arguments.extend(["--snapshot", snapshot, "--format", "json"]);
+    world.run(&arguments).ends(code).json()
+}
+
+/// Subjects of the blockers of a kind.
+fn subjects<'v>(plan: &'v Value, code: &str) -> BTreeSet<&'v str> {
+    let blockers = plan["blockers"].as_array().expect("a list").iter();
+    blockers.filter(|one| one["code"] == code).filter_map(|one| one["subject"].as_str()).collect()
+}
+
+#[test]
+fn every_drain_of_the_recordings_is_refused_for_the_reason_of_the_truth() {
+    let world = World::new();
+    for name in ["today", "lun-incident"] {
+        let Some(snapshot) = recorded(&world, name) else { return };
+        let truth = truth(name);
+        assert_eq!(truth["safe_to_drain"].as_array().map(Vec::len), Some(0));
+        for (node, drain) in truth["drain"].as_object().expect("by node") {
+            let plan = planned(&world, &snapshot, &["drain", node], 3);
+            assert_eq!((plan["feasibility"].as_str(), plan["target"].as_str()), (Some("blocked"), Some(node.as_str())));
+            let named = drain["blockers"].as_array().expect("a list").iter().filter_map(Value::as_str);
+            let gpu: BTreeSet<&str> = named.filter_map(|text| text.strip_prefix("GPU pod ")).collect();
+            assert_eq!(subjects(&plan, "gpu"), gpu, "{name} {node}");
+            // Where nothing else blocks, it is room that is missing, and that is proven.
+            if gpu.is_empty() {
+                assert_eq!(plan["optimality"]["status"], "infeasible", "{name} {node}");
+                assert!(!subjects(&plan, "no-capacity").is_empty(), "{name} {node}");
+                let explanation = plan["explanation"][0].as_str().expect("an explanation");
+                assert!(explanation.contains("GiB memory"), "{explanation}");
+            }
+            let codes: BTreeSet<&str> =
+                plan["blockers"].as_array().expect("a list").iter().filter_map(|one| one["code"].as_str()).collect();
+            assert!(codes.iter().all(|code| ["gpu", "no-capacity"].contains(code)), "{name} {node}: {codes:?}");
+            assert_eq!(plan["steps"].as_array().map(Vec::len), Some(0));
+            // What the truth calls a blip costs most: single pods with a volume, and database primaries.
+            let single = plan["order"][0]["cost"]["singleton_rwo"].as_u64().expect("a number");
+            assert!(single <= drain["stateful_blips"].as_array().expect("a list").len() as u64);
+            assert_eq!(plan["order"][0]["cost"]["pvc_reattach"], drain["block_volumes_to_move"], "{name} {node}");
+        }
+    }
+}
+
+#[test]
+fn what_the_truth_notes_is_a_warning_and_no_blocker() {
+    let world = World::new();
+    let Some(snapshot) = recorded(&world, "today") else { return };
+    let truth = truth("today");
+    for (node, drain) in truth["drain"].as_object().expect("by node") {
+        let plan = planned(&world, &snapshot, &["drain", node], 3);
+        let warnings: Vec<&str> = plan["warnings"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
+        for note in drain["notes"].as_array().expect("a list").iter().filter_map(Value::as_str) {
+            match note.strip_prefix("CronJobs pinned to this hostname: ") {
+                Some(jobs) => {
+                    let warning = warnings.iter().find(|text| text.starts_with("CronJobs")).expect("a warning");
+                    assert!(jobs.split(", ").all(|job| warning.contains(job)), "{warning}");
+                }
+                None => assert!(warnings.iter().any(|text| text.contains("pg-cluster-1: its operator")), "{note}: {warnings:?}"),
+            }
+        }
+    }
+    let control = planned(&world, &snapshot, &["drain", "k8s-master"], 3);
+    assert_eq!(subjects(&control, "control-plane"), BTreeSet::from(["k8s-master"]));
+    assert_eq!(subjects(&control, "quorum"), BTreeSet::from(["k8s-master"]));
+}
+
+#[test]
+fn a_host_is_emptied_of_all_its_nodes_or_none() {
+    let world = World::new();
+    let Some(snapshot) = recorded(&world, "today") else { return };
+    let plan = planned(&world, &snapshot, &["evacuate", "pve"], 3);
+    assert_eq!((plan["action"].as_str(), plan["target"].as_str()), (Some("evacuate"), Some("pve")));
+    assert_eq!(plan["order"].as_array().map(Vec::len), Some(6));
+    world.run(&["plan", "evacuate", "nowhere", "--snapshot", &snapshot]).ends(2);
+    world.run(&["plan", "drain", "nowhere", "--snapshot", &snapshot]).ends(2);
+}
+
+#[test]
+fn a_plan_is_a_file_with_its_text_beside_it() {
+    let world = World::new();
+    let file = world.path("plan.json").display().to_string();
+    world.run(&["plan", "drain-order", "--demo", "-o", &file]);
+    let text = std::fs::read_to_string(&file).expect("written");
+    let plan = capplan_model::plan::Plan::read(text.as_bytes()).expect("a plan");
+    assert_eq!(plan.action, capplan_model::plan::Action::DrainOrder);
+    let beside = std::fs::read_to_string(world.path("plan.txt")).expect("written");
+    assert!(beside.contains("capplan plan drain-order") && !beside.contains('\u{1b}'));
+    assert!(data().is_none() || !text.is_empty());
+}
