@@ -13,6 +13,7 @@ use capplan_provision::{kube, pve};
 use clap::{Subcommand, ValueEnum};
 use jiff::{SignedDuration, Timestamp};
 
+use super::observed::Observed;
 use crate::config::{Config, Options, now};
 use crate::ui::{CliError, Exit, Progress, note};
 
@@ -299,4 +300,13 @@ fn summary(archive: &Archive, history: &History) -> String {
         }
     }
     text
+}
+
+/// The history that comes with what is observed, or that was kept for its cluster.
+pub(super) async fn of(config: &Config, observed: &Observed) -> History {
+    match (&observed.history, Archive::of(config, &observed.snapshot.cluster)) {
+        (Some(history), _) => history.clone(),
+        (None, Some(archive)) => archive.for_report(config, &observed.snapshot, false).await.0,
+        (None, None) => History::default(),
+    }
 }

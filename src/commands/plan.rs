@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use capplan_model::plan::{Feasibility, Plan, PresenceClaim};
-use capplan_planner::plan::{Limits, PlanError, Request, plan};
+use capplan_planner::plan::{Count, Limits, PlanError, Request, plan};
 use clap::{Subcommand, ValueEnum};
 
 use super::observed::From;
@@ -49,6 +49,28 @@ enum What {
         #[command(flatten)]
         how: How,
     },
+    /// Remove workers: which ones can go, or what keeps each
+    ScaleDown {
+        /// How many, or `max`
+        #[arg(long, value_name = "K|max", default_value = "1", value_parser = count)]
+        count: Count,
+        /// Plan it although the policy's rules for it do not hold; the plan says so
+        #[arg(long = "override", value_name = "REASON")]
+        anyway: Option<String>,
+        /// Confirm that no growth is coming: a scale-down needs a human to say so
+        #[arg(long)]
+        confirm_no_growth: bool,
+        #[command(flatten)]
+        how: How,
+    },
+}
+
+fn count(text: &str) -> Result<Count, String> {
+    match text.parse::<u64>() {
+        _ if text == "max" => Ok(Count::Most),
+        Ok(count) if count > 0 => Ok(Count::Exactly(count)),
+        Ok(_) | Err(_) => Err(format!("`{text}` is neither a number of workers nor `max`")),
+    }
 }
 
 /// From what, how long, and where to.
@@ -102,16 +124,21 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
         What::Drain { nodes, how } => (Request::Drain(nodes.iter().map(|node| node.as_str().into()).collect()), how),
         What::DrainOrder { nodes, how } => (Request::DrainOrder(nodes.iter().map(|node| node.as_str().into()).collect()), how),
         What::Evacuate { host, how } => (Request::Evacuate(host.as_str().into()), how),
+        What::ScaleDown { count, anyway, how, .. } => (Request::ScaleDown { count: *count, anyway: anyway.clone() }, how),
     };
-    let config = Config::load(options)?;
+    let mut config = Config::load(options)?;
+    if let What::ScaleDown { confirm_no_growth: true, .. } = what {
+        config.policy.plan.no_growth_confirmed = true;
+    }
     let claims = match &how.claims {
         Some(path) => read_claims(path)?,
         None => Vec::new(),
     };
     let observed = how.from.observe(&config).await?;
+    let history = super::history::of(&config, &observed).await;
     let progress = Progress::start("planning");
     let limits = Limits { seconds: how.time_limit, seed: how.seed };
-    let made = plan(&observed.snapshot, observed.id(), &config.policy, &claims, &request, limits).map_err(refused)?;
+    let made = plan(&observed.snapshot, observed.id(), &history, &config.policy, &claims, &request, limits).map_err(refused)?;
     drop(progress);
     let kept = match &how.output {
         Some(path) => Some(path.clone()),

@@ -3,14 +3,12 @@
 use std::path::Path;
 
 use capplan_model::change::{AddPods, AddPvcs, AddTaint, AddWorker, Change, Failure, FailureMode, Manifest, WrittenTaint};
-use capplan_model::history::History;
 use capplan_model::ids::SnapshotId;
 use capplan_model::units::{Bytes, MilliCpu};
 use capplan_planner::simulate::{Axes, SimulateError, Simulation, Sweep, Trials, Verdict, simulate, sweep};
 use capplan_provision::manifest;
 use clap::{ArgMatches, FromArgMatches, ValueEnum};
 
-use super::history::Archive;
 use super::observed::{From, Observed};
 use crate::config::{Config, Options};
 use crate::render;
@@ -326,7 +324,7 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
     }
     // Only JSON shows the hash, and it takes as long as writing the snapshot.
     let id = if args.format == Format::Json { observed.id() } else { SnapshotId::default() };
-    let history = history(&config, &observed).await;
+    let history = super::history::of(&config, &observed).await;
     let mut snapshot = observed.snapshot;
     let told = |done: u32| progress.reading(&format!("run {done} of {}", trials.runs));
     let simulation = simulate(&mut snapshot, id, &history, &config.policy, &changes, trials, &told).map_err(refused)?;
@@ -359,14 +357,6 @@ fn usual_runs(args: &Args, changes: &[Change], observed: &Observed) -> u32 {
         100
     } else {
         20
-    }
-}
-
-async fn history(config: &Config, observed: &Observed) -> History {
-    match (&observed.history, Archive::of(config, &observed.snapshot.cluster)) {
-        (Some(history), _) => history.clone(),
-        (None, Some(archive)) => archive.for_report(config, &observed.snapshot, false).await.0,
-        (None, None) => History::default(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Plans against brute force on small clusters, and what holds for every plan.
 
+use capplan_model::history::History;
 use capplan_model::ids::{NodeName, SnapshotId};
 use capplan_model::kube::{
     Affinity, Condition, Kube, LabelSelector, Labels, Node, Owner, Phase, Pod, PodAffinity, PodAffinityTerm, Resources,
@@ -8,7 +9,7 @@ use capplan_model::plan::{BlockCode, Feasibility, OptimalityStatus, Plan};
 use capplan_model::policy::Policy;
 use capplan_model::units::{Bytes, MilliCpu};
 use capplan_model::{Reading, Snapshot};
-use capplan_planner::plan::{Limits, Request, plan};
+use capplan_planner::plan::{Count, Limits, Request, plan};
 use proptest::prelude::*;
 
 /// What a pod takes, where it is, and what it minds.
@@ -115,15 +116,15 @@ fn holds(nodes: usize, shapes: &[Shape], at: &[usize]) -> bool {
     })
 }
 
-/// Fewest moves of any arrangement without the first node.
-fn brute_force(nodes: usize, shapes: &[Shape]) -> Option<usize> {
-    let ways = (nodes - 1).pow(u32::try_from(shapes.len()).expect("few pods"));
+/// Fewest moves of any arrangement that uses only the nodes of `open`.
+fn brute_force(nodes: usize, shapes: &[Shape], open: &[usize]) -> Option<usize> {
+    let ways = open.len().pow(u32::try_from(shapes.len()).expect("few pods"));
     let arrangement = |mut way: usize| -> Vec<usize> {
         shapes
             .iter()
             .map(|_| {
-                let place = way % (nodes - 1) + 1;
-                way /= nodes - 1;
+                let place = open[way % open.len()];
+                way /= open.len();
                 place
             })
             .collect()
@@ -132,10 +133,27 @@ fn brute_force(nodes: usize, shapes: &[Shape]) -> Option<usize> {
     (0..ways).map(arrangement).filter(|at| holds(nodes, shapes, at)).map(|at| moves(&at)).min()
 }
 
+/// The most nodes that can be empty, and the fewest moves for that.
+fn brute_force_most(nodes: usize, shapes: &[Shape]) -> (usize, usize) {
+    let sets = (1_usize..1 << nodes).map(|set| (0..nodes).filter(|node| set & 1 << node != 0).collect::<Vec<_>>());
+    let found = sets.filter_map(|open| Some((nodes - open.len(), brute_force(nodes, shapes, &open)?)));
+    found.max_by_key(|(closed, moves)| (*closed, std::cmp::Reverse(*moves))).expect("as it is it holds")
+}
+
 fn drained(nodes: usize, shapes: &[Shape], seed: u64) -> Plan {
     let request = Request::Drain(vec![NodeName::from("n0")]);
     let limits = Limits { seconds: 20.0, seed };
-    plan(&snapshot(nodes, shapes), SnapshotId::default(), &Policy::built_in(), &[], &request, limits).expect("known")
+    plan(&snapshot(nodes, shapes), SnapshotId::default(), &History::default(), &Policy::built_in(), &[], &request, limits)
+        .expect("known")
+}
+
+/// As many workers as possible are removed; no rule speaks against it.
+fn consolidated(nodes: usize, shapes: &[Shape]) -> Plan {
+    let text = capplan_model::policy::BUILT_IN.replace("\"> 90%\"", "\"> 100%\"").replace("\">= 25\"", "\">= 64\"");
+    let policy = Policy::parse(&text).expect("a policy");
+    let request = Request::ScaleDown { count: Count::Most, anyway: Some("test".into()) };
+    let limits = Limits { seconds: 20.0, seed: 1 };
+    plan(&snapshot(nodes, shapes), SnapshotId::default(), &History::default(), &policy, &[], &request, limits).expect("known")
 }
 
 /// Plays the moves of a plan by hand: every state on the way must hold.
@@ -160,7 +178,8 @@ proptest! {
         (nodes, shapes) in (2_usize..5).prop_flat_map(|nodes| (Just(nodes), shapes(nodes))),
         seed in 0_u64..1000,
     ) {
-        let best = brute_force(nodes, &shapes);
+        let open: Vec<usize> = (1..nodes).collect();
+        let best = brute_force(nodes, &shapes, &open);
         let plan = drained(nodes, &shapes, seed);
         prop_assert!(plan.undecided.is_empty() || plan.feasibility == Feasibility::Undecided);
         match (plan.feasibility, best) {
@@ -185,6 +204,23 @@ proptest! {
             // An arrangement may exist that no order of moves leads to.
             (Feasibility::Undecided, Some(_)) => {}
             (found, best) => prop_assert!(false, "{found:?} where brute force says {best:?}: {plan:?}"),
+        }
+    }
+
+    #[test]
+    fn as_many_workers_go_as_brute_force_finds_with_the_fewest_moves(
+        (nodes, shapes) in (2_usize..4).prop_flat_map(|nodes| (Just(nodes), shapes(nodes))),
+    ) {
+        let (closed, moves) = brute_force_most(nodes, &shapes);
+        let plan = consolidated(nodes, &shapes);
+        let gone = plan.order.len();
+        if plan.feasibility == Feasibility::Undecided && closed > 0 {
+            // An arrangement may exist that no order of moves leads to.
+            return Ok(());
+        }
+        prop_assert_eq!(gone, closed, "{:?}", plan);
+        if closed > 0 && plan.optimality.status == OptimalityStatus::Optimal {
+            prop_assert_eq!(plan.moves().count(), moves, "{:?}", plan.order);
         }
     }
 

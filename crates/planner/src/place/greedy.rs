@@ -128,6 +128,12 @@ pub(super) fn close(puzzle: &Puzzle, most: Option<i64>) -> Option<Assignment> {
         if most.is_some_and(|most| open <= most) {
             break;
         }
+        if let Some((amounts, least)) = &puzzle.keep {
+            let kept: i64 = amounts.iter().zip(&trial.closed).filter(|(_, closed)| !**closed).map(|(amount, _)| amount).sum();
+            if kept - amounts[bin] < *least {
+                continue;
+            }
+        }
         open -= i64::from(trial.empty(bin));
     }
     most.is_none_or(|most| open <= most).then_some(trial.assignment)

@@ -55,13 +55,15 @@ impl Kind {
     }
 }
 
-/// `Σ factor · (number of the kind in these bins) ≤ most`.
+/// `Σ factor · (number of the kind in these bins) − Σ factor · (number in those) ≤ most`.
 #[derive(Clone, Debug)]
 pub struct Rule {
     /// `(kind, factor)`.
     pub kinds: Vec<(usize, i64)>,
     /// The bins.
     pub bins: Vec<usize>,
+    /// Those that are taken off.
+    pub minus: Vec<usize>,
     /// The bound.
     pub most: i64,
     /// Whether more is forbidden here than the scheduler forbids: without it a bound is still one.
@@ -100,6 +102,15 @@ pub struct Missing {
 
 /// Most columns that are given to the solver.
 const MOST_COLUMNS: usize = 60_000;
+
+/// A bound that is quickly found: the best value if parts of a pod could be placed.
+fn relaxed(program: &Program, seconds: f64) -> Option<f64> {
+    let program = Program { relaxed: true, start: None, ..program.clone() };
+    match solver::solve(&program, seconds) {
+        Solved::Optimal(values) => Some(program.weigh(&values)),
+        Solved::Feasible(..) | Solved::Infeasible | Solved::Nothing(_) => None,
+    }
+}
 
 /// Columns of a program: how many stay, how many arrive, and which bins stay open.
 struct Columns {
@@ -149,6 +160,13 @@ impl Puzzle {
             program.equal(sum, total as f64);
         }
         self.bound_rooms(&stay, &arrive, &open, &mut program);
+        if let Some((amounts, least)) = &self.keep {
+            let always: i64 =
+                self.bins.iter().zip(amounts).filter(|(bin, _)| bin.state == BinState::Open).map(|(_, amount)| *amount).sum();
+            let scale = amounts.iter().copied().max().unwrap_or(1).max(1) as f64;
+            let terms = open.iter().map(|(bin, column)| (*column, -(amounts[*bin] as f64) / scale)).collect();
+            program.at_most(terms, -((least - always) as f64) / scale);
+        }
         Columns { stay, arrive, open, program }
     }
 
@@ -199,9 +217,10 @@ impl Puzzle {
         for rule in self.rules.iter().filter(|rule| stricter || !rule.stricter) {
             let mut terms = Vec::new();
             for (kind, factor) in &rule.kinds {
-                for bin in &rule.bins {
+                let signed = rule.bins.iter().map(|bin| (bin, *factor)).chain(rule.minus.iter().map(|bin| (bin, -factor)));
+                for (bin, factor) in signed {
                     let there = [columns.stay.get(&(*kind, *bin)), columns.arrive.get(&(*kind, *bin))];
-                    terms.extend(there.into_iter().flatten().map(|column| (*column, *factor as f64)));
+                    terms.extend(there.into_iter().flatten().map(|column| (*column, factor as f64)));
                 }
             }
             if !terms.is_empty() {
@@ -228,10 +247,10 @@ impl Puzzle {
         }
         columns.program.start = greedy::close(self, open).and_then(|found| self.written(&columns, &found));
         let all: i64 = self.kinds.iter().map(Kind::count).sum();
-        self.answer(&columns, solver::solve(&columns.program, seconds), all)
+        self.answer(&columns, solver::solve(&columns.program, seconds), all, seconds)
     }
 
-    fn answer(&self, columns: &Columns, solved: Solved, all: i64) -> Answer {
+    fn answer(&self, columns: &Columns, solved: Solved, all: i64, seconds: f64) -> Answer {
         let forced: i64 = self.forced();
         let found = |values: &[f64], bound: Option<f64>| {
             let assignment = self.read(columns, values);
@@ -248,7 +267,7 @@ impl Puzzle {
                 let weight = columns.program.weigh(&values);
                 found(&values, Some(weight))
             }
-            Solved::Feasible(values, bound) => found(&values, bound),
+            Solved::Feasible(values, bound) => found(&values, bound.or_else(|| relaxed(&columns.program, seconds))),
             Solved::Infeasible => Answer::Impossible,
             Solved::Nothing(_) => Answer::Unknown,
         }
@@ -267,6 +286,9 @@ impl Puzzle {
             columns.program.columns[*column].weight = 1.0;
         }
         columns.program.start = greedy.as_ref().and_then(|found| self.written(&columns, found));
+        let whole = |bound: Option<f64>| {
+            bound.or_else(|| relaxed(&columns.program, seconds)).map_or(0, |bound| (bound - 1e-6).ceil() as i64)
+        };
         match solver::solve(&columns.program, seconds) {
             Solved::Optimal(values) => {
                 let open = columns.program.weigh(&values).round() as i64;
@@ -274,11 +296,10 @@ impl Puzzle {
             }
             Solved::Feasible(values, bound) => {
                 let open = columns.program.weigh(&values).round() as i64;
-                let open = by_greedy.map_or(open, |greedy| greedy.min(open));
-                Some((open, bound.map_or(0, |bound| (bound - 1e-6).ceil() as i64)))
+                Some((by_greedy.map_or(open, |greedy| greedy.min(open)), whole(bound)))
             }
             Solved::Infeasible => None,
-            Solved::Nothing(bound) => by_greedy.map(|open| (open, bound.map_or(0, |bound| (bound - 1e-6).ceil() as i64))),
+            Solved::Nothing(bound) => by_greedy.map(|open| (open, whole(bound))),
         }
     }
 

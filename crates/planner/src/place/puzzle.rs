@@ -23,6 +23,8 @@ pub struct Puzzle {
     pub scale: Vec<i64>,
     /// The largest room of each dimension.
     pub most_room: Vec<f64>,
+    /// What the bins that stay open must have together: the amount of each bin, and the least sum.
+    pub keep: Option<(Vec<i64>, i64)>,
 }
 
 /// A puzzle and what its numbers stand for.
@@ -36,6 +38,8 @@ pub struct Sketch {
     pub pods: Vec<BTreeMap<usize, Vec<PodId>>>,
 }
 
+/// Domains of a topology up to which spread is part of the program: each pair of them is a row.
+const MOST_DOMAINS: usize = 12;
 /// Slots of the VMs, which the storage plugin counts.
 const SLOTS: &str = "volume slots";
 
@@ -54,12 +58,14 @@ struct Member {
 
 impl Sketch {
     /// Draws the puzzle of a cluster: pods that `moves` says may move are its pieces, the others stay and
-    /// take room. `state` says what is to become of a node. The cluster is as before afterwards.
+    /// take room. `state` says what is to become of a node, `most_attached` how many volumes a node may have
+    /// attached beyond what its slots allow. The cluster is as before afterwards.
     pub(crate) fn of(
         scheduler: &mut Scheduler<'_>,
         plugs: &Plugs,
         state: &dyn Fn(NodeId) -> BinState,
         moves: &dyn Fn(&Pod, NodeId) -> bool,
+        most_attached: Option<u64>,
     ) -> Self {
         let nodes: Vec<NodeId> = scheduler.cluster.nodes().collect();
         let mut movers: Vec<(usize, PodId)> = Vec::new();
@@ -78,7 +84,7 @@ impl Sketch {
         let members = members(scheduler, &slots, &movers, &volumes, &nodes);
         let mut sketch = Self::sort(scheduler, &members, &movers, nodes);
         sketch.puzzle.bins = sketch.nodes.iter().map(|node| Bin { room: Vec::new(), state: state(*node) }).collect();
-        sketch.measure(scheduler, &slots);
+        sketch.measure(scheduler, &slots, most_attached);
         sketch.rules(scheduler);
         scheduler.cluster.roll_back(mark);
         sketch
@@ -112,12 +118,14 @@ impl Sketch {
     }
 
     /// What is left on each node for those that were lifted.
-    fn measure(&mut self, scheduler: &Scheduler<'_>, slots: &Plugs) {
+    fn measure(&mut self, scheduler: &Scheduler<'_>, slots: &Plugs, most_attached: Option<u64>) {
         let puzzle = &mut self.puzzle;
         for (bin, node) in puzzle.bins.iter_mut().zip(&self.nodes) {
             let room = |name: &String| -> Option<i64> {
                 if name == SLOTS {
-                    return slots.free(&scheduler.cluster.node(*node).name).map(signed);
+                    let name = &scheduler.cluster.node(*node).name;
+                    let allowed = most_attached.zip(slots.attachments(name)).map(|(most, there)| most.saturating_sub(there));
+                    return slots.free(name).into_iter().chain(allowed).min().map(signed);
                 }
                 match name.strip_prefix(VOLUMES_OF) {
                     Some(driver) => scheduler.cluster.free_volumes(*node, driver).map(signed),
@@ -156,7 +164,13 @@ impl Sketch {
                     if itself {
                         // Where more are together already they may stay.
                         let most = home(*kind).max(1);
-                        rules.push(Rule { kinds: vec![(*kind, 1)], bins: bins.clone(), most, stricter: false });
+                        rules.push(Rule {
+                            kinds: vec![(*kind, 1)],
+                            bins: bins.clone(),
+                            minus: Vec::new(),
+                            most,
+                            stricter: false,
+                        });
                     }
                     for other in &others {
                         if home(*kind) > 0 && home(*other) > 0 {
@@ -166,7 +180,31 @@ impl Sketch {
                         // do not mind each other this asks more than it must.
                         let most = self.puzzle.kinds[*other].count().max(1);
                         let kinds = vec![(*kind, most), (*other, 1)];
-                        rules.push(Rule { kinds, bins: bins.clone(), most, stricter: !itself });
+                        rules.push(Rule { kinds, bins: bins.clone(), minus: Vec::new(), most, stricter: !itself });
+                    }
+                }
+            }
+            for (key, skew, speaks_of) in cluster.spreads(*pod) {
+                let domains = self.domains(scheduler, &key);
+                if domains.len() > MOST_DOMAINS {
+                    continue;
+                }
+                let kinds: Vec<(usize, i64)> =
+                    examples.iter().filter(|(_, one)| speaks_of(cluster.pod(*one))).map(|(kind, _)| (*kind, 1)).collect();
+                let fixed = |bins: &[usize]| -> i64 {
+                    let pods = bins.iter().flat_map(|bin| cluster.pods_on(self.nodes[*bin]));
+                    pods.filter(|pod| speaks_of(cluster.pod(**pod))).count() as i64
+                };
+                let home = |bins: &[usize]| -> i64 {
+                    let of = |kind: usize, bin: &usize| self.puzzle.kinds[kind].home.get(bin).copied().unwrap_or(0);
+                    kinds.iter().flat_map(|(kind, _)| bins.iter().map(move |bin| of(*kind, bin))).sum::<i64>() + fixed(bins)
+                };
+                for (place, bins) in domains.iter().enumerate() {
+                    for (_, minus) in domains.iter().enumerate().filter(|(other, _)| *other != place) {
+                        // Where it is more uneven already it may stay so.
+                        let most = skew.max(home(bins) - home(minus)) - fixed(bins) + fixed(minus);
+                        let (bins, minus) = (bins.clone(), minus.clone());
+                        rules.push(Rule { kinds: kinds.clone(), bins, minus, most, stricter: true });
                     }
                 }
             }
@@ -177,7 +215,7 @@ impl Sketch {
                     let there = sharing.iter().map(|kind| self.puzzle.kinds[*kind].home.get(&bin).copied().unwrap_or(0));
                     let most = there.sum::<i64>().max(1);
                     let kinds = sharing.iter().map(|kind| (*kind, 1)).collect();
-                    rules.push(Rule { kinds, bins: vec![bin], most, stricter: false });
+                    rules.push(Rule { kinds, bins: vec![bin], minus: Vec::new(), most, stricter: false });
                 }
             }
         }

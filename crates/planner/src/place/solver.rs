@@ -178,7 +178,7 @@ mod backend {
         Prepared { problem: problem.using(good_lp::solvers::highs::highs), start, seconds }
     }
 
-    fn set_options(model: &mut Model, seconds: f64) -> Result<(), highs::HighsStatus> {
+    fn set_options(model: &mut Model, seconds: f64) -> Result<(), highs::TrySetOptionError> {
         model.make_quiet();
         model.try_set_option("time_limit", seconds)?;
         model.try_set_option("threads", 1)?;

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use capplan_model::ids::{HostName, NodeName};
-use capplan_model::plan::{Action, BlockCode, Blocker, Feasibility, NodeOrder, Optimality, OptimalityStatus, Plan, PodMove};
+use capplan_model::plan::{
+    Action, BlockCode, Blocker, Cost, Feasibility, NodeOrder, Optimality, OptimalityStatus, Plan, PodMove,
+};
 use capplan_model::units::Bytes;
 
 use super::blockers::{self, Findings};
@@ -60,7 +62,7 @@ pub(super) enum How {
     Unknown(String),
 }
 
-fn find(cluster: &Cluster<'_>, name: &NodeName) -> Result<NodeId, PlanError> {
+pub(super) fn find(cluster: &Cluster<'_>, name: &NodeName) -> Result<NodeId, PlanError> {
     cluster.node_named(name).ok_or_else(|| PlanError::NoNode {
         name: name.to_string(),
         known: cluster.nodes().map(|node| cluster.node(node).name.to_string()).collect::<Vec<_>>().join(", "),
@@ -68,7 +70,7 @@ fn find(cluster: &Cluster<'_>, name: &NodeName) -> Result<NodeId, PlanError> {
 }
 
 /// Nodes in the order in which they are emptied: those that serve volumes last, then by cost, then by name.
-fn by_cost(scene: &Scene<'_>, cluster: &Cluster<'_>, nodes: &mut [NodeId]) {
+pub(super) fn by_cost(scene: &Scene<'_>, cluster: &Cluster<'_>, nodes: &mut [NodeId]) {
     nodes.sort_by(|a, b| {
         let key = |node: NodeId| (serves_volumes(cluster, node), cost(scene, cluster, node).total);
         let ((serves_a, cost_a), (serves_b, cost_b)) = (key(*a), key(*b));
@@ -89,24 +91,32 @@ pub(super) fn together(scene: &Scene<'_>, mut board: Board<'_>, names: &[NodeNam
     by_cost(scene, &board.scheduler.cluster, &mut nodes);
     plan.target = Some(named(&board, &nodes));
     let mut found = Findings::default();
-    let all: BTreeSet<&NodeName> = names.iter().collect();
-    blockers::look_around(scene, &all, &mut found);
-    let receivers = receivers(&board.scheduler.cluster, &nodes);
-    for node in &nodes {
-        blockers::look(scene, &board.scheduler.cluster, *node, &receivers, &mut found);
-    }
-    let costs: BTreeMap<NodeId, _> = nodes.iter().map(|node| (*node, cost(scene, &board.scheduler.cluster, *node))).collect();
-    for node in &nodes {
-        board.cordon(*node);
-    }
-    let excluded = excluded(scene, &board.scheduler.cluster, &nodes, &found);
-    let emptied = empty(scene, &mut board, &nodes, &excluded);
-    note_left(scene, &mut board, &nodes, &emptied, &mut found);
+    blockers::look_around(scene, &names.iter().collect(), &mut found);
+    let (emptied, costs) = try_to_empty(scene, &mut board, &nodes, &mut found);
     plan.optimality = optimality(&emptied);
     plan.order = orders(scene, &board.scheduler.cluster, &nodes, &emptied.landings, &costs);
     conclude(scene, &board, &nodes, emptied, found, &mut plan);
     plan.steps = steps::of_drain(scene, &board.scheduler.cluster, &plan, steps::Afterwards::StaysClosed);
     Ok(plan)
+}
+
+/// What emptying each of several nodes costs.
+pub(super) type Costs = BTreeMap<NodeId, Cost>;
+
+/// Closes nodes and looks for a place for their pods; notes what blocks it. The board is as after it.
+pub(super) fn try_to_empty(scene: &Scene<'_>, board: &mut Board<'_>, nodes: &[NodeId], found: &mut Findings) -> (Emptied, Costs) {
+    let receivers = receivers(&board.scheduler.cluster, nodes);
+    for node in nodes {
+        blockers::look(scene, &board.scheduler.cluster, *node, &receivers, found);
+    }
+    let costs = nodes.iter().map(|node| (*node, cost(scene, &board.scheduler.cluster, *node))).collect();
+    for node in nodes {
+        board.cordon(*node);
+    }
+    let excluded = excluded(scene, &board.scheduler.cluster, nodes, found);
+    let emptied = empty(scene, board, nodes, &excluded);
+    note_left(scene, board, nodes, &emptied, found);
+    (emptied, costs)
 }
 
 /// Empties nodes one after the other; each is back, and empty, before the next goes.
@@ -123,18 +133,12 @@ pub(super) fn in_turn(scene: &Scene<'_>, mut board: Board<'_>, names: &[NodeName
     blockers::look_around(scene, &nodes.iter().map(|node| &board.scheduler.cluster.node(*node).name).collect(), &mut found);
     let mut whole = Emptied { landings: Vec::new(), left: Vec::new(), bound: 0, how: How::Scheduler, why: Vec::new() };
     for node in &nodes {
-        let cost = cost(scene, &board.scheduler.cluster, *node);
-        let receivers = receivers(&board.scheduler.cluster, &[*node]);
-        blockers::look(scene, &board.scheduler.cluster, *node, &receivers, &mut found);
         let was_open = !board.scheduler.cluster.node(*node).unschedulable;
-        board.cordon(*node);
-        let excluded = excluded(scene, &board.scheduler.cluster, &[*node], &found);
-        let emptied = empty(scene, &mut board, &[*node], &excluded);
-        note_left(scene, &mut board, &[*node], &emptied, &mut found);
+        let (emptied, costs) = try_to_empty(scene, &mut board, &[*node], &mut found);
         if was_open {
             board.uncordon(*node);
         }
-        plan.order.extend(orders(scene, &board.scheduler.cluster, &[*node], &emptied.landings, &BTreeMap::from([(*node, cost)])));
+        plan.order.extend(orders(scene, &board.scheduler.cluster, &[*node], &emptied.landings, &costs));
         whole.bound += emptied.bound;
         whole.landings.extend(emptied.landings);
         whole.left.extend(emptied.left);
@@ -176,11 +180,11 @@ pub(super) fn host(scene: &Scene<'_>, board: Board<'_>, host: &HostName, plan: P
 }
 
 /// Nodes that take pods from those that are emptied.
-fn receivers(cluster: &Cluster<'_>, nodes: &[NodeId]) -> Vec<NodeId> {
+pub(super) fn receivers(cluster: &Cluster<'_>, nodes: &[NodeId]) -> Vec<NodeId> {
     cluster.nodes().filter(|node| !nodes.contains(node) && !cluster.node(*node).unschedulable).collect()
 }
 
-fn named(board: &Board<'_>, nodes: &[NodeId]) -> String {
+pub(super) fn named(board: &Board<'_>, nodes: &[NodeId]) -> String {
     nodes.iter().map(|node| board.scheduler.cluster.node(*node).name.to_string()).collect::<Vec<_>>().join(", ")
 }
 
@@ -370,7 +374,7 @@ fn note_left(scene: &Scene<'_>, board: &mut Board<'_>, nodes: &[NodeId], emptied
     }
 }
 
-fn optimality(emptied: &Emptied) -> Optimality {
+pub(super) fn optimality(emptied: &Emptied) -> Optimality {
     let moves = emptied.landings.len() as u64;
     match &emptied.how {
         How::Scheduler => Optimality::of(moves, emptied.bound, "fewest moves: only pods that have to leave move"),
@@ -397,7 +401,7 @@ pub(super) fn orders(
     cluster: &Cluster<'_>,
     nodes: &[NodeId],
     landings: &[Landing],
-    costs: &BTreeMap<NodeId, capplan_model::plan::Cost>,
+    costs: &Costs,
 ) -> Vec<NodeOrder> {
     let name = |node: NodeId| cluster.node(node).name.clone();
     let names = |list: &[NodeId]| list.iter().map(|node| name(*node)).collect::<Vec<_>>();
@@ -438,7 +442,14 @@ pub(super) fn orders(
 }
 
 /// What there is to say about it.
-fn conclude(scene: &Scene<'_>, board: &Board<'_>, nodes: &[NodeId], emptied: Emptied, found: Findings, plan: &mut Plan) {
+pub(super) fn conclude(
+    scene: &Scene<'_>,
+    board: &Board<'_>,
+    nodes: &[NodeId],
+    emptied: Emptied,
+    found: Findings,
+    plan: &mut Plan,
+) {
     let cluster = &board.scheduler.cluster;
     let blocked = !found.blockers.is_empty();
     plan.undecided.extend(found.undecided);

@@ -4,14 +4,17 @@
 //! plugin's rules; where that does not find a way, an integer program says which other pods have to
 //! make room, or that no way exists.
 
+mod after;
 mod blockers;
 mod board;
 mod cost;
 mod drain;
 mod inventory;
 mod reshuffle;
+mod scale_down;
 mod steps;
 
+use capplan_model::history::History;
 use capplan_model::ids::{HostName, NodeName, SnapshotId};
 use capplan_model::plan::{Action, Plan, PresenceClaim};
 use capplan_model::policy::Policy;
@@ -34,6 +37,22 @@ pub enum Request {
     DrainOrder(Vec<NodeName>),
     /// Empty every node of a host.
     Evacuate(HostName),
+    /// Remove workers.
+    ScaleDown {
+        /// How many.
+        count: Count,
+        /// Why it is done although the rules for it do not hold.
+        anyway: Option<String>,
+    },
+}
+
+/// How many workers are removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Count {
+    /// So many.
+    Exactly(u64),
+    /// As many as possible.
+    Most,
 }
 
 /// How long and from which seed.
@@ -77,6 +96,7 @@ pub enum PlanError {
 /// What a plan rests on.
 pub(in crate::plan) struct Scene<'a> {
     pub ground: &'a Ground<'a>,
+    pub history: &'a History,
     pub inventory: Inventory<'a>,
     /// What somebody claims.
     pub claims: Vec<PresenceClaim>,
@@ -90,6 +110,7 @@ pub(in crate::plan) struct Scene<'a> {
 pub fn plan(
     snapshot: &Snapshot,
     id: SnapshotId,
+    history: &History,
     policy: &Policy,
     claims: &[PresenceClaim],
     request: &Request,
@@ -103,11 +124,15 @@ pub fn plan(
     };
     let plugs = Plugs::of(snapshot, &policy.attacher, &slots);
     let board = Board::new(Scheduler::new(cluster), plugs);
-    let scene = Scene { ground: &ground, inventory: Inventory::of(snapshot), claims: in_force(claims, snapshot), limits };
+    let scene =
+        Scene { ground: &ground, history, inventory: Inventory::of(snapshot), claims: in_force(claims, snapshot), limits };
     let empty = |action| Plan::empty(action, id.clone(), snapshot.taken, snapshot.cluster.clone());
     let plan = match request {
         Request::Drain(names) => drain::together(&scene, board, names, empty(Action::Drain))?,
         Request::DrainOrder(names) => drain::in_turn(&scene, board, names, empty(Action::DrainOrder))?,
+        Request::ScaleDown { count, anyway } => {
+            scale_down::plan(&scene, board, *count, anyway.as_deref(), empty(Action::ScaleDown))
+        }
         Request::Evacuate(host) => drain::host(&scene, board, host, empty(Action::Evacuate))?,
     };
     Ok(plan.sealed())

@@ -28,6 +28,7 @@ pub(super) fn sketch(
     board: &mut Board<'_>,
     state: &dyn Fn(NodeId) -> BinState,
     excluded: &BTreeSet<(String, String)>,
+    most_attached: Option<u64>,
 ) -> Sketch {
     let inventory = &scene.inventory;
     let moves = |pod: &capplan_model::kube::Pod, node: NodeId| {
@@ -35,14 +36,14 @@ pub(super) fn sketch(
             return false;
         }
         match state(node) {
-            BinState::Closed => pod.owner.is_some(),
-            BinState::Open | BinState::MayClose => {
+            BinState::Closed | BinState::MayClose => pod.owner.is_some(),
+            BinState::Open => {
                 let shares = inventory.volumes(pod).any(|volume| inventory.other_users(&volume.name, pod).next().is_some());
                 may_be_asked_to_move(inventory, pod) && !shares
             }
         }
     };
-    Sketch::of(&mut board.scheduler, &board.plugs, state, &moves)
+    Sketch::of(&mut board.scheduler, &board.plugs, state, &moves, most_attached)
 }
 
 /// Looks for a way to empty `closed`, which the board has cordoned, with the fewest moves.
@@ -54,7 +55,7 @@ pub(super) fn make_room(
     groups: &BTreeMap<PodId, Vec<PodId>>,
 ) -> Reshuffled {
     let state = |node: NodeId| if closed.contains(&node) { BinState::Closed } else { BinState::Open };
-    let sketch = sketch(scene, board, &state, excluded);
+    let sketch = sketch(scene, board, &state, excluded, None);
     if !sketch.puzzle.is_solvable() {
         return Reshuffled::Unknown { why: "the cluster is too large for the solver".to_owned() };
     }

@@ -1,7 +1,7 @@
 //! Plans as steps: each says what must hold before, what it does, and what shows that it is done.
 
 use capplan_model::ids::NodeName;
-use capplan_model::plan::{Condition, Feasibility, Plan, Step, StepAction};
+use capplan_model::plan::{Condition, Feasibility, Plan, PodMove, Step, StepAction};
 
 use super::Scene;
 use crate::scheduler::Cluster;
@@ -14,6 +14,12 @@ const AT_ONCE: u64 = 30;
 /// # Source
 /// Runbook: a budget of 15 minutes for one drained pod.
 const POD: u64 = 900;
+
+/// Seconds for a guest to shut down before it is a matter for a human.
+///
+/// # Source
+/// Runbook: `shutdown --timeout 300`.
+const SHUTDOWN: u64 = 330;
 
 /// What becomes of nodes once they are empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,55 +55,100 @@ impl Steps {
 /// Steps that empty the nodes of a plan's order; none if it cannot be carried out.
 pub(super) fn of_drain(scene: &Scene<'_>, cluster: &Cluster<'_>, plan: &Plan, afterwards: Afterwards) -> Vec<Step> {
     let mut steps = Steps::default();
-    if plan.feasibility != Feasibility::Feasible {
-        return Vec::new();
+    if plan.feasibility == Feasibility::Feasible {
+        emptied(scene, cluster, plan, afterwards, &mut steps, &mut |_, _| {});
     }
+    steps.done()
+}
+
+/// Steps that empty the nodes of a plan's order and take each out: its object, then its VM.
+pub(super) fn of_removal(scene: &Scene<'_>, cluster: &Cluster<'_>, plan: &Plan) -> Vec<Step> {
+    let mut steps = Steps::default();
+    if plan.feasibility == Feasibility::Feasible {
+        emptied(scene, cluster, plan, Afterwards::StaysClosed, &mut steps, &mut |node, steps| {
+            take_out(scene, cluster, node, steps);
+        });
+    }
+    steps.done()
+}
+
+fn uid(cluster: &Cluster<'_>, node: &NodeName) -> String {
+    cluster.node_named(node).map_or_else(String::new, |id| cluster.node(id).uid.clone())
+}
+
+/// Takes an empty node out for good. Volumes are gone from its VM before its object goes, and its VM is off
+/// before anything else: a node that comes back without its volumes known is the worst of all.
+fn take_out(scene: &Scene<'_>, cluster: &Cluster<'_>, node: &NodeName, steps: &mut Steps) {
+    let guest = scene.ground.guest(node);
+    let vmid = guest.map(|guest| guest.vmid);
+    let empty = vec![Condition::NodeEmpty { node: node.clone() }, Condition::VolumesGone { node: node.clone(), vmid }];
+    let uid = uid(cluster, node);
+    let mut requires = empty;
+    requires.push(Condition::NodeIs { node: node.clone(), uid: uid.clone() });
+    steps.add(
+        format!("delete the object of {node}"),
+        StepAction::DeleteNode { node: node.clone(), uid },
+        requires,
+        vec![Condition::NodeGone { node: node.clone() }],
+        AT_ONCE,
+    );
+    let Some(guest) = guest else { return };
+    let config = guest.config.known();
+    let uuid = config.and_then(|config| config.uuid.clone());
+    let is = Condition::GuestIs { vmid: guest.vmid, name: guest.name.clone(), uuid: uuid.clone() };
+    let free = Condition::VolumesGone { node: node.clone(), vmid };
+    steps.add(
+        format!("keep VM {} ({}) from starting with its host", guest.vmid, guest.name),
+        StepAction::KeepGuestOff { vmid: guest.vmid, name: guest.name.clone() },
+        vec![is.clone()],
+        vec![Condition::GuestStaysOff { vmid: guest.vmid }],
+        AT_ONCE,
+    );
+    steps.add(
+        format!("shut down VM {} ({})", guest.vmid, guest.name),
+        StepAction::ShutDownGuest { vmid: guest.vmid, name: guest.name.clone(), uuid },
+        vec![is, free],
+        vec![Condition::GuestStopped { vmid: guest.vmid }],
+        SHUTDOWN,
+    );
+}
+
+fn emptied(
+    scene: &Scene<'_>,
+    cluster: &Cluster<'_>,
+    plan: &Plan,
+    afterwards: Afterwards,
+    steps: &mut Steps,
+    then: &mut dyn FnMut(&NodeName, &mut Steps),
+) {
     let targets: Vec<NodeName> = plan.order.iter().map(|order| order.node.clone()).collect();
     if afterwards == Afterwards::StaysClosed {
         for node in &targets {
-            cordon(cluster, node, &targets, &mut steps);
+            cordon(cluster, node, &targets, steps);
         }
     }
     for order in &plan.order {
         let node = &order.node;
         if afterwards == Afterwards::ComesBack {
-            cordon(cluster, node, std::slice::from_ref(node), &mut steps);
+            cordon(cluster, node, std::slice::from_ref(node), steps);
         }
         for pod in &order.pods {
-            let mut requires = vec![Condition::PodIs { pod: pod.pod.clone(), uid: pod.uid.clone(), node: pod.from.clone() }];
-            requires.extend(targets.contains(&pod.from).then(|| Condition::Cordoned { node: pod.from.clone() }));
-            let to = pod.to.as_ref().map_or_else(String::new, |to| format!(" to {to}"));
-            steps.add(
-                format!("evict {}{to}", pod.pod),
-                StepAction::Evict {
-                    pod: pod.pod.clone(),
-                    uid: pod.uid.clone(),
-                    node: pod.from.clone(),
-                    to: pod.to.clone(),
-                    close: pod.close.clone(),
-                    wait_seconds: pod.stagger_seconds,
-                },
-                requires,
-                vec![
-                    Condition::PodGone { pod: pod.pod.clone(), uid: pod.uid.clone() },
-                    Condition::SuccessorReady { pod: pod.pod.clone() },
-                ],
-                POD,
-            );
+            evict(pod, &targets, steps);
         }
         let vmid = scene.ground.guest(node).map(|guest| guest.vmid);
+        let empty = Condition::NodeEmpty { node: node.clone() };
         steps.add(
             format!("wait until {node} is empty and its VM holds no volume"),
             StepAction::Wait,
             Vec::new(),
-            vec![Condition::NodeEmpty { node: node.clone() }, Condition::VolumesGone { node: node.clone(), vmid }],
+            vec![empty.clone(), Condition::VolumesGone { node: node.clone(), vmid }],
             POD,
         );
         if afterwards == Afterwards::ComesBack {
             steps.add(
                 format!("work on {node}, and wait until it is ready again"),
                 StepAction::Manual { command: format!("reboot or upgrade {node}") },
-                vec![Condition::NodeEmpty { node: node.clone() }],
+                vec![empty],
                 Vec::new(),
                 0,
             );
@@ -109,12 +160,35 @@ pub(super) fn of_drain(scene: &Scene<'_>, cluster: &Cluster<'_>, plan: &Plan, af
                 AT_ONCE,
             );
         }
+        then(node, steps);
     }
-    steps.done()
+}
+
+fn evict(pod: &PodMove, targets: &[NodeName], steps: &mut Steps) {
+    let mut requires = vec![Condition::PodIs { pod: pod.pod.clone(), uid: pod.uid.clone(), node: pod.from.clone() }];
+    requires.extend(targets.contains(&pod.from).then(|| Condition::Cordoned { node: pod.from.clone() }));
+    let to = pod.to.as_ref().map_or_else(String::new, |to| format!(" to {to}"));
+    steps.add(
+        format!("evict {}{to}", pod.pod),
+        StepAction::Evict {
+            pod: pod.pod.clone(),
+            uid: pod.uid.clone(),
+            node: pod.from.clone(),
+            to: pod.to.clone(),
+            close: pod.close.clone(),
+            wait_seconds: pod.stagger_seconds,
+        },
+        requires,
+        vec![
+            Condition::PodGone { pod: pod.pod.clone(), uid: pod.uid.clone() },
+            Condition::SuccessorReady { pod: pod.pod.clone() },
+        ],
+        POD,
+    );
 }
 
 fn cordon(cluster: &Cluster<'_>, node: &NodeName, except: &[NodeName], steps: &mut Steps) {
-    let uid = cluster.node_named(node).map_or_else(String::new, |id| cluster.node(id).uid.clone());
+    let uid = uid(cluster, node);
     steps.add(
         format!("cordon {node}"),
         StepAction::Cordon { node: node.clone() },

@@ -475,6 +475,18 @@ impl Cluster<'_> {
         terms.map(|term| (term.topology_key.clone(), speaks_of(term))).collect()
     }
 
+    /// Constraints by which a pod must be spread: the node label of a domain, by how many domains may differ,
+    /// and whom the constraint counts.
+    pub fn spreads(&self, pod: PodId) -> Vec<(String, i64, impl Fn(&Pod) -> bool + '_)> {
+        let own = self.pod(pod);
+        let hard = own.scheduling.topology_spread.iter().filter(|one| one.when_unsatisfiable != "ScheduleAnyway");
+        let counts = |one: &'_ capplan_model::kube::TopologySpread| {
+            let selector = selector::Selector::of_spread(one, own);
+            move |other: &Pod| other.namespace == own.namespace && selector.matches(&other.labels)
+        };
+        hard.map(|one| (one.topology_key.clone(), i64::from(one.max_skew), counts(one))).collect()
+    }
+
     /// Whether two pods open the same port of their node.
     pub fn share_port(&self, pod: PodId, other: PodId) -> bool {
         self.classes[self.pods[pod].class].conflicts(&self.classes[self.pods[other].class].ports)

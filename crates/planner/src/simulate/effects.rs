@@ -15,22 +15,22 @@ use crate::attach::new_volume;
 
 /// What was played, as values of its own.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Effects {
+pub(crate) struct Effects {
     /// Where listed pods are now; `None` is nowhere.
-    moved: BTreeMap<(String, String), Option<NodeName>>,
+    pub moved: BTreeMap<(String, String), Option<NodeName>>,
     /// Listed pods that are gone.
-    gone: BTreeSet<(String, String)>,
+    pub gone: BTreeSet<(String, String)>,
     /// New pods, with their nodes.
-    added: Vec<Pod>,
+    pub added: Vec<Pod>,
     /// Pods in the order in which they were placed.
-    order: Vec<(String, String)>,
-    nodes: Vec<Node>,
-    nodes_gone: BTreeSet<NodeName>,
-    powered_off: BTreeSet<NodeName>,
-    workers: Vec<NewWorker>,
-    claims: Vec<Claim>,
+    pub order: Vec<(String, String)>,
+    pub nodes: Vec<Node>,
+    pub nodes_gone: BTreeSet<NodeName>,
+    pub powered_off: BTreeSet<NodeName>,
+    pub workers: Vec<NewWorker>,
+    pub claims: Vec<Claim>,
     /// Why volumes cannot be attached to nodes.
-    refused: BTreeMap<(NodeName, String), String>,
+    pub refused: BTreeMap<(NodeName, String), String>,
 }
 
 /// Namespaces and names.
@@ -89,7 +89,7 @@ impl Effects {
     }
 
     /// Makes the snapshot that of the cluster afterwards.
-    pub(super) fn apply(self, snapshot: &mut Snapshot, driver: &str) {
+    pub(crate) fn apply(self, snapshot: &mut Snapshot, driver: &str) {
         for worker in &self.workers {
             let endpoint =
                 snapshot.pve.iter_mut().find(|pve| pve.hosts.items().iter().any(|host| host.name == worker.guest.host));

@@ -29,10 +29,11 @@ use crate::attach::Plugs;
 use crate::ground::Ground;
 use crate::report::{Unknown, state};
 use crate::scheduler::Cluster;
-use effects::Effects;
 use play::{Outcome, Player};
 
+pub(crate) use effects::Effects;
 pub(crate) use proof::shown_amount;
+
 pub use result::{
     Difference, Displaced, FORMAT, FigureUnit, Flagged, Placed, PoolGrowth, Reboot, Simulation, Starving, TimelineRow,
     Unplaceable, UntilRefusal, Verdict, VolumeSpread, WorkersNeeded,

@@ -27,7 +27,7 @@ const OWN_LABELS: [&str; 2] = ["kubernetes.io/hostname", "csi.proxmox.sinextra.d
 
 /// A new worker with its VM.
 #[derive(Clone, Debug)]
-pub(super) struct NewWorker {
+pub(crate) struct NewWorker {
     pub node: Node,
     pub csi: CsiNode,
     pub guest: Guest,
@@ -68,7 +68,7 @@ impl NewWorker {
 
 /// Why a worker does not join.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     /// Its host has no room.
     NoRoom(String),
     /// Whether its host has room is unknown.

@@ -1,0 +1,356 @@
+//! Which workers can go: chosen, proven, and held against the rules that would bring them back.
+
+use std::collections::BTreeMap;
+
+use capplan_model::ids::NodeName;
+use capplan_model::plan::{Action, BlockCode, Blocker, Feasibility, Optimality, OptimalityStatus, Plan, Rejected};
+use capplan_model::policy::{Direction, Measure};
+use capplan_model::slots::VolumeSlots;
+use jiff::SignedDuration;
+
+use super::blockers::{self, Findings};
+use super::board::{Board, Choice};
+use super::cost::{cost, in_order};
+use super::drain::{self, Costs, Emptied, How};
+use super::{Count, Scene, after, reshuffle, steps};
+use crate::capacity::node_uses;
+use crate::place::{Answer, BinState};
+use crate::rules::{Facts, Verdict, judge_all};
+use crate::scheduler::NodeId;
+
+/// Candidates whose removal is played one by one: one that can go is enough.
+const MOST_TRIED: usize = 20;
+
+/// A set of workers whose removal was played.
+struct Tried {
+    nodes: Vec<NodeId>,
+    found: Findings,
+    emptied: Emptied,
+    costs: Costs,
+}
+
+/// Plans the removal of workers.
+pub(super) fn plan(scene: &Scene<'_>, mut board: Board<'_>, count: Count, anyway: Option<&str>, mut plan: Plan) -> Plan {
+    let mut around = Findings::default();
+    let cluster = &board.scheduler.cluster;
+    let mut workers: Vec<NodeId> = cluster.nodes().filter(|node| !cluster.node(*node).runs_control_plane()).collect();
+    drain::by_cost(scene, cluster, &mut workers);
+    gates(scene, anyway, &mut plan);
+    if let [first, ..] = workers[..] {
+        let first = cluster.node(first).name.clone();
+        // Of any worker that might go: the others must be well.
+        blockers::look_around(scene, &std::iter::once(&first).collect(), &mut around);
+        around.blockers.retain(|one| one.subject != first.as_str());
+    }
+    let candidates = candidates(scene, &board, &workers, &mut plan);
+    let chosen = choose(scene, &mut board, &workers, &candidates, count, &mut plan);
+    match chosen {
+        Some(tried) => {
+            plan.target = Some(drain::named(&board, &tried.nodes));
+            plan.order = drain::orders(scene, &board.scheduler.cluster, &tried.nodes, &tried.emptied.landings, &tried.costs);
+            if plan.optimality.objective.is_none() {
+                plan.optimality = drain::optimality(&tried.emptied);
+            }
+            let mut found = tried.found;
+            found.blockers.extend(around.blockers);
+            found.blockers.extend(plan.blockers.clone());
+            found.undecided.extend(around.undecided);
+            drain::conclude(scene, &board, &tried.nodes, tried.emptied, found, &mut plan);
+            plan.steps = steps::of_removal(scene, &board.scheduler.cluster, &plan);
+        }
+        None => {
+            plan.feasibility = Feasibility::Blocked;
+            plan.because.insert(0, "no worker can go".to_owned());
+            plan.undecided.extend(around.undecided);
+            plan.blockers.extend(around.blockers);
+            plan.blockers.sort();
+            plan.blockers.dedup();
+        }
+    }
+    plan
+}
+
+/// What the policy's rules for a removal say. Those that do not hold block it, unless it is done anyway.
+fn gates(scene: &Scene<'_>, anyway: Option<&str>, plan: &mut Plan) {
+    let (snapshot, policy) = (scene.ground.snapshot, scene.ground.policy);
+    let uses = node_uses(snapshot);
+    let slots = VolumeSlots::of_workers(snapshot, &policy.attacher);
+    let facts = Facts { snapshot, history: scene.history, policy, uses: &uses, slots: &slots };
+    let mut contrary: Vec<(String, String)> = Vec::new();
+    for one in judge_all(&facts).iter().filter(|one| one.direction == Direction::Down) {
+        let needs = format!("`{}` needs {}", one.rule.id, one.rule.when);
+        match one.sustained {
+            Verdict::Met => {}
+            Verdict::NotMet => {
+                let value = one.evidence.value.unwrap_or_default();
+                let shown = if one.rule.when.percent { format!("{:.1}%", value * 100.0) } else { format!("{value:.0}") };
+                let days = one.rule.window.as_hours() / 24;
+                contrary.push((one.rule.id.clone(), format!("{needs} for {days} days; it is {shown} now")));
+            }
+            Verdict::InsufficientData => {
+                let why = one
+                    .evidence
+                    .note
+                    .clone()
+                    .unwrap_or_else(|| format!("only {:.0}% of its window are sampled", one.evidence.coverage * 100.0));
+                contrary.push((one.rule.id.clone(), format!("{needs}, which cannot be judged: {why}")));
+            }
+        }
+    }
+    contrary.extend(settling(scene).map(|why| ("worker-set".to_owned(), why)));
+    for (id, why) in contrary {
+        match anyway {
+            Some(reason) => plan.warnings.push(format!("done anyway ({reason}): {why}")),
+            None => plan.blockers.push(Blocker {
+                node: NodeName::default(),
+                code: BlockCode::GateFailed,
+                subject: id,
+                detail: format!("{why}; --override REASON plans it anyway"),
+            }),
+        }
+    }
+}
+
+/// Whether the set of workers changed within the window of the rules for a removal: what was sampled before
+/// says little about the set of today, and one removal must not follow another on the same samples.
+fn settling(scene: &Scene<'_>) -> Option<String> {
+    let snapshot = scene.ground.snapshot;
+    let window = scene.ground.policy.scale_down.rules.iter().map(|rule| rule.window).max()?;
+    let start = snapshot.taken - window;
+    let days = window.as_hours() / 24;
+    let nodes = snapshot.kube.nodes.items();
+    // A node that is gone stops being sampled before the others do.
+    let gone = scene.history.subjects(capplan_model::capacity::Dimension::MemoryRequests).filter_map(|(subject, series)| {
+        let (last, _) = series.last_key_value()?;
+        let known = nodes.iter().any(|node| node.name.as_str() == subject);
+        (!known && *last >= start).then(|| (subject.to_owned(), snapshot.taken.duration_since(*last)))
+    });
+    let in_days = |age: SignedDuration| age.as_hours() / 24;
+    if let Some((subject, age)) = gone.min_by_key(|(_, age)| *age) {
+        return Some(format!("{subject} left {} days ago: wait until {days} days have passed", in_days(age)));
+    }
+    let created = nodes.iter().filter(|node| !node.is_control_plane()).filter_map(|node| Some((node, node.created?)));
+    let newest = created.filter(|(_, created)| *created > start).max_by_key(|(_, created)| *created);
+    newest.map(|(node, created)| {
+        let age = in_days(snapshot.taken.duration_since(created));
+        format!("{} came {age} days ago: wait until {days} days have passed", node.name)
+    })
+}
+
+/// Workers that nothing but room may keep; the others are rejected with the reason.
+fn candidates(scene: &Scene<'_>, board: &Board<'_>, workers: &[NodeId], plan: &mut Plan) -> Vec<NodeId> {
+    let cluster = &board.scheduler.cluster;
+    let mut candidates = Vec::new();
+    for node in workers {
+        let receivers: Vec<NodeId> =
+            cluster.nodes().filter(|other| other != node && !cluster.node(*other).unschedulable).collect();
+        let mut found = Findings::default();
+        blockers::look(scene, cluster, *node, &receivers, &mut found);
+        if found.blockers.is_empty() {
+            candidates.push(*node);
+        } else {
+            reject(plan, &cluster.node(*node).name, &found);
+        }
+    }
+    candidates
+}
+
+/// Notes why a worker cannot go.
+fn reject(plan: &mut Plan, node: &NodeName, found: &Findings) {
+    let mut codes: BTreeMap<BlockCode, Vec<&Blocker>> = BTreeMap::new();
+    for one in &found.blockers {
+        codes.entry(one.code).or_default().push(one);
+    }
+    let text = codes.values().map(|list| {
+        let more = list.len() - 1;
+        let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
+        format!("{}: {}: {}{more}", list[0].code.name(), list[0].subject, list[0].detail)
+    });
+    let why = text.collect::<Vec<_>>().join("; ");
+    plan.rejected.push(Rejected { action: Action::ScaleDown, target: Some(node.to_string()), why });
+    plan.blockers.extend(found.blockers.iter().cloned());
+}
+
+/// Chooses the workers; the board is as after their removal.
+fn choose(
+    scene: &Scene<'_>,
+    board: &mut Board<'_>,
+    workers: &[NodeId],
+    candidates: &[NodeId],
+    count: Count,
+    plan: &mut Plan,
+) -> Option<Tried> {
+    match count {
+        Count::Exactly(0) => None,
+        Count::Exactly(1) => one_of(scene, board, candidates, plan),
+        Count::Exactly(_) | Count::Most => several(scene, board, workers, candidates, count, plan),
+    }
+}
+
+/// The cheapest worker that can go.
+fn one_of(scene: &Scene<'_>, board: &mut Board<'_>, candidates: &[NodeId], plan: &mut Plan) -> Option<Tried> {
+    let gates = plan.blockers.len();
+    let before = board.clone();
+    for node in candidates.iter().take(MOST_TRIED) {
+        let tried = try_set(scene, board, &[*node], plan);
+        if tried.found.blockers.is_empty() {
+            // What blocks the others is told as rejected only.
+            plan.blockers.retain(|one| one.node.as_str().is_empty());
+            return Some(tried);
+        }
+        reject(plan, &board.scheduler.cluster.node(*node).name, &tried.found);
+        board.clone_from(&before);
+    }
+    let left = candidates.len().saturating_sub(MOST_TRIED);
+    if left > 0 {
+        plan.undecided.push(format!("whether one of {left} dearer workers can go: they were not tried"));
+    }
+    debug_assert!(plan.blockers.len() >= gates, "blockers only grow");
+    None
+}
+
+/// Plays the removal of a set of workers, and holds the state afterwards against the rules.
+fn try_set(scene: &Scene<'_>, board: &mut Board<'_>, nodes: &[NodeId], plan: &Plan) -> Tried {
+    let mut found = Findings::default();
+    let (emptied, costs) = drain::try_to_empty(scene, board, nodes, &mut found);
+    let names: Vec<NodeName> = nodes.iter().map(|node| board.scheduler.cluster.node(*node).name.clone()).collect();
+    let mut block = |subject: String, detail: String| {
+        found.blockers.insert(Blocker { node: names[0].clone(), code: BlockCode::NoCapacity, subject, detail });
+    };
+    if emptied.left.is_empty() && !matches!(emptied.how, How::Impossible | How::Unknown(_)) {
+        let order = drain::orders(scene, &board.scheduler.cluster, nodes, &emptied.landings, &costs);
+        let moved = Plan { order, ..plan.clone() };
+        let state = after::snapshot(scene, &moved, &names);
+        for (rule, why) in after::up_rules_met(scene, &state) {
+            block(rule, why);
+        }
+        if scene.ground.policy.safety.survive_worker_loss {
+            for lost in not_survived(scene, board, nodes) {
+                block(lost.to_string(), format!("without it as well pods would find no place: the policy asks to survive that"));
+            }
+        }
+    }
+    Tried { nodes: nodes.to_vec(), found, emptied, costs }
+}
+
+/// Workers whose loss the cluster would not survive: nobody leads the scheduler then.
+pub(super) fn not_survived(scene: &Scene<'_>, board: &mut Board<'_>, gone: &[NodeId]) -> Vec<NodeName> {
+    let cluster = &board.scheduler.cluster;
+    let left: Vec<NodeId> =
+        cluster.nodes().filter(|node| !gone.contains(node) && !cluster.node(*node).runs_control_plane()).collect();
+    let mut lost = Vec::new();
+    for node in left {
+        let (mark, plugs) = (board.scheduler.cluster.mark(), board.plugs.clone());
+        board.cordon(node);
+        let groups = in_order(scene, &board.scheduler.cluster, node, false);
+        let mut rng = fastrand::Rng::with_seed(scene.limits.seed);
+        let survives = groups.iter().all(|group| board.relocate(group, &mut Choice::Scheduler(&mut rng)).is_some());
+        if !survives {
+            lost.push(board.scheduler.cluster.node(node).name.clone());
+        }
+        board.scheduler.cluster.roll_back(mark);
+        board.plugs = plugs;
+    }
+    lost
+}
+
+/// Several workers at once, with the fewest moves.
+fn several(
+    scene: &Scene<'_>,
+    board: &mut Board<'_>,
+    workers: &[NodeId],
+    candidates: &[NodeId],
+    count: Count,
+    plan: &mut Plan,
+) -> Option<Tried> {
+    let state = |node: NodeId| if candidates.contains(&node) { BinState::MayClose } else { BinState::Open };
+    let mut sketch = reshuffle::sketch(scene, board, &state, &Default::default(), most_attached(scene));
+    sketch.puzzle.keep = kept_memory(scene, board, workers, &sketch.nodes);
+    // Half of the time for how many, half for which.
+    let seconds = scene.limits.seconds / 2.0;
+    let all = candidates.len() as u64;
+    let (open, fewest) = match count {
+        Count::Exactly(count) => (all.checked_sub(count), None),
+        Count::Most => {
+            let (open, bound) = sketch.puzzle.fewest_open(seconds)?;
+            (u64::try_from(open).ok(), u64::try_from(bound).ok())
+        }
+    };
+    let Some(open) = open else {
+        plan.because.push(format!("only {all} workers may go at all"));
+        return None;
+    };
+    let answer = sketch.puzzle.fewest_moves(i64::try_from(open).ok(), false, seconds);
+    let (chosen, bound) = match answer {
+        Answer::Found { assignment, bound, .. } => {
+            let used = |bin: usize| assignment.iter().any(|now| now.get(&bin).is_some_and(|count| *count > 0));
+            let empty = (0..sketch.nodes.len()).filter(|bin| state(sketch.nodes[*bin]) == BinState::MayClose && !used(*bin));
+            let mut nodes: Vec<NodeId> = empty.map(|bin| sketch.nodes[bin]).collect();
+            drain::by_cost(scene, &board.scheduler.cluster, &mut nodes);
+            nodes.truncate(usize::try_from(all - open).unwrap_or(usize::MAX));
+            (nodes, u64::try_from(bound).unwrap_or(0))
+        }
+        Answer::Impossible => {
+            plan.optimality = Optimality {
+                status: OptimalityStatus::Infeasible,
+                note: format!("no arrangement of the pods leaves {} workers empty, by {}", all - open, crate::place::SOLVER),
+                ..Optimality::default()
+            };
+            plan.because.push(format!("{} workers cannot go: no arrangement of the pods leaves so many empty", all - open));
+            return None;
+        }
+        Answer::Unknown => {
+            plan.undecided.push(format!("whether {} workers can go: nothing was found in time", all - open));
+            return None;
+        }
+    };
+    if chosen.is_empty() {
+        plan.because.push("no worker can be emptied".to_owned());
+        return None;
+    }
+    let closed: Vec<NodeId> = chosen;
+    let tried = try_set(scene, board, &closed, plan);
+    let moves = tried.emptied.landings.len() as u64;
+    let so_many = match fewest {
+        Some(fewest) if fewest < open => format!("{} of {all} go, {} at most", closed.len(), all - fewest),
+        Some(_) => format!("{} of {all} go, proven the most", closed.len()),
+        None => format!("{} of {all} go", closed.len()),
+    };
+    plan.because.push(so_many);
+    if tried.emptied.left.is_empty() {
+        let note = format!("fewest moves of any {} workers, by {}", closed.len(), crate::place::SOLVER);
+        plan.optimality = Optimality::of(moves, bound, note);
+    }
+    plan.blockers.retain(|one| one.node.as_str().is_empty());
+    Some(tried)
+}
+
+/// Most volumes that may be attached to one worker so that no rule for another worker holds.
+fn most_attached(scene: &Scene<'_>) -> Option<u64> {
+    let rules = scene.ground.policy.scale_up.rules.iter().filter(|rule| rule.measure == Measure::VolumeAttachments);
+    let allowed = rules.filter_map(|rule| (0..=64_u64).rev().find(|count| !rule.when.holds(*count as f64)));
+    allowed.min()
+}
+
+/// Memory that the workers which stay must have so that no rule about requests holds: by bin, and the sum.
+fn kept_memory(scene: &Scene<'_>, board: &Board<'_>, workers: &[NodeId], bins: &[NodeId]) -> Option<(Vec<i64>, i64)> {
+    let cluster = &board.scheduler.cluster;
+    let rules = scene.ground.policy.scale_up.rules.iter().filter(|rule| rule.measure == Measure::MemoryRequests);
+    let most = rules.map(|rule| rule.when.value).reduce(f64::min).filter(|share| *share > 0.0)?;
+    let amount = |node: NodeId| if workers.contains(&node) { cluster.node(node).allocatable.memory.0 } else { 0 };
+    let amounts: Vec<i64> = bins.iter().map(|node| i64::try_from(amount(*node)).unwrap_or(i64::MAX)).collect();
+    // DaemonSets' pods of those that go ask for nothing any more: at least what moves has to be kept.
+    let moving = workers.iter().flat_map(|node| cluster.pods_on(*node)).map(|pod| cluster.pod(*pod));
+    let asked: u64 = moving.filter(|pod| !pod.belongs_to_node()).map(|pod| pod.requests.memory.0).sum();
+    Some((amounts, (asked as f64 / most).ceil() as i64))
+}
+
+/// What the removal of each worker comes to, cheapest first, for the report: `(node, why not)`.
+pub(super) fn survey(scene: &Scene<'_>, board: &mut Board<'_>, plan: &mut Plan) -> Option<NodeName> {
+    let cluster = &board.scheduler.cluster;
+    let mut workers: Vec<NodeId> = cluster.nodes().filter(|node| !cluster.node(*node).runs_control_plane()).collect();
+    workers.sort_by(|a, b| cost(scene, cluster, *a).total.total_cmp(&cost(scene, cluster, *b).total));
+    let candidates = candidates(scene, board, &workers, plan);
+    let tried = one_of(scene, board, &candidates, plan)?;
+    Some(board.scheduler.cluster.node(tried.nodes[0]).name.clone())
+}
