@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use capplan_model::ids::VmId;
 use capplan_model::plan::{Feasibility, Plan, PresenceClaim};
-use capplan_planner::plan::{Count, Limits, PlanError, Request, plan};
+use capplan_model::units::Bytes;
+use capplan_planner::plan::{Count, Limits, Observation, PlanError, Request, Wanted, plan};
 use clap::{Subcommand, ValueEnum};
 
 use super::observed::From;
@@ -16,10 +18,12 @@ use crate::ui::{CliError, Exit, Progress, note};
 /// Everything is tried on a copy of the cluster first, state by state. A plan names every pod, place and
 /// number: nothing is left to choose. Exits with 3 if it cannot be done, with 6 if that cannot be said.
 #[derive(Debug, clap::Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_required = true)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
     #[command(subcommand)]
     what: Option<What>,
+    #[command(flatten)]
+    how: How,
 }
 
 /// What to plan.
@@ -49,6 +53,38 @@ enum What {
         #[command(flatten)]
         how: How,
     },
+    /// Add workers: how many, what size, on which host, with every number
+    ScaleUp {
+        /// How many [default: as many as the rules need]
+        #[arg(long, value_name = "N")]
+        count: Option<u32>,
+        /// Memory of each [default: tried from half to twice the policy's]
+        #[arg(long, value_name = "SIZE", value_parser = super::simulate::bytes)]
+        memory: Option<Bytes>,
+        /// Virtual CPUs of each [default: as the worker it is like]
+        #[arg(long, value_name = "N")]
+        cores: Option<u64>,
+        /// Host [default: the one with most memory available]
+        #[arg(long, value_name = "HOST")]
+        host: Option<String>,
+        /// Worker that the new one is like, its labels and taints included
+        #[arg(long, value_name = "NODE")]
+        like: Option<String>,
+        /// Name of the first
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// VMID of the first
+        #[arg(long, value_name = "VMID")]
+        vmid: Option<u32>,
+        /// Address of the first, with its prefix length: 10.0.20.106/24
+        #[arg(long, value_name = "ADDRESS", value_parser = address)]
+        ip: Option<String>,
+        /// Template to clone
+        #[arg(long, value_name = "VMID")]
+        template: Option<u32>,
+        #[command(flatten)]
+        how: How,
+    },
     /// Remove workers: which ones can go, or what keeps each
     ScaleDown {
         /// How many, or `max`
@@ -63,6 +99,12 @@ enum What {
         #[command(flatten)]
         how: How,
     },
+}
+
+fn address(text: &str) -> Result<String, String> {
+    let (address, prefix) = text.split_once('/').unwrap_or((text, "24"));
+    let good = address.parse::<std::net::Ipv4Addr>().is_ok() && prefix.parse::<u8>().is_ok_and(|prefix| prefix <= 32);
+    if good { Ok(text.to_owned()) } else { Err(format!("`{text}` is not an address such as 10.0.20.106/24")) }
 }
 
 fn count(text: &str) -> Result<Count, String> {
@@ -117,17 +159,30 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 /// Runs the command.
 pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError> {
-    let Some(what) = &args.what else {
-        return Err(CliError::new(Exit::Usage, "what is to be planned?").hint("see capplan plan --help"));
-    };
-    let (request, how) = match what {
-        What::Drain { nodes, how } => (Request::Drain(nodes.iter().map(|node| node.as_str().into()).collect()), how),
-        What::DrainOrder { nodes, how } => (Request::DrainOrder(nodes.iter().map(|node| node.as_str().into()).collect()), how),
-        What::Evacuate { host, how } => (Request::Evacuate(host.as_str().into()), how),
-        What::ScaleDown { count, anyway, how, .. } => (Request::ScaleDown { count: *count, anyway: anyway.clone() }, how),
+    let nodes = |names: &[String]| names.iter().map(|node| node.as_str().into()).collect();
+    let (request, how) = match &args.what {
+        None => (Request::Next, &args.how),
+        Some(What::Drain { nodes: names, how }) => (Request::Drain(nodes(names)), how),
+        Some(What::DrainOrder { nodes: names, how }) => (Request::DrainOrder(nodes(names)), how),
+        Some(What::Evacuate { host, how }) => (Request::Evacuate(host.as_str().into()), how),
+        Some(What::ScaleDown { count, anyway, how, .. }) => (Request::ScaleDown { count: *count, anyway: anyway.clone() }, how),
+        Some(What::ScaleUp { count, memory, cores, host, like, name, vmid, ip, template, how }) => {
+            let wanted = Wanted {
+                count: *count,
+                memory: *memory,
+                cores: *cores,
+                host: host.clone().map(Into::into),
+                like: like.clone().map(Into::into),
+                name: name.clone().map(Into::into),
+                vmid: vmid.map(VmId),
+                address: ip.clone(),
+                template: template.map(VmId),
+            };
+            (Request::ScaleUp(Box::new(wanted)), how)
+        }
     };
     let mut config = Config::load(options)?;
-    if let What::ScaleDown { confirm_no_growth: true, .. } = what {
+    if let Some(What::ScaleDown { confirm_no_growth: true, .. }) = &args.what {
         config.policy.plan.no_growth_confirmed = true;
     }
     let claims = match &how.claims {
@@ -138,7 +193,8 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
     let history = super::history::of(&config, &observed).await;
     let progress = Progress::start("planning");
     let limits = Limits { seconds: how.time_limit, seed: how.seed };
-    let made = plan(&observed.snapshot, observed.id(), &history, &config.policy, &claims, &request, limits).map_err(refused)?;
+    let seen = Observation { snapshot: &observed.snapshot, history: &history, policy: &config.policy, claims: &claims };
+    let made = plan(&seen, observed.id(), &request, limits).map_err(refused)?;
     drop(progress);
     let kept = match &how.output {
         Some(path) => Some(path.clone()),

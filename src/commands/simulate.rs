@@ -244,7 +244,7 @@ impl FromArgMatches for Ordered {
     }
 }
 
-fn bytes(text: &str) -> Result<Bytes, String> {
+pub(super) fn bytes(text: &str) -> Result<Bytes, String> {
     match Bytes::parse(text) {
         Ok(size) if size.0 > 0 => Ok(size),
         Ok(_) | Err(_) => Err(format!("`{text}` is not a size such as 10Gi")),

@@ -1,6 +1,6 @@
 //! A plan for a terminal: 80 columns, readable without colour.
 
-use capplan_model::plan::{Blocker, Cost, Feasibility, OptimalityStatus, Plan, PodMove};
+use capplan_model::plan::{Action, Blocker, Cost, Feasibility, OptimalityStatus, Plan, PodMove};
 
 use super::instant;
 use super::page::{BOLD, DIM, GREEN, Page, RED, RESET, WIDTH, YELLOW, short};
@@ -37,6 +37,7 @@ fn headline(page: &mut Page, plan: &Plan) {
         page.paragraph("target", LABEL, target);
     }
     let answer = match plan.feasibility {
+        Feasibility::Feasible if plan.action == Action::None => format!("{GREEN}nothing to do{RESET}"),
         Feasibility::Feasible => format!("{GREEN}can be done{RESET}"),
         Feasibility::Blocked => format!("{RED}cannot be done{RESET}"),
         Feasibility::Undecided => format!("{YELLOW}undecided{RESET}"),
@@ -100,7 +101,8 @@ fn blockers(page: &mut Page, blockers: &[Blocker]) {
         }
     }
     for group in groups {
-        page.line(format!("{BOLD}{} · {}{RESET} ({})", group[0].node, group[0].code.name(), group.len()));
+        let node = if group[0].node.as_str().is_empty() { String::new() } else { format!("{} · ", group[0].node) };
+        page.line(format!("{BOLD}{node}{}{RESET} ({})", group[0].code.name(), group.len()));
         for one in group.iter().take(MOST_BLOCKERS) {
             page.paragraph("  ·", 4, &format!("{}: {}", one.subject, one.detail));
         }
@@ -137,7 +139,9 @@ fn order(page: &mut Page, plan: &Plan) {
     page.section("Order");
     for (place, node) in plan.order.iter().enumerate() {
         page.line(format!("{BOLD}{}. {}{RESET}", place + 1, node.node));
-        page.paragraph("  ", 3, &format!("{DIM}{}{RESET}", cost(&node.cost)));
+        if node.cost.total > 0.0 {
+            page.paragraph("  ", 3, &format!("{DIM}{}{RESET}", cost(&node.cost)));
+        }
         let rows: Vec<Vec<String>> = node.pods.iter().take(MOST_PODS).map(|pod| row(pod, node.node.as_str())).collect();
         if !rows.is_empty() {
             page.table(&["pod", "to", "wait", "volumes"], &[2, 3], &rows);

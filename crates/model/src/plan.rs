@@ -290,6 +290,8 @@ pub struct WorkerSpec {
     pub vmid: VmId,
     /// Address with its prefix length, if the worker it is like has a fixed one.
     pub address: Option<String>,
+    /// Gateway, with a fixed address.
+    pub gateway: Option<String>,
     /// Host.
     pub host: HostName,
     /// Template or worker that is cloned.
@@ -412,6 +414,16 @@ pub enum StepAction {
         /// Value.
         value: String,
     },
+    /// Takes a volume out of a VM's config that no VolumeAttachment names: its slot is free again, its data
+    /// stays.
+    UnplugGhost {
+        /// VMID.
+        vmid: VmId,
+        /// Slot, such as `scsi15`.
+        slot: String,
+        /// The volume that must be there.
+        volume: String,
+    },
     /// Changes nothing: waits for what the step ensures.
     Wait,
     /// What only a human does.
@@ -524,6 +536,20 @@ pub enum Condition {
         node: NodeName,
         /// Slots advertised.
         slots: Option<u64>,
+    },
+    /// No VolumeAttachment names the volume on this VM's node, read twice, a minute apart.
+    Ghost {
+        /// VMID.
+        vmid: VmId,
+        /// The volume.
+        volume: String,
+    },
+    /// The slot of the VM is empty.
+    SlotEmpty {
+        /// VMID.
+        vmid: VmId,
+        /// Slot.
+        slot: String,
     },
     /// The node has the label.
     Labelled {

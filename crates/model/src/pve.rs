@@ -260,9 +260,12 @@ pub struct GuestConfig {
     /// PCI devices passed through.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub host_pci: Vec<String>,
-    /// Static addresses of `ipconfigN`.
+    /// Static addresses of `ipconfigN`, with their prefix lengths where these are written.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<String>,
+    /// Gateway of the first of them that has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
     /// Startup order as written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub startup: Option<String>,

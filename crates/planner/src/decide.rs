@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::capacity::commitment;
-use crate::project::{Removal, removals};
+use crate::plan::{removable, settling};
 use crate::rules::{Facts, Judgement, Verdict, combine};
 
 /// What to do next.
@@ -241,41 +241,27 @@ fn scale_down(facts: &Facts<'_>, down: &[&Judgement<'_>], mut because: Vec<Strin
             rejected.push(format!("scale-down: {}", open.join("; ")));
             none(because, rejected)
         }
-        Verdict::Met => match removals(facts) {
-            Reading::Unknown { why } => {
-                rejected.push(format!("scale-down: every rule for it holds, but what it rests on is unknown: {why}"));
-                none(because, rejected)
+        Verdict::Met => {
+            if let Some(why) = settling(facts) {
+                rejected.push(format!("scale-down: every rule for it holds, but {why}"));
+                return none(because, rejected);
             }
-            Reading::Known(removals) => {
-                let (possible, blocked): (Vec<Removal>, Vec<Removal>) =
-                    removals.into_iter().partition(|one| one.blockers.is_empty());
-                rejected.extend(blocked.iter().map(|one| {
-                    let more = one.blockers.len() - 1;
-                    let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
-                    format!("scale-down of {}: {}{more}", one.node, one.blockers[0])
-                }));
-                // The one whose removal leaves the most room; ties by name.
-                let best = possible.into_iter().min_by(|a, b| (a.most_attachments, &a.node).cmp(&(b.most_attachments, &b.node)));
-                let Some(best) = best else {
-                    because.push("every rule for a worker less holds, but no worker can go".to_owned());
+            let removable = match removable(facts) {
+                Reading::Known(removable) => removable,
+                Reading::Unknown { why } => {
+                    rejected.push(format!("scale-down: every rule for it holds, but what it rests on is unknown: {why}"));
                     return none(because, rejected);
-                };
-                because = down.iter().map(|one| held(one)).collect();
-                because.push(format!(
-                    "without {} every pod has a place, at most {} volumes are on one worker and requests are at {:.1}%: no rule for another worker holds then",
-                    best.node,
-                    best.most_attachments,
-                    best.requested * 100.0
-                ));
-                Recommendation {
-                    action: Action::ScaleDown,
-                    target: Some(best.node.to_string()),
-                    blocked: false,
-                    because,
-                    rejected,
                 }
-            }
-        },
+            };
+            rejected.extend(removable.rejected.iter().map(|(node, why)| format!("scale-down of {node}: {why}")));
+            let Some(node) = removable.node else {
+                because.push("every rule for a worker less holds, but no worker can go".to_owned());
+                return none(because, rejected);
+            };
+            because = down.iter().map(|one| held(one)).collect();
+            because.push(format!("without {node} every pod has a place, and no rule for another worker holds then"));
+            Recommendation { action: Action::ScaleDown, target: Some(node.to_string()), blocked: false, because, rejected }
+        }
     }
 }
 

@@ -1,15 +1,18 @@
 //! Plans against brute force on small clusters, and what holds for every plan.
 
+use std::fmt::Write;
+
 use capplan_model::history::History;
 use capplan_model::ids::{NodeName, SnapshotId};
 use capplan_model::kube::{
     Affinity, Condition, Kube, LabelSelector, Labels, Node, Owner, Phase, Pod, PodAffinity, PodAffinityTerm, Resources,
 };
-use capplan_model::plan::{BlockCode, Feasibility, OptimalityStatus, Plan};
+use capplan_model::plan::{Action, BlockCode, Feasibility, OptimalityStatus, Plan, Step, StepAction};
 use capplan_model::policy::Policy;
+use capplan_model::scenario::Scenario;
 use capplan_model::units::{Bytes, MilliCpu};
 use capplan_model::{Reading, Snapshot};
-use capplan_planner::plan::{Count, Limits, Request, plan};
+use capplan_planner::plan::{Count, Limits, Observation, Request, end_state, plan};
 use proptest::prelude::*;
 
 /// What a pod takes, where it is, and what it minds.
@@ -140,11 +143,15 @@ fn brute_force_most(nodes: usize, shapes: &[Shape]) -> (usize, usize) {
     found.max_by_key(|(closed, moves)| (*closed, std::cmp::Reverse(*moves))).expect("as it is it holds")
 }
 
+fn planned(snapshot: &Snapshot, history: &History, policy: &Policy, request: &Request, limits: Limits) -> Plan {
+    let seen = Observation { snapshot, history, policy, claims: &[] };
+    plan(&seen, SnapshotId::default(), request, limits).expect("known")
+}
+
 fn drained(nodes: usize, shapes: &[Shape], seed: u64) -> Plan {
     let request = Request::Drain(vec![NodeName::from("n0")]);
     let limits = Limits { seconds: 20.0, seed };
-    plan(&snapshot(nodes, shapes), SnapshotId::default(), &History::default(), &Policy::built_in(), &[], &request, limits)
-        .expect("known")
+    planned(&snapshot(nodes, shapes), &History::default(), &Policy::built_in(), &request, limits)
 }
 
 /// As many workers as possible are removed; no rule speaks against it.
@@ -153,7 +160,7 @@ fn consolidated(nodes: usize, shapes: &[Shape]) -> Plan {
     let policy = Policy::parse(&text).expect("a policy");
     let request = Request::ScaleDown { count: Count::Most, anyway: Some("test".into()) };
     let limits = Limits { seconds: 20.0, seed: 1 };
-    plan(&snapshot(nodes, shapes), SnapshotId::default(), &History::default(), &policy, &[], &request, limits).expect("known")
+    planned(&snapshot(nodes, shapes), &History::default(), &policy, &request, limits)
 }
 
 /// Plays the moves of a plan by hand: every state on the way must hold.
@@ -244,4 +251,72 @@ fn other_pods_make_room_where_none_is_left() {
     let plan = drained(2, &shapes, 1);
     assert_eq!((plan.feasibility, plan.optimality.status), (Feasibility::Blocked, OptimalityStatus::Infeasible));
     assert_eq!(plan.explanation, ["with 1 B memory less requested on n1 it would fit"]);
+}
+
+/// A cluster of workers of 32 GiB on one host, with a steady history: `(GiB of memory a pod, pods, volumes)`
+/// of each worker.
+fn steady(workers: &[(u64, u64, u64)], available: u64) -> Scenario {
+    let mut text = format!(
+        "format = 'capplan.scenario/1'\ntitle = 'x'\nnow = '2026-03-02T06:00:00Z'\n\
+         [[hosts]]\nname = 'pve1'\nmemory = '512GiB'\navailable = '{available}GiB'\ncpus = 64\n"
+    );
+    for (number, (memory, pods, volumes)) in workers.iter().enumerate() {
+        let with = (*volumes).min(*pods);
+        write!(
+            text,
+            "[[nodes]]\nname = 'w{number}'\nvmid = 20{number}\nhost = 'pve1'\nmemory = '32GiB'\nallocatable = '30GiB'\ncpus = 8\n\
+             advertised = 28\npods = [{{ name = 'a{number}', count = {with}, memory = '{memory}GiB', limit = '{memory}GiB', volumes = 1 }}, \
+             {{ name = 'b{number}', count = {}, memory = '{memory}GiB', limit = '{memory}GiB' }}]\n",
+            pods - with
+        )
+        .expect("a string");
+        let gib = memory * pods;
+        for (dimension, value, limit) in [
+            ("volume-attachments", with.to_string(), "28".to_owned()),
+            ("memory-requests", format!("'{gib}GiB'"), "'30GiB'".to_owned()),
+            ("memory-limits", format!("'{gib}GiB'"), "'30GiB'".to_owned()),
+        ] {
+            write!(
+                text,
+                "[[history]]\ndimension = '{dimension}'\nsubject = 'w{number}'\ndays = 30\nfrom = {value}\nto = {value}\nlimit = {limit}\n"
+            )
+            .expect("a string");
+        }
+    }
+    Scenario::parse(&text).expect("a valid scenario")
+}
+
+/// Workers that are loaded any way, or that are all nearly full.
+fn loads() -> impl Strategy<Value = Vec<(u64, u64, u64)>> {
+    let any = (1_u64..3, 0_u64..29, 0_u64..29).prop_map(|(memory, pods, volumes)| (memory, pods.min(29 / memory), volumes));
+    let full = (1_u64..3, 0_u64..20).prop_map(|(memory, volumes)| (memory, 29 / memory, volumes));
+    prop_oneof![2 => prop::collection::vec(any, 2..9), 1 => prop::collection::vec(full, 2..9)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_next_action_never_calls_for_its_opposite_and_is_done_once(
+        workers in loads(),
+        available in prop_oneof![Just(20_u64), Just(80)],
+    ) {
+        let scenario = steady(&workers, available);
+        let (before, history) = (scenario.snapshot(), scenario.history());
+        let mut policy = Policy::built_in();
+        policy.plan.no_growth_confirmed = true;
+        let limits = Limits { seconds: 5.0, seed: 1 };
+        let first = planned(&before, &history, &policy, &Request::Next, limits);
+        if first.feasibility != Feasibility::Feasible || first.action == Action::None {
+            return Ok(());
+        }
+        let seen = Observation { snapshot: &before, history: &history, policy: &policy, claims: &[] };
+        let after = end_state(&seen, &first).expect("known");
+        let second = planned(&after, &history, &policy, &Request::Next, limits);
+        let is_human = |step: &Step| matches!(step.change, StepAction::Manual { .. } | StepAction::StartGuest { .. });
+        if !first.steps.iter().any(is_human) {
+            let told = (first.action, &first.target, &second.because, &second.target);
+            prop_assert_eq!(second.action, Action::None, "{:?}", told);
+        }
+    }
 }

@@ -139,7 +139,7 @@ fn the_recorded_cluster_of_today_is_read_from_its_files() {
     assert_eq!(pve.guests.known().map(Vec::len), Some(16));
     let worker = guest(&pve, 205);
     assert_eq!((worker.name.as_str(), worker.power, worker.max_memory), ("k8s-node5", Power::Running, Bytes::gib(32)));
-    assert_eq!(worker.config.known().expect("the config").addresses, ["10.0.20.105"]);
+    assert_eq!(worker.config.known().expect("the config").addresses, ["10.0.20.105/22"]);
     let disk = &worker.config.known().expect("the config").disks["scsi0"];
     assert!(!disk.discard && disk.size == Some(Bytes::gib(256)), "in force until the restart: {disk:?}");
     assert!(worker.pending["scsi0"].as_deref().is_some_and(|value| value.contains("discard=on")), "{:?}", worker.pending);

@@ -8,7 +8,7 @@ use capplan_model::units::Bytes;
 
 use super::{Finding, Severity, some};
 use crate::capacity::is_evicted;
-use crate::project::losses;
+use crate::loss::losses;
 use crate::rules::{Facts, Judgement, Verdict};
 
 pub(super) fn find(facts: &Facts<'_>, usages: &[Usage], judgements: &[Judgement<'_>], findings: &mut Vec<Finding>) {

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use solver::{Program, Solved};
 
+pub(crate) use puzzle::SLOTS;
 pub use puzzle::{Puzzle, Sketch};
 pub use solver::NAME as SOLVER;
 
@@ -190,9 +191,7 @@ impl Puzzle {
         for ((bin, dimension), mut terms) in rows {
             debug_assert!(dimension < dimensions, "a demand names a dimension");
             let Some(room) = self.bins[bin].room[dimension] else { continue };
-            // A bin that holds more than it has keeps it.
-            let held: i64 = self.held(bin, dimension);
-            let room = room.max(held) as f64 / self.scale[dimension] as f64;
+            let room = self.kept(bin, dimension, room) as f64 / self.scale[dimension] as f64;
             match open.get(&bin) {
                 Some(open) => {
                     terms.push((*open, -room));
@@ -211,6 +210,11 @@ impl Puzzle {
             each * kind.home.get(&bin).copied().unwrap_or(0)
         };
         self.kinds.iter().map(of).sum()
+    }
+
+    /// The room of a bin: one that holds more than it has may keep that, unless the puzzle is to change it.
+    fn kept(&self, bin: usize, dimension: usize, room: i64) -> i64 {
+        if self.strict == Some(dimension) { room } else { room.max(self.held(bin, dimension)) }
     }
 
     fn bound_rules(&self, columns: &mut Columns, stricter: bool) {
@@ -324,7 +328,7 @@ impl Puzzle {
         let mut extras = BTreeMap::new();
         for (place, bin) in self.bins.iter().enumerate().filter(|(_, bin)| bin.state != BinState::Closed) {
             let Some(room) = bin.room[dimension] else { continue };
-            let room = room.max(self.held(place, dimension)) as f64 / scale;
+            let room = self.kept(place, dimension, room) as f64 / scale;
             let both = columns.stay.iter().chain(&columns.arrive).filter(|((_, bin), _)| *bin == place);
             let mut terms: Vec<(usize, f64)> =
                 both.map(|((kind, _), column)| (*column, amount(*kind))).filter(|(_, amount)| *amount > 0.0).collect();
@@ -428,7 +432,7 @@ impl Puzzle {
             }
         }
         let roomy = used.iter().all(|((bin, dimension), used)| {
-            self.bins[*bin].room[*dimension].is_none_or(|room| *used <= room.max(self.held(*bin, *dimension)))
+            self.bins[*bin].room[*dimension].is_none_or(|room| *used <= self.kept(*bin, *dimension, room))
         });
         let count =
             |kind: usize, bins: &[usize]| -> i64 { bins.iter().map(|bin| assignment[kind].get(bin).copied().unwrap_or(0)).sum() };

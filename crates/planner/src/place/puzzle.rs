@@ -23,6 +23,8 @@ pub struct Puzzle {
     pub scale: Vec<i64>,
     /// The largest room of each dimension.
     pub most_room: Vec<f64>,
+    /// A dimension of which no bin may hold more than its room even if it does now.
+    pub strict: Option<usize>,
     /// What the bins that stay open must have together: the amount of each bin, and the least sum.
     pub keep: Option<(Vec<i64>, i64)>,
 }
@@ -41,7 +43,7 @@ pub struct Sketch {
 /// Domains of a topology up to which spread is part of the program: each pair of them is a row.
 const MOST_DOMAINS: usize = 12;
 /// Slots of the VMs, which the storage plugin counts.
-const SLOTS: &str = "volume slots";
+pub(crate) const SLOTS: &str = "volume slots";
 
 /// What makes two pods the same here: what they take, where they may go, and their class, if others or
 /// they mind.

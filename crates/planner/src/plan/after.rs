@@ -1,22 +1,26 @@
 //! The cluster after a plan: what the rules say of it then, and for how long.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use capplan_model::Snapshot;
 use capplan_model::capacity::Dimension;
+use capplan_model::change::AddWorker;
 use capplan_model::history::{Point, Series};
-use capplan_model::ids::NodeName;
-use capplan_model::kube::Node;
-use capplan_model::plan::Plan;
-use capplan_model::policy::{Direction, Measure};
+use capplan_model::ids::{NodeName, VmId};
+use capplan_model::kube::{MAX_VOLUMES_LABEL, Node};
+use capplan_model::plan::{Plan, StepAction, WorkerSpec};
+use capplan_model::policy::{Direction, Measure, Rule, Scope};
+use capplan_model::pve::Guest;
 use capplan_model::slots::VolumeSlots;
+use capplan_model::{Reading, Snapshot};
 use jiff::Timestamp;
 
 use super::Scene;
-use crate::capacity::node_uses;
+use super::board::{Board, Landing};
+use crate::capacity::{NodeUse, memory_share, node_uses};
 use crate::forecast::trend;
-use crate::rules::{Facts, Verdict, judge_all};
-use crate::simulate::Effects;
+use crate::rules::{Facts, Judgement, Verdict, judge_all};
+use crate::scheduler::Cluster;
+use crate::simulate::{Effects, NewWorker, join_workers};
 
 /// The cluster once every pod of a plan has moved and the nodes that go are gone.
 pub(super) fn snapshot(scene: &Scene<'_>, plan: &Plan, gone: &[NodeName]) -> Snapshot {
@@ -31,7 +35,7 @@ pub(super) fn snapshot(scene: &Scene<'_>, plan: &Plan, gone: &[NodeName]) -> Sna
     };
     let mut after = scene.ground.snapshot.clone();
     // What belongs to a node goes with it.
-    if let capplan_model::Reading::Known(pods) = &mut after.kube.pods {
+    if let Reading::Known(pods) = &mut after.kube.pods {
         let moves = |name: &(String, String)| effects.moved.contains_key(name);
         pods.retain(|pod| {
             let stays = pod.node.as_ref().is_none_or(|node| !effects.nodes_gone.contains(node));
@@ -42,6 +46,120 @@ pub(super) fn snapshot(scene: &Scene<'_>, plan: &Plan, gone: &[NodeName]) -> Sna
     after
 }
 
+/// The cluster once new workers joined and pods landed.
+pub(super) fn with_workers(scene: &Scene<'_>, cluster: &Cluster<'_>, landings: &[Landing], workers: &[NewWorker]) -> Snapshot {
+    let key = |one: &Landing| {
+        let pod = cluster.pod(one.pod);
+        (pod.namespace.clone(), pod.name.clone())
+    };
+    let effects = Effects {
+        moved: landings.iter().map(|one| (key(one), Some(cluster.node(one.to).name.clone()))).collect(),
+        order: landings.iter().map(key).collect(),
+        workers: workers.to_vec(),
+        added: workers.iter().flat_map(|worker| worker.daemons.clone()).collect(),
+        ..Effects::default()
+    };
+    let mut after = scene.ground.snapshot.clone();
+    effects.apply(&mut after, &scene.ground.policy.attacher);
+    after
+}
+
+/// How the rules for another worker stand as it is: what a lever is held against.
+pub(super) struct Standing<'a> {
+    /// Those that hold, as the report judges them, each with its value.
+    pub held: Vec<(&'a Rule, String)>,
+    /// Those that hold at this instant, for their window or not.
+    instant: BTreeSet<&'a str>,
+    /// Memory requests of the workers, as a share.
+    requested: Option<f64>,
+}
+
+/// The value of a rule in words.
+fn shown(rule: &Rule, value: f64) -> String {
+    if rule.when.percent { format!("{:.1}% is {}", value * 100.0, rule.when) } else { format!("{value:.0} is {}", rule.when) }
+}
+
+fn up<'a>(facts: &Facts<'a>) -> Vec<Judgement<'a>> {
+    judge_all(facts).into_iter().filter(|one| one.direction == Direction::Up).collect()
+}
+
+impl<'a> Standing<'a> {
+    pub(super) fn of(scene: &Scene<'a>) -> Self {
+        let (snapshot, policy) = (scene.ground.snapshot, scene.ground.policy);
+        let uses = node_uses(snapshot);
+        let slots = VolumeSlots::of_workers(snapshot, &policy.attacher);
+        let facts = Facts { snapshot, history: scene.history, policy, uses: &uses, slots: &slots };
+        let (mut held, mut instant) = (Vec::new(), BTreeSet::new());
+        for one in up(&facts) {
+            let Some(rule) = policy.scale_up.rules.iter().find(|rule| rule.id == one.rule.id) else { continue };
+            if one.sustained == Verdict::Met {
+                held.push((rule, shown(rule, one.evidence.value.unwrap_or_default())));
+            }
+            if one.instant == Verdict::Met {
+                instant.insert(rule.id.as_str());
+            }
+        }
+        Self { held, instant, requested: requested(&uses) }
+    }
+
+    /// Whether a rule about the measure holds.
+    pub(super) fn rule(&self, measure: Measure) -> Option<&'a Rule> {
+        self.held.iter().map(|(rule, _)| *rule).find(|rule| rule.measure == measure)
+    }
+
+    /// What a state leaves to be done: rules that held and still do, and rules that did not and now do.
+    ///
+    /// What rests on the past alone cannot be undone by any state: failed attaches are held against the slots
+    /// that are free then, evictions against the memory that pods ask for.
+    pub(super) fn left(&self, scene: &Scene<'_>, mut state: Snapshot) -> Vec<(String, String)> {
+        let policy = scene.ground.policy;
+        attach_waiting(&mut state, &policy.attacher);
+        let uses = node_uses(&state);
+        let slots = VolumeSlots::of_workers(&state, &policy.attacher);
+        let facts = Facts { snapshot: &state, history: scene.history, policy, uses: &uses, slots: &slots };
+        let mut left = Vec::new();
+        for one in up(&facts).into_iter().filter(|one| one.instant == Verdict::Met) {
+            let holds = self.held.iter().any(|(rule, _)| rule.id == one.rule.id);
+            let is_new = !self.instant.contains(one.rule.id.as_str());
+            let eased = one.rule.measure == Measure::EvictionsPerDay
+                && requested(&uses).zip(self.requested).is_some_and(|(after, before)| after < before);
+            if (holds && !eased) || is_new {
+                left.push((
+                    one.rule.id.clone(),
+                    format!("holds afterwards: {}", shown(one.rule, one.evidence.value.unwrap_or_default())),
+                ));
+            }
+        }
+        left
+    }
+}
+
+fn requested(uses: &Reading<Vec<NodeUse<'_>>>) -> Option<f64> {
+    memory_share(uses.known()?, Scope::Workers).requested()
+}
+
+/// Attaches what waits for a slot where one is free.
+fn attach_waiting(state: &mut Snapshot, attacher: &str) {
+    let slots = VolumeSlots::of_workers(state, attacher);
+    let mut free: BTreeMap<NodeName, u64> = BTreeMap::new();
+    for one in slots.known().into_iter().flatten() {
+        if let Some(config) = one.config.known() {
+            free.insert(one.node.clone(), config.real().saturating_sub(config.plugged.len() as u64));
+        }
+    }
+    if let Reading::Known(attachments) = &mut state.kube.volume_attachments {
+        for one in attachments.iter_mut().filter(|one| one.attacher == attacher && !one.attached && one.attach_error.is_some()) {
+            if let Some(free) = free.get_mut(&one.node).filter(|free| **free > 0) {
+                *free -= 1;
+                (one.attached, one.attach_error) = (true, None);
+            }
+        }
+    }
+    if let Reading::Known(events) = &mut state.kube.events {
+        events.clear();
+    }
+}
+
 /// Rules for another worker that hold in a state, with their values.
 pub(super) fn up_rules_met(scene: &Scene<'_>, after: &Snapshot) -> Vec<(String, String)> {
     let policy = scene.ground.policy;
@@ -49,10 +167,8 @@ pub(super) fn up_rules_met(scene: &Scene<'_>, after: &Snapshot) -> Vec<(String, 
     let slots = VolumeSlots::of_workers(after, &policy.attacher);
     let facts = Facts { snapshot: after, history: scene.history, policy, uses: &uses, slots: &slots };
     let mut met = Vec::new();
-    for one in judge_all(&facts).into_iter().filter(|one| one.direction == Direction::Up && one.instant == Verdict::Met) {
-        let value = one.evidence.value.unwrap_or_default();
-        let shown = if one.rule.when.percent { format!("{:.1}%", value * 100.0) } else { format!("{value:.0}") };
-        met.push((one.rule.id.clone(), format!("afterwards it holds: {shown} is {}", one.rule.when)));
+    for one in up(&facts).into_iter().filter(|one| one.instant == Verdict::Met) {
+        met.push((one.rule.id.clone(), format!("holds afterwards: {}", shown(one.rule, one.evidence.value.unwrap_or_default()))));
     }
     if met.is_empty() {
         met.extend(met_later(scene, &facts));
@@ -82,8 +198,7 @@ fn met_later(scene: &Scene<'_>, facts: &Facts<'_>) -> Vec<(String, String)> {
         let Some(now) = now.filter(|_| per > 0.0) else { continue };
         let then = now + per_day * days / per;
         if rule.when.holds(then) {
-            let shown = if rule.when.percent { format!("{:.1}%", then * 100.0) } else { format!("{then:.0}") };
-            list.push((rule.id.clone(), format!("in {days:.0} days it holds by the trend: {shown} is {}", rule.when)));
+            list.push((rule.id.clone(), format!("holds in {days:.0} days by the trend: {}", shown(rule, then))));
         }
     }
     list
@@ -100,4 +215,91 @@ fn growth(scene: &Scene<'_>, dimension: Dimension, now: Timestamp) -> Option<f64
     let sums: Series = sums.into_iter().map(|(at, used)| (at, Point { used, limit: None })).collect();
     let trend = trend(&sums, now)?;
     (trend.is_significant() && trend.per_day > 0.0).then_some(trend.per_day)
+}
+
+/// The cluster once every step of a plan is done, as far as a step is not a human's.
+pub(super) fn end_state(scene: &Scene<'_>, board: &Board<'_>, plan: &Plan) -> Snapshot {
+    let steps = || plan.steps.iter().map(|step| &step.change);
+    let gone: Vec<NodeName> = steps()
+        .filter_map(|change| if let StepAction::DeleteNode { node, .. } = change { Some(node.clone()) } else { None })
+        .collect();
+    let mut after = snapshot(scene, plan, &gone);
+    for change in steps() {
+        match change {
+            StepAction::Cordon { node } => alter(&mut after, node, |node| {
+                node.unschedulable = true;
+                let taint = capplan_model::kube::Taint { key: CORDONED.into(), ..Default::default() };
+                node.taints.push(taint);
+            }),
+            StepAction::Uncordon { node } => alter(&mut after, node, |node| {
+                node.unschedulable = false;
+                node.taints.retain(|taint| taint.key != CORDONED);
+            }),
+            StepAction::Label { node, key, value } => {
+                alter(&mut after, node, |node| drop(node.labels.insert(key.clone(), value.clone())));
+                if let (MAX_VOLUMES_LABEL, Reading::Known(nodes)) = (key.as_str(), &mut after.kube.csi_nodes) {
+                    let drivers = nodes.iter_mut().filter(|one| one.name == *node).flat_map(|one| &mut one.drivers);
+                    let ours = drivers.filter(|driver| driver.name == scene.ground.policy.attacher);
+                    ours.for_each(|driver| driver.count = value.parse().ok());
+                }
+            }
+            StepAction::UnplugGhost { vmid, slot, .. } => guest_mut(&mut after, *vmid, |guest| {
+                if let Reading::Known(config) = &mut guest.config {
+                    config.disks.remove(slot);
+                }
+            }),
+            StepAction::AddWorker(spec) => add_worker(scene, board, spec, &mut after),
+            StepAction::KeepGuestOff { vmid, .. } => guest_mut(&mut after, *vmid, |guest| {
+                if let Reading::Known(config) = &mut guest.config {
+                    config.on_boot = false;
+                }
+            }),
+            StepAction::Evict { .. }
+            | StepAction::DeleteNode { .. }
+            | StepAction::ShutDownGuest { .. }
+            | StepAction::StartGuest { .. }
+            | StepAction::Wait
+            | StepAction::Manual { .. } => {}
+        }
+    }
+    attach_waiting(&mut after, &scene.ground.policy.attacher);
+    after.sort();
+    after
+}
+
+/// Taint of a cordoned node.
+const CORDONED: &str = "node.kubernetes.io/unschedulable";
+
+fn alter(state: &mut Snapshot, name: &NodeName, alter: impl FnOnce(&mut Node)) {
+    if let Reading::Known(nodes) = &mut state.kube.nodes
+        && let Some(node) = nodes.iter_mut().find(|node| node.name == *name)
+    {
+        alter(node);
+    }
+}
+
+fn guest_mut(state: &mut Snapshot, vmid: VmId, alter: impl FnOnce(&mut Guest)) {
+    let guests = state.pve.iter_mut().filter_map(|pve| match &mut pve.guests {
+        Reading::Known(guests) => Some(guests),
+        Reading::Unknown { .. } => None,
+    });
+    if let Some(guest) = guests.flatten().find(|guest| guest.vmid == vmid) {
+        alter(guest);
+    }
+}
+
+/// Lets a worker join under the name that the plan gives it.
+fn add_worker(scene: &Scene<'_>, board: &Board<'_>, spec: &WorkerSpec, after: &mut Snapshot) {
+    let add = AddWorker {
+        count: 1,
+        memory: Some(spec.memory),
+        cores: Some(spec.cores),
+        like: Some(spec.like.clone()),
+        host: Some(spec.host.clone()),
+        labels: spec.labels.clone(),
+    };
+    let Ok(joined) = join_workers(scene.ground, board.scheduler.cluster.clone(), board.plugs.clone(), &add) else { return };
+    let workers: Vec<NewWorker> = joined.workers.into_iter().map(|worker| worker.named(&spec.name, spec.vmid)).collect();
+    let added = workers.iter().flat_map(|worker| worker.daemons.clone()).collect();
+    Effects { added, workers, ..Effects::default() }.apply(after, &scene.ground.policy.attacher);
 }

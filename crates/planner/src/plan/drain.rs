@@ -285,6 +285,11 @@ pub(super) fn empty(
         }
         back(board);
     }
+    if scene.limits.seconds <= 0.0 {
+        let mut rng = fastrand::Rng::with_seed(scene.limits.seed);
+        let (landings, left) = play(board, &in_order, &mut Choice::Scheduler(&mut rng));
+        return Emptied { landings, left, bound: forced, how: How::Unknown("it was not sought".to_owned()), why: Vec::new() };
+    }
     // Other pods make room.
     let by_pod = in_order.iter().flat_map(|group| group.iter().map(move |pod| (*pod, group.clone()))).collect();
     let (how, why) = match reshuffle::make_room(scene, board, nodes, excluded, &by_pod) {

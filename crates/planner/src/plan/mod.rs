@@ -9,9 +9,12 @@ mod blockers;
 mod board;
 mod cost;
 mod drain;
+mod even;
 mod inventory;
+mod next;
 mod reshuffle;
 mod scale_down;
+mod scale_up;
 mod steps;
 
 use capplan_model::history::History;
@@ -23,13 +26,21 @@ use capplan_model::{Reading, Snapshot};
 
 use crate::attach::Plugs;
 use crate::ground::Ground;
+use crate::rules::Facts;
 use crate::scheduler::{Cluster, Scheduler};
 use board::Board;
 use inventory::Inventory;
+pub(crate) use scale_down::settling;
+
+pub use scale_up::Wanted;
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Request {
+    /// The best next action.
+    Next,
+    /// Add workers.
+    ScaleUp(Box<Wanted>),
     /// Empty these nodes; they stay.
     Drain(Vec<NodeName>),
     /// Empty these nodes one after the other, each coming back before the next goes; all workers if none
@@ -103,42 +114,107 @@ pub(in crate::plan) struct Scene<'a> {
     pub limits: Limits,
 }
 
-/// Makes a plan.
+/// What is seen, and what a plan is made on.
+pub struct Observation<'a> {
+    /// The cluster.
+    pub snapshot: &'a Snapshot,
+    /// Its past.
+    pub history: &'a History,
+    /// When to act.
+    pub policy: &'a Policy,
+    /// What others work on.
+    pub claims: &'a [PresenceClaim],
+}
+
+impl Observation<'_> {
+    fn with<T>(&self, limits: Limits, then: impl FnOnce(&Scene<'_>, Board<'_>) -> Result<T, PlanError>) -> Result<T, PlanError> {
+        let (snapshot, policy) = (self.snapshot, self.policy);
+        let ground = Ground::of(snapshot, policy);
+        let slots = VolumeSlots::of_workers(snapshot, &policy.attacher);
+        let cluster = match Cluster::of(snapshot) {
+            Reading::Known(cluster) => cluster,
+            Reading::Unknown { why } => return Err(PlanError::Unknown { what: "the cluster".into(), why }),
+        };
+        let board = Board::new(Scheduler::new(cluster), Plugs::of(snapshot, &policy.attacher, &slots));
+        let claims = in_force(self.claims, snapshot);
+        let scene = Scene { ground: &ground, history: self.history, inventory: Inventory::of(snapshot), claims, limits };
+        then(&scene, board)
+    }
+}
+
+/// Makes a plan on a snapshot with this hash.
 ///
 /// # Errors
 /// [`PlanError`] if a node or host does not exist, or if nodes or pods are unknown.
-pub fn plan(
-    snapshot: &Snapshot,
-    id: SnapshotId,
-    history: &History,
-    policy: &Policy,
-    claims: &[PresenceClaim],
-    request: &Request,
-    limits: Limits,
-) -> Result<Plan, PlanError> {
-    let ground = Ground::of(snapshot, policy);
-    let slots = VolumeSlots::of_workers(snapshot, &policy.attacher);
-    let cluster = match Cluster::of(snapshot) {
-        Reading::Known(cluster) => cluster,
-        Reading::Unknown { why } => return Err(PlanError::Unknown { what: "the cluster".into(), why }),
-    };
-    let plugs = Plugs::of(snapshot, &policy.attacher, &slots);
-    let board = Board::new(Scheduler::new(cluster), plugs);
-    let scene =
-        Scene { ground: &ground, history, inventory: Inventory::of(snapshot), claims: in_force(claims, snapshot), limits };
-    let empty = |action| Plan::empty(action, id.clone(), snapshot.taken, snapshot.cluster.clone());
-    let plan = match request {
-        Request::Drain(names) => drain::together(&scene, board, names, empty(Action::Drain))?,
-        Request::DrainOrder(names) => drain::in_turn(&scene, board, names, empty(Action::DrainOrder))?,
+pub fn plan(seen: &Observation<'_>, id: SnapshotId, request: &Request, limits: Limits) -> Result<Plan, PlanError> {
+    let empty = |action| Plan::empty(action, id.clone(), seen.snapshot.taken, seen.snapshot.cluster.clone());
+    let plan = seen.with(limits, |scene, board| match request {
+        Request::Next => next::plan(scene, &board, empty(Action::None)),
+        Request::ScaleUp(wanted) => scale_up::plan(scene, &board, wanted, empty(Action::ScaleUp)),
+        Request::Drain(names) => drain::together(scene, board, names, empty(Action::Drain)),
+        Request::DrainOrder(names) => drain::in_turn(scene, board, names, empty(Action::DrainOrder)),
         Request::ScaleDown { count, anyway } => {
-            scale_down::plan(&scene, board, *count, anyway.as_deref(), empty(Action::ScaleDown))
+            Ok(scale_down::plan(scene, board, *count, anyway.as_deref(), empty(Action::ScaleDown)))
         }
-        Request::Evacuate(host) => drain::host(&scene, board, host, empty(Action::Evacuate))?,
-    };
+        Request::Evacuate(host) => drain::host(scene, board, host, empty(Action::Evacuate)),
+    })?;
     Ok(plan.sealed())
+}
+
+/// The cluster once every step of a plan is done; what only a human does is not.
+///
+/// # Errors
+/// [`PlanError`] if nodes or pods are unknown.
+pub fn end_state(seen: &Observation<'_>, plan: &Plan) -> Result<Snapshot, PlanError> {
+    seen.with(Limits { seconds: 0.0, seed: 1 }, |scene, board| Ok(after::end_state(scene, &board, plan)))
 }
 
 /// Claims that hold at the instant of the snapshot.
 fn in_force(claims: &[PresenceClaim], snapshot: &Snapshot) -> Vec<PresenceClaim> {
     claims.iter().filter(|claim| claim.until.is_none_or(|until| until > snapshot.taken)).cloned().collect()
+}
+
+/// What the removal of one worker comes to.
+pub(crate) struct Removable {
+    /// The cheapest that can go.
+    pub node: Option<NodeName>,
+    /// Why others cannot.
+    pub rejected: Vec<(String, String)>,
+}
+
+/// Whether some worker can go, without a search for other pods that could make room; unknown if what that
+/// rests on is.
+pub(crate) fn removable(facts: &Facts<'_>) -> Reading<Removable> {
+    let (snapshot, policy) = (facts.snapshot, facts.policy);
+    let kube = &snapshot.kube;
+    let needed =
+        [kube.persistent_volumes.why(), kube.claims.why(), kube.volume_attachments.why(), kube.pdbs.why(), facts.slots.why()];
+    if let Some(why) = needed.into_iter().flatten().next() {
+        return Reading::unknown(why);
+    }
+    if let Some(one) = facts.slots.known().into_iter().flatten().find(|one| one.free().is_none()) {
+        return Reading::unknown(format!("slots of {}: {}", one.node, one.unknown().unwrap_or("not read")));
+    }
+    Cluster::of(snapshot).map(|cluster| {
+        let ground = Ground::of(snapshot, policy);
+        let plugs = Plugs::of(snapshot, &policy.attacher, facts.slots);
+        let limits = Limits { seconds: 0.0, seed: 1 };
+        let inventory = Inventory::of(snapshot);
+        let scene = Scene { ground: &ground, history: facts.history, inventory, claims: Vec::new(), limits };
+        let mut plan = Plan::empty(Action::ScaleDown, SnapshotId::default(), snapshot.taken, String::new());
+        let mut around = blockers::Findings::default();
+        let mut board = Board::new(Scheduler::new(cluster), plugs);
+        let mut node = scale_down::survey(&scene, &mut board, &mut plan);
+        // The others must be well.
+        if let Some(name) = &node {
+            blockers::look_around(&scene, &std::iter::once(name).collect(), &mut around);
+        }
+        let mut rejected: Vec<(String, String)> =
+            plan.rejected.into_iter().map(|one| (one.target.unwrap_or_default(), one.why)).collect();
+        if let Some((name, blocker)) = node.as_ref().zip(around.blockers.first()) {
+            rejected.push((name.to_string(), blocker.detail.clone()));
+            node = None;
+        }
+        Removable { node, rejected }
+    })
 }

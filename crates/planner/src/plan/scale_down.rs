@@ -10,7 +10,7 @@ use jiff::SignedDuration;
 
 use super::blockers::{self, Findings};
 use super::board::{Board, Choice};
-use super::cost::{cost, in_order};
+use super::cost::in_order;
 use super::drain::{self, Costs, Emptied, How};
 use super::{Count, Scene, after, reshuffle, steps};
 use crate::capacity::node_uses;
@@ -97,7 +97,7 @@ fn gates(scene: &Scene<'_>, anyway: Option<&str>, plan: &mut Plan) {
             }
         }
     }
-    contrary.extend(settling(scene).map(|why| ("worker-set".to_owned(), why)));
+    contrary.extend(settling(&facts).map(|why| ("worker-set".to_owned(), why)));
     for (id, why) in contrary {
         match anyway {
             Some(reason) => plan.warnings.push(format!("done anyway ({reason}): {why}")),
@@ -113,14 +113,14 @@ fn gates(scene: &Scene<'_>, anyway: Option<&str>, plan: &mut Plan) {
 
 /// Whether the set of workers changed within the window of the rules for a removal: what was sampled before
 /// says little about the set of today, and one removal must not follow another on the same samples.
-fn settling(scene: &Scene<'_>) -> Option<String> {
-    let snapshot = scene.ground.snapshot;
-    let window = scene.ground.policy.scale_down.rules.iter().map(|rule| rule.window).max()?;
+pub(crate) fn settling(facts: &Facts<'_>) -> Option<String> {
+    let snapshot = facts.snapshot;
+    let window = facts.policy.scale_down.rules.iter().map(|rule| rule.window).max()?;
     let start = snapshot.taken - window;
     let days = window.as_hours() / 24;
     let nodes = snapshot.kube.nodes.items();
     // A node that is gone stops being sampled before the others do.
-    let gone = scene.history.subjects(capplan_model::capacity::Dimension::MemoryRequests).filter_map(|(subject, series)| {
+    let gone = facts.history.subjects(capplan_model::capacity::Dimension::MemoryRequests).filter_map(|(subject, series)| {
         let (last, _) = series.last_key_value()?;
         let known = nodes.iter().any(|node| node.name.as_str() == subject);
         (!known && *last >= start).then(|| (subject.to_owned(), snapshot.taken.duration_since(*last)))
@@ -226,7 +226,10 @@ fn try_set(scene: &Scene<'_>, board: &mut Board<'_>, nodes: &[NodeId], plan: &Pl
         }
         if scene.ground.policy.safety.survive_worker_loss {
             for lost in not_survived(scene, board, nodes) {
-                block(lost.to_string(), format!("without it as well pods would find no place: the policy asks to survive that"));
+                block(
+                    lost.to_string(),
+                    "without it as well pods would find no place: the policy asks to survive that".to_owned(),
+                );
             }
         }
     }
@@ -326,7 +329,7 @@ fn several(
 }
 
 /// Most volumes that may be attached to one worker so that no rule for another worker holds.
-fn most_attached(scene: &Scene<'_>) -> Option<u64> {
+pub(super) fn most_attached(scene: &Scene<'_>) -> Option<u64> {
     let rules = scene.ground.policy.scale_up.rules.iter().filter(|rule| rule.measure == Measure::VolumeAttachments);
     let allowed = rules.filter_map(|rule| (0..=64_u64).rev().find(|count| !rule.when.holds(*count as f64)));
     allowed.min()
@@ -345,11 +348,11 @@ fn kept_memory(scene: &Scene<'_>, board: &Board<'_>, workers: &[NodeId], bins: &
     Some((amounts, (asked as f64 / most).ceil() as i64))
 }
 
-/// What the removal of each worker comes to, cheapest first, for the report: `(node, why not)`.
+/// The cheapest worker that can go, and why the cheaper ones cannot: `(node, why)`.
 pub(super) fn survey(scene: &Scene<'_>, board: &mut Board<'_>, plan: &mut Plan) -> Option<NodeName> {
     let cluster = &board.scheduler.cluster;
     let mut workers: Vec<NodeId> = cluster.nodes().filter(|node| !cluster.node(*node).runs_control_plane()).collect();
-    workers.sort_by(|a, b| cost(scene, cluster, *a).total.total_cmp(&cost(scene, cluster, *b).total));
+    drain::by_cost(scene, cluster, &mut workers);
     let candidates = candidates(scene, board, &workers, plan);
     let tried = one_of(scene, board, &candidates, plan)?;
     Some(board.scheduler.cluster.node(tried.nodes[0]).name.clone())

@@ -20,7 +20,7 @@ use crate::capacity::{NodeUse, commitment, memory_share, node_uses, usages};
 use crate::decide::{decide, host_rooms};
 use crate::findings;
 use crate::forecast::trend;
-use crate::project::losses;
+use crate::loss::losses;
 use crate::rules::{Facts, Judgement, judge_all};
 
 /// A date further away than this does not make a limit the one that bites first.

@@ -33,6 +33,7 @@ use play::{Outcome, Player};
 
 pub(crate) use effects::Effects;
 pub(crate) use proof::shown_amount;
+pub(crate) use worker::{NewWorker, Refusal};
 
 pub use result::{
     Difference, Displaced, FORMAT, FigureUnit, Flagged, Placed, PoolGrowth, Reboot, Simulation, Starving, TimelineRow,
@@ -187,4 +188,25 @@ fn others(
             Ok(player.outcome)
         })
         .collect()
+}
+
+/// New workers as they would join, what their disks take of the storages, and what is not certain.
+pub(crate) struct Joined {
+    pub workers: Vec<NewWorker>,
+    pub pools: Vec<PoolGrowth>,
+    pub doubts: Vec<String>,
+}
+
+/// Works out new workers without placing anything on them.
+pub(crate) fn join_workers(
+    ground: &Ground<'_>,
+    cluster: Cluster<'_>,
+    plugs: Plugs,
+    add: &capplan_model::change::AddWorker,
+) -> Result<Joined, SimulateError> {
+    let mut player = Player::new(ground, cluster, plugs, 1);
+    player.waiting.clear();
+    player.play_all(&[Change::AddWorker(add.clone())])?;
+    let doubts = player.outcome.doubts.into_iter().collect();
+    Ok(Joined { workers: player.workers, pools: player.outcome.pools, doubts })
 }

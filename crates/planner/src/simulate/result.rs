@@ -16,7 +16,7 @@ use super::play::{Outcome, Player};
 use super::proof;
 use crate::capacity::node_uses;
 use crate::ground::Ground;
-use crate::project::losses as all_losses;
+use crate::loss::losses as all_losses;
 use crate::report::{NodeLossRow, NodeRow, SlotRow, State, Unknown};
 use crate::scheduler::{FOLLOWS, Problem};
 

@@ -51,12 +51,30 @@ impl NewWorker {
     }
 
     /// Volumes that its CSINode advertises.
-    pub(super) fn advertised(&self) -> Option<u64> {
+    pub(crate) fn advertised(&self) -> Option<u64> {
         self.csi.drivers.first().and_then(|driver| driver.count)
     }
 
+    /// The same under another name and number.
+    pub(crate) fn named(mut self, name: &NodeName, vmid: VmId) -> Self {
+        self.node.name = name.clone();
+        self.node.labels.insert("kubernetes.io/hostname".into(), name.0.clone());
+        self.csi.name = name.clone();
+        (self.guest.name, self.guest.vmid) = (name.0.clone(), vmid);
+        let uuid = format!("new-{name}");
+        self.node.system_uuid = Some(uuid.clone());
+        if let Reading::Known(config) = &mut self.guest.config {
+            (config.name, config.uuid) = (name.0.clone(), Some(uuid));
+        }
+        for daemon in &mut self.daemons {
+            daemon.node = Some(name.clone());
+            daemon.name = format!("{}-{name}", daemon.owner.as_ref().map_or("daemon", |owner| owner.name.as_str()));
+        }
+        self
+    }
+
     /// Adds it to a cluster, with its DaemonSets.
-    pub(super) fn enter(&self, cluster: &mut Cluster<'_>) -> NodeId {
+    pub(crate) fn enter(&self, cluster: &mut Cluster<'_>) -> NodeId {
         let node = cluster.add_node(self.node.clone(), Some(&self.csi));
         for pod in &self.daemons {
             let id = cluster.add_pod(pod.clone());

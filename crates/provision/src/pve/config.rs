@@ -104,10 +104,16 @@ fn device(text: &str) -> Option<String> {
 fn addresses(text: &str) -> impl Iterator<Item = String> {
     let addresses = properties(text).into_iter().filter(|(key, _)| matches!(*key, "ip" | "ip6"));
     addresses.filter_map(|(_, value)| {
-        let address = value.split('/').next().unwrap_or(value);
+        let (address, prefix) = value.split_once('/').map_or((value, None), |(address, prefix)| (address, Some(prefix)));
         // `dhcp`, `auto` and `manual` are no addresses.
-        address.parse::<std::net::IpAddr>().ok().map(|address| address.to_string())
+        let address = address.parse::<std::net::IpAddr>().ok()?;
+        let prefix = prefix.and_then(|prefix| prefix.parse::<u8>().ok());
+        Some(prefix.map_or_else(|| address.to_string(), |prefix| format!("{address}/{prefix}")))
     })
+}
+
+fn gateway(text: &str) -> Option<String> {
+    Some(property(text, "gw")?.parse::<std::net::IpAddr>().ok()?.to_string())
 }
 
 /// Values of the keys `prefix0`, `prefix1` …, by number.
@@ -143,6 +149,7 @@ pub(super) fn guest_config(options: &Options, kind: GuestKind, cpus: u64) -> Gue
             .collect(),
         host_pci: numbered(options, "hostpci").into_values().filter_map(device).collect(),
         addresses: numbered(options, address_key).into_values().flat_map(addresses).collect(),
+        gateway: numbered(options, address_key).into_values().find_map(gateway),
         startup: value("startup").map(str::to_owned),
         scsi_hardware: value("scsihw").map(str::to_owned),
         agent: value("agent").is_some_and(|text| property(text, "enabled").or_else(|| property(text, "")).is_some_and(is_true)),
@@ -243,7 +250,8 @@ mod tests {
         assert_eq!(config.disks.keys().collect::<Vec<_>>(), ["efidisk0", "scsi0"]);
         assert_eq!(config.unused, BTreeMap::from([("unused0".to_owned(), "l:c".to_owned())]));
         assert_eq!(config.host_pci, ["0000:01:00.0", "mapping=gpu0"]);
-        assert_eq!(config.addresses, ["10.0.20.101"]);
+        assert_eq!(config.addresses, ["10.0.20.101/22"]);
+        assert_eq!(config.gateway.as_deref(), Some("10.0.20.1"));
         assert_eq!(config.uuid.as_deref(), Some("0A-1"));
         assert!(config.agent && config.on_boot);
     }
@@ -263,7 +271,7 @@ mod tests {
         );
         assert_eq!(config.disks.keys().collect::<Vec<_>>(), ["mp0", "rootfs"]);
         assert_eq!((config.name.as_str(), config.memory, config.cores), ("ct", Bytes::gib(1), 16));
-        assert_eq!(config.addresses, ["10.0.0.7"]);
+        assert_eq!((config.addresses, config.gateway), (vec!["10.0.0.7/24".to_owned()], None));
     }
 
     #[test]
