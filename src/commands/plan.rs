@@ -251,6 +251,7 @@ fn refused(error: PlanError) -> CliError {
     let exit = match &error {
         PlanError::Unknown { .. } => Exit::InsufficientData,
         PlanError::NoNode { .. } | PlanError::NoHost { .. } => Exit::Usage,
+        PlanError::Audit(_) => Exit::Unexpected,
     };
     CliError::from_error(exit, &error)
 }

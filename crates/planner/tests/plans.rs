@@ -5,14 +5,14 @@ use std::fmt::Write;
 use capplan_model::history::History;
 use capplan_model::ids::{NodeName, SnapshotId};
 use capplan_model::kube::{
-    Affinity, Condition, Kube, LabelSelector, Labels, Node, Owner, Phase, Pod, PodAffinity, PodAffinityTerm, Resources,
+    Affinity, Condition, Kube, LabelSelector, Labels, Node, Owner, Pdb, Phase, Pod, PodAffinity, PodAffinityTerm, Resources,
 };
 use capplan_model::plan::{Action, BlockCode, Feasibility, OptimalityStatus, Plan, Step, StepAction};
 use capplan_model::policy::Policy;
 use capplan_model::scenario::Scenario;
 use capplan_model::units::{Bytes, MilliCpu};
 use capplan_model::{Reading, Snapshot};
-use capplan_planner::plan::{Count, Limits, Observation, Request, end_state, plan};
+use capplan_planner::plan::{Count, Limits, Observation, Request, audit, end_state, plan};
 use proptest::prelude::*;
 
 /// What a pod takes, where it is, and what it minds.
@@ -319,4 +319,144 @@ proptest! {
             prop_assert_eq!(second.action, Action::None, "{:?}", told);
         }
     }
+}
+
+#[test]
+fn each_check_of_the_audit_notices_what_it_is_for() {
+    let scenario = steady(&[(1, 4, 2), (1, 4, 2), (1, 4, 2)], 80);
+    let (before, policy) = (scenario.snapshot(), Policy::built_in());
+    let limits = Limits { seconds: 5.0, seed: 1 };
+    let request = Request::ScaleDown { count: Count::Exactly(1), anyway: Some("test".into()) };
+    let good = planned(&before, &scenario.history(), &policy, &request, limits);
+    assert_eq!((good.feasibility, good.moves().count()), (Feasibility::Feasible, 4), "{good:?}");
+    assert_eq!(audit(&before, &policy, &good), []);
+    let gone = good.order[0].node.clone();
+    let other =
+        before.kube.nodes.items().iter().map(|node| node.name.clone()).find(|node| *node != gone).expect("there are three");
+    let position = |plan: &Plan, test: &dyn Fn(&StepAction) -> bool| {
+        plan.steps.iter().position(|step| test(&step.change)).expect("there is such a step")
+    };
+    let evicts = |change: &StepAction| matches!(change, StepAction::Evict { .. });
+    let deletes = |change: &StepAction| matches!(change, StepAction::DeleteNode { .. });
+    let stops = |change: &StepAction| matches!(change, StepAction::ShutDownGuest { .. });
+    let renumber = |plan: &mut Plan| (1..).zip(&mut plan.steps).for_each(|(number, step)| step.number = number);
+    /// Changes where an eviction leads, in both places that say it.
+    fn lead(plan: &mut Plan, step: usize, to: &NodeName) {
+        plan.order[0].pods[0].to = Some(to.clone());
+        if let StepAction::Evict { to: target, .. } = &mut plan.steps[step].change {
+            *target = Some(to.clone());
+        }
+    }
+    type Mutation<'m> = (&'m str, Box<dyn Fn(&mut Plan) + 'm>);
+    let mutations: Vec<Mutation<'_>> = vec![
+        ("yet it changes something", Box::new(|plan| plan.feasibility = Feasibility::Blocked)),
+        ("not numbered", Box::new(|plan| plan.steps[1].number = 7)),
+        ("nothing says why", Box::new(|plan| plan.because.clear())),
+        ("more or fewer pods", Box::new(|plan| drop(plan.order[0].pods.pop()))),
+        ("otherwise than the order says", Box::new(|plan| plan.order[0].pods.swap(0, 1))),
+        (
+            "which is closed",
+            Box::new(|plan| {
+                let step = position(plan, &evicts);
+                lead(plan, step, &gone);
+            }),
+        ),
+        (
+            "which does not exist",
+            Box::new(|plan| {
+                let step = position(plan, &evicts);
+                lead(plan, step, &"nowhere".into());
+            }),
+        ),
+        (
+            "is still on",
+            Box::new(|plan| {
+                let step = position(plan, &evicts);
+                plan.steps.remove(step);
+                plan.order[0].pods.remove(0);
+                renumber(plan);
+            }),
+        ),
+        (
+            "before it is closed and empty",
+            Box::new(|plan| {
+                let step = position(plan, &deletes);
+                let step = plan.steps.remove(step);
+                plan.steps.insert(0, step);
+                renumber(plan);
+            }),
+        ),
+        (
+            "is not the node that was seen",
+            Box::new(|plan| {
+                let step = position(plan, &deletes);
+                if let StepAction::DeleteNode { uid, .. } = &mut plan.steps[step].change {
+                    *uid = "another".into();
+                }
+            }),
+        ),
+        (
+            "is not the pod that was seen",
+            Box::new(|plan| {
+                let step = position(plan, &evicts);
+                plan.order[0].pods[0].uid = "another".into();
+                if let StepAction::Evict { uid, .. } = &mut plan.steps[step].change {
+                    *uid = "another".into();
+                }
+            }),
+        ),
+        (
+            "belongs to no node that this plan took out",
+            Box::new(|plan| {
+                let step = position(plan, &stops);
+                if let StepAction::ShutDownGuest { name, .. } = &mut plan.steps[step].change {
+                    *name = other.0.clone();
+                }
+            }),
+        ),
+        (
+            "is the one that was meant",
+            Box::new(|plan| {
+                let step = position(plan, &stops);
+                plan.steps[step].requires.clear();
+            }),
+        ),
+        (
+            "holds no volume",
+            Box::new(|plan| {
+                let step = position(plan, &stops);
+                plan.steps[step].requires.truncate(1);
+            }),
+        ),
+    ];
+    for (expected, mutate) in mutations {
+        let mut plan = good.clone();
+        mutate(&mut plan);
+        let found: Vec<String> = audit(&before, &policy, &plan).iter().map(ToString::to_string).collect();
+        assert!(found.iter().any(|text| text.contains(expected)), "{expected}: {found:?}");
+    }
+    // The cluster is another one: no room, a budget, a pod that shares the volume.
+    let mut smaller = before.clone();
+    if let Reading::Known(nodes) = &mut smaller.kube.nodes {
+        nodes.iter_mut().for_each(|node| node.allocatable.memory = Bytes::gib(4));
+    }
+    assert!(audit(&smaller, &policy, &good).iter().any(|one| one.what.contains("too little memory")));
+    let mut guarded = before.clone();
+    let everything = Pdb { namespace: "apps".into(), selector: Some(LabelSelector::default()), observed: true, ..Pdb::default() };
+    guarded.kube.pdbs = Reading::Known(vec![everything]);
+    assert!(audit(&guarded, &policy, &good).iter().any(|one| one.what.contains("a budget forbids")));
+    let mut full = before.clone();
+    for guest in full
+        .pve
+        .iter_mut()
+        .filter_map(|pve| if let Reading::Known(guests) = &mut pve.guests { Some(guests) } else { None })
+        .flatten()
+    {
+        if let Reading::Known(config) = &mut guest.config {
+            for slot in 1..=29 {
+                config.disks.entry(format!("scsi{slot}")).or_default();
+            }
+        }
+    }
+    assert!(audit(&full, &policy, &good).iter().any(|one| one.what.contains("too little volume slots")));
 }

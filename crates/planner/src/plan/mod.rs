@@ -5,6 +5,7 @@
 //! make room, or that no way exists.
 
 mod after;
+mod audit;
 mod blockers;
 mod board;
 mod cost;
@@ -32,6 +33,7 @@ use board::Board;
 use inventory::Inventory;
 pub(crate) use scale_down::settling;
 
+pub use audit::{Violation, audit};
 pub use scale_up::Wanted;
 
 /// What is asked for.
@@ -102,6 +104,9 @@ pub enum PlanError {
         /// Those that exist.
         known: String,
     },
+    /// The plan that was made is not allowed: a bug.
+    #[error("the plan does not pass its audit: this is a bug of capplan, and nothing was done")]
+    Audit(#[source] Violation),
 }
 
 /// What a plan rests on.
@@ -158,7 +163,10 @@ pub fn plan(seen: &Observation<'_>, id: SnapshotId, request: &Request, limits: L
         }
         Request::Evacuate(host) => drain::host(scene, board, host, empty(Action::Evacuate)),
     })?;
-    Ok(plan.sealed())
+    match audit(seen.snapshot, seen.policy, &plan).into_iter().next() {
+        Some(violation) => Err(PlanError::Audit(violation)),
+        None => Ok(plan.sealed()),
+    }
 }
 
 /// The cluster once every step of a plan is done; what only a human does is not.

@@ -1,0 +1,348 @@
+//! Is a plan allowed at all: checked by arithmetic of its own, without the scheduler that made it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use capplan_model::Snapshot;
+use capplan_model::ids::{NodeName, VmId};
+use capplan_model::kube::Pod;
+use capplan_model::plan::{Action, Condition, Feasibility, Plan, PodMove, Step, StepAction};
+use capplan_model::policy::Policy;
+use capplan_model::slots::{PLUGIN_SLOTS, VolumeSlots};
+
+use super::inventory::Inventory;
+use crate::ground::Ground;
+
+/// What is wrong with a plan: a bug of ours, whatever the cluster is like.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+#[error("step {step}: {what}")]
+pub struct Violation {
+    /// The step, from 1; zero is the plan as a whole.
+    pub step: u64,
+    /// What.
+    pub what: String,
+}
+
+/// What is on a node, as the steps go.
+#[derive(Clone, Debug, Default)]
+struct Load {
+    memory: i64,
+    cpu: i64,
+    pods: i64,
+    most_memory: i64,
+    most_cpu: i64,
+    most_pods: i64,
+    /// Volumes of the plugin's in use there.
+    volumes: BTreeSet<String>,
+    /// Disks on the plugin's slots that are no volume in use; `None` is unknown.
+    others: Option<u64>,
+}
+
+struct Audit<'a> {
+    snapshot: &'a Snapshot,
+    policy: &'a Policy,
+    ground: Ground<'a>,
+    inventory: Inventory<'a>,
+    pods: BTreeMap<String, &'a Pod>,
+    at: BTreeMap<String, NodeName>,
+    loads: BTreeMap<NodeName, Load>,
+    /// Nodes that are closed, by a step or from the start.
+    closed: BTreeSet<NodeName>,
+    empty: BTreeSet<NodeName>,
+    deleted: BTreeSet<NodeName>,
+    joined: BTreeSet<NodeName>,
+    found: BTreeSet<Violation>,
+    step: u64,
+}
+
+/// Checks a plan against the snapshot it rests on; empty if it is allowed.
+pub fn audit(snapshot: &Snapshot, policy: &Policy, plan: &Plan) -> Vec<Violation> {
+    let ground = Ground::of(snapshot, policy);
+    let live = snapshot.kube.pods.items().iter().filter(|pod| !pod.is_terminal());
+    let mut audit = Audit {
+        snapshot,
+        policy,
+        ground,
+        inventory: Inventory::of(snapshot),
+        pods: live.map(|pod| (pod.object_name().0, pod)).collect(),
+        at: BTreeMap::new(),
+        loads: BTreeMap::new(),
+        closed: BTreeSet::new(),
+        empty: BTreeSet::new(),
+        deleted: BTreeSet::new(),
+        joined: BTreeSet::new(),
+        found: BTreeSet::new(),
+        step: 0,
+    };
+    audit.whole(plan);
+    if !plan.steps.is_empty() {
+        audit.load();
+        let mut moves = plan.moves();
+        for step in &plan.steps {
+            audit.step = step.number;
+            audit.check(step, &mut moves);
+        }
+    }
+    audit.found.into_iter().collect()
+}
+
+impl Audit<'_> {
+    fn fail(&mut self, what: impl Into<String>) {
+        self.found.insert(Violation { step: self.step, what: what.into() });
+    }
+
+    /// What holds for every plan.
+    fn whole(&mut self, plan: &Plan) {
+        let changes = |step: &Step| !matches!(step.change, StepAction::Manual { .. } | StepAction::Wait);
+        if plan.feasibility != Feasibility::Feasible && plan.steps.iter().any(changes) {
+            self.fail("it cannot be carried out, and yet it changes something");
+        }
+        if plan.feasibility == Feasibility::Feasible && !plan.blockers.is_empty() {
+            self.fail("it has blockers, and yet it can be carried out");
+        }
+        if plan.feasibility == Feasibility::Undecided && plan.undecided.is_empty() {
+            self.fail("it is undecided, and nothing says why");
+        }
+        if plan.feasibility == Feasibility::Blocked && plan.blockers.is_empty() && plan.because.is_empty() {
+            self.fail("it is blocked, and nothing says why");
+        }
+        if plan.action != Action::None && plan.because.is_empty() {
+            self.fail("nothing says why");
+        }
+        if plan.steps.iter().enumerate().any(|(place, step)| step.number != place as u64 + 1) {
+            self.fail("its steps are not numbered in their order");
+        }
+        let evictions = plan.steps.iter().filter(|step| matches!(step.change, StepAction::Evict { .. })).count();
+        if !plan.steps.is_empty() && evictions != plan.moves().count() {
+            self.fail("its steps evict more or fewer pods than its order names");
+        }
+    }
+
+    /// What is where before the first step.
+    fn load(&mut self) {
+        let snapshot = self.snapshot;
+        let slots = VolumeSlots::of_workers(snapshot, &self.policy.attacher);
+        for node in snapshot.kube.nodes.items() {
+            let mine = slots.known().into_iter().flatten().find(|one| one.node == node.name);
+            let occupied = mine.and_then(|one| one.config.known()).map(|config| config.occupied());
+            let load = Load {
+                most_memory: signed(node.allocatable.memory.0),
+                most_cpu: signed(node.allocatable.cpu.0),
+                most_pods: signed(node.max_pods),
+                others: occupied,
+                ..Load::default()
+            };
+            self.loads.insert(node.name.clone(), load);
+            if node.unschedulable {
+                self.closed.insert(node.name.clone());
+            }
+        }
+        let pods: Vec<(String, &Pod)> = self.pods.iter().map(|(name, pod)| (name.clone(), *pod)).collect();
+        for (name, pod) in pods {
+            if let Some(node) = pod.node.clone() {
+                self.shift(pod, &node, 1);
+                self.at.insert(name, node);
+            }
+        }
+        // Volumes in use are on slots already.
+        for load in self.loads.values_mut() {
+            load.others = load.others.map(|occupied| occupied.saturating_sub(load.volumes.len() as u64));
+        }
+    }
+
+    fn shift(&mut self, pod: &Pod, node: &NodeName, sign: i64) {
+        let volumes: Vec<String> =
+            self.inventory.attachable(pod, &self.policy.attacher).into_iter().map(ToString::to_string).collect();
+        let Some(load) = self.loads.get_mut(node) else { return };
+        load.memory += sign * signed(pod.requests.memory.0);
+        load.cpu += sign * signed(pod.requests.cpu.0);
+        load.pods += sign;
+        for volume in volumes {
+            if sign > 0 {
+                load.volumes.insert(volume);
+            } else {
+                load.volumes.remove(&volume);
+            }
+        }
+    }
+
+    fn check<'p>(&mut self, step: &Step, moves: &mut impl Iterator<Item = &'p PodMove>) {
+        match &step.change {
+            StepAction::Cordon { node } => {
+                self.known(node);
+                self.closed.insert(node.clone());
+            }
+            StepAction::Uncordon { node } => {
+                self.known(node);
+                self.closed.remove(node);
+                self.empty.remove(node);
+            }
+            StepAction::Evict { pod, uid, node, to, .. } => {
+                if moves.next().is_none_or(|one| one.pod != *pod || one.uid != *uid || one.to != *to || one.from != *node) {
+                    self.fail(format!("{pod} is evicted otherwise than the order says"));
+                }
+                self.evict(pod, uid, node, to.as_ref());
+            }
+            StepAction::AddWorker(spec) => {
+                if self.snapshot.guests().any(|guest| guest.vmid == spec.vmid) {
+                    self.fail(format!("VMID {} is taken", spec.vmid));
+                }
+                if self.loads.contains_key(&spec.name) || self.snapshot.guests().any(|guest| guest.name == spec.name.as_str()) {
+                    self.fail(format!("the name {} is taken", spec.name));
+                }
+                let unlimited = Load {
+                    most_memory: signed(spec.memory.0),
+                    most_cpu: signed(spec.cores.saturating_mul(1000)),
+                    most_pods: i64::MAX,
+                    others: Some(0),
+                    ..Load::default()
+                };
+                self.loads.insert(spec.name.clone(), unlimited);
+                self.joined.insert(spec.name.clone());
+            }
+            StepAction::DeleteNode { node, uid } => {
+                self.known(node);
+                let known = self.snapshot.kube.nodes.items().iter().find(|one| one.name == *node);
+                if known.is_none_or(|one| one.uid != *uid) {
+                    self.fail(format!("{node} is not the node that was seen"));
+                }
+                if !self.empty.contains(node) || !self.closed.contains(node) {
+                    self.fail(format!("{node} is deleted before it is closed and empty"));
+                }
+                if known.is_some_and(|one| one.runs_control_plane()) {
+                    self.fail(format!("{node} runs the control plane"));
+                }
+                self.deleted.insert(node.clone());
+            }
+            StepAction::ShutDownGuest { vmid, name, .. } => self.stops(*vmid, name, step),
+            StepAction::KeepGuestOff { vmid, name } => self.stops(*vmid, name, step),
+            StepAction::StartGuest { vmid, name } => {
+                if !self.snapshot.guests().any(|guest| guest.vmid == *vmid && guest.name == *name) {
+                    self.fail(format!("there is no guest {name} ({vmid})"));
+                }
+            }
+            StepAction::Label { node, .. } => self.known(node),
+            StepAction::UnplugGhost { vmid, slot, volume } => self.unplugs(*vmid, slot, volume),
+            StepAction::Wait | StepAction::Manual { .. } => {}
+        }
+        for condition in &step.ensures {
+            if let Condition::NodeEmpty { node } = condition {
+                self.is_empty(node);
+                self.empty.insert(node.clone());
+            }
+        }
+    }
+
+    fn known(&mut self, node: &NodeName) {
+        if !self.loads.contains_key(node) {
+            self.fail(format!("there is no node {node}"));
+        }
+    }
+
+    fn evict(&mut self, name: &str, uid: &str, from: &NodeName, to: Option<&NodeName>) {
+        let Some(pod) = self.pods.get(name).copied().filter(|pod| pod.uid == uid) else {
+            return self.fail(format!("{name} is not the pod that was seen"));
+        };
+        if self.at.get(name) != Some(from) {
+            self.fail(format!("{name} is not on {from} then"));
+        }
+        if pod.belongs_to_node() || pod.owner.is_none() {
+            self.fail(format!("{name} must not be evicted: nothing makes it again elsewhere"));
+        }
+        let budgets = self.inventory.budgets(pod);
+        let allowed = |one: &&capplan_model::kube::Pdb| one.disruptions_allowed > 0 || one.unhealthy_policy == "AlwaysAllow";
+        if budgets.len() > 1 || (!budgets.iter().all(allowed) && !self.inventory.is_switched_over(pod)) {
+            self.fail(format!("a budget forbids to evict {name}"));
+        }
+        let Some(to) = to else { return self.fail(format!("nothing says where {name} goes")) };
+        if to == from {
+            self.fail(format!("{name} goes where it is"));
+        }
+        if self.closed.contains(to) || self.deleted.contains(to) {
+            self.fail(format!("{name} goes to {to}, which is closed"));
+        }
+        self.shift(pod, from, -1);
+        self.shift(pod, to, 1);
+        self.at.insert(name.to_owned(), to.clone());
+        self.holds(to, name);
+        // Those that share a volume follow one after the other; a stranger that keeps it is a mistake.
+        let single =
+            self.inventory.volumes(pod).filter(|one| one.access_modes.iter().all(|mode| mode.starts_with("ReadWriteOnce")));
+        let users = single.flat_map(|volume| self.inventory.other_users(&volume.name, pod)).map(|other| other.object_name().0);
+        let stranger = users.into_iter().find(|other| self.at.get(other).is_some_and(|node| node != to && node != from));
+        if let Some(other) = stranger {
+            self.fail(format!("{name} goes to {to}, but {other} uses its volume elsewhere"));
+        }
+    }
+
+    /// Whether a node holds what is on it now.
+    fn holds(&mut self, node: &NodeName, name: &str) {
+        let Some(load) = self.loads.get(node) else { return self.fail(format!("{name} goes to {node}, which does not exist")) };
+        let taken = load.others.map(|others| others + load.volumes.len() as u64);
+        let short = if load.memory > load.most_memory {
+            "memory"
+        } else if load.cpu > load.most_cpu {
+            "cpu"
+        } else if load.pods > load.most_pods {
+            "pods"
+        } else if !load.volumes.is_empty() && taken.is_some_and(|taken| taken > PLUGIN_SLOTS) {
+            "volume slots"
+        } else {
+            return;
+        };
+        self.fail(format!("{name} goes to {node}, which has too little {short} then"));
+    }
+
+    fn is_empty(&mut self, node: &NodeName) {
+        let left: Vec<String> = self
+            .at
+            .iter()
+            .filter(|(_, place)| *place == node)
+            .filter(|(name, _)| self.pods.get(*name).is_some_and(|pod| !pod.belongs_to_node() && pod.deleting.is_none()))
+            .map(|(name, _)| name.clone())
+            .collect();
+        if let Some(name) = left.first() {
+            self.fail(format!("{name} is still on {node}"));
+        }
+    }
+
+    /// A guest may be stopped only once its node is deleted, and only the one that was meant.
+    fn stops(&mut self, vmid: VmId, name: &str, step: &Step) {
+        let mine =
+            self.deleted.iter().any(|node| self.ground.guest(node).is_some_and(|guest| guest.vmid == vmid && guest.name == name));
+        if !mine {
+            self.fail(format!("VM {vmid} ({name}) belongs to no node that this plan took out"));
+        }
+        let is = |one: &Condition| matches!(one, Condition::GuestIs { vmid: meant, name: called, .. } if *meant == vmid && called == name);
+        if !step.requires.iter().any(is) {
+            self.fail(format!("nothing makes sure that VM {vmid} is the one that was meant"));
+        }
+        let free = |one: &Condition| matches!(one, Condition::VolumesGone { vmid: Some(meant), .. } if *meant == vmid);
+        if matches!(step.change, StepAction::ShutDownGuest { .. }) && !step.requires.iter().any(free) {
+            self.fail(format!("nothing makes sure that VM {vmid} holds no volume"));
+        }
+    }
+
+    /// Only a volume that no attachment names may be unplugged, and only where it is.
+    fn unplugs(&mut self, vmid: VmId, slot: &str, volume: &str) {
+        let guest = self.snapshot.guests().find(|guest| guest.vmid == vmid);
+        let disk = guest.and_then(|guest| guest.config.known()).and_then(|config| config.disks.get(slot));
+        if disk.is_none_or(|disk| disk.volume != volume || !disk.is_csi()) {
+            self.fail(format!("{volume} is no volume on {slot} of VM {vmid}"));
+        }
+        let ours = self.snapshot.volumes_of(&self.policy.attacher);
+        let attached = self.snapshot.kube.volume_attachments.items().iter().any(|one| {
+            let volid = one.volume.as_ref().and_then(|name| ours.get(name)).cloned().flatten();
+            volid.as_deref() == Some(volume)
+                && guest.is_some_and(|guest| {
+                    self.ground.guest(&one.node).is_some_and(|mine| mine.vmid == guest.vmid && mine.host == guest.host)
+                })
+        });
+        if attached || self.snapshot.kube.volume_attachments.why().is_some() {
+            self.fail(format!("{volume} is attached: unplugging it takes it from a pod"));
+        }
+    }
+}
+
+fn signed(amount: u64) -> i64 {
+    i64::try_from(amount).unwrap_or(i64::MAX)
+}
