@@ -3,12 +3,14 @@
 //!
 //! `CAPPLAN_TEST_DATA` names the folder with the generator (`tools/bench/gen_cluster.py`).
 
+#[path = "support/process.rs"]
+mod process;
 mod support;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Instant;
 
 use capplan_model::capacity::Dimension;
 use capplan_model::history::Sample;
@@ -17,57 +19,6 @@ use jiff::Timestamp;
 
 /// Runs of each measurement; the smallest counts, as the machine is shared.
 const RUNS: usize = 5;
-
-/// What a run took.
-#[derive(Clone, Copy, Debug)]
-struct Cost {
-    cpu: f64,
-    wall: f64,
-    peak_mib: f64,
-}
-
-/// CPU seconds of all children waited for so far (`cutime` + `cstime`, in ticks of 10 ms).
-fn children_cpu() -> f64 {
-    let stat = fs::read_to_string("/proc/self/stat").expect("Linux");
-    let fields: Vec<&str> = stat.rsplit(')').next().expect("has a name").split_whitespace().collect();
-    let ticks = |index: usize| fields[index].parse::<f64>().expect("a number");
-    (ticks(13) + ticks(14)) / 100.0
-}
-
-fn peak_of(pid: u32) -> Option<f64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? / 1024.0)
-}
-
-fn run(arguments: &[&str]) -> Cost {
-    let before = children_cpu();
-    let start = Instant::now();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_capplan"))
-        .args(arguments)
-        .env("CAPPLAN_NOW", "2024-05-02T08:00:00Z")
-        .env("CAPPLAN_STATE_DIR", std::env::temp_dir().join("capplan-bench-state"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the binary starts");
-    let mut peak = 0.0_f64;
-    let status = loop {
-        peak = peak_of(child.id()).map_or(peak, |now| peak.max(now));
-        if let Some(status) = child.try_wait().expect("a child of ours") {
-            break status;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    };
-    assert!(status.success(), "{arguments:?}");
-    Cost { cpu: children_cpu() - before, wall: start.elapsed().as_secs_f64(), peak_mib: peak }
-}
-
-fn best(arguments: &[&str]) -> Cost {
-    let runs: Vec<Cost> = (0..RUNS).map(|_| run(arguments)).collect();
-    let least = |value: fn(&Cost) -> f64| runs.iter().map(value).fold(f64::INFINITY, f64::min);
-    Cost { cpu: least(|cost| cost.cpu), wall: least(|cost| cost.wall), peak_mib: least(|cost| cost.peak_mib) }
-}
 
 fn megabytes(folder: &Path) -> f64 {
     let entries = fs::read_dir(folder).expect("generated").filter_map(Result::ok);
@@ -79,7 +30,7 @@ fn clusters(data: &Path, folder: &Path) {
     println!("| nodes × pods | command | input MB | CPU s | wall s | MB per CPU s | peak MiB |");
     println!("|---|---|---:|---:|---:|---:|---:|");
     for nodes in [20, 100, 1000, 5000] {
-        let lists = support::lists(data, folder, nodes);
+        let lists = support::lists(data, folder, nodes, 30, 10);
         let snapshot = folder.join(format!("{nodes}.snapshot"));
         let (lists, snapshot) = (lists.to_string_lossy(), snapshot.to_string_lossy());
         copies_are_right(&lists);
@@ -88,7 +39,7 @@ fn clusters(data: &Path, folder: &Path) {
             ("report from snapshot", vec!["report", "--snapshot", &snapshot, "--no-history"]),
             ("lists to copies that fit", vec!["simulate", "--from-lists", &lists, "--add-pods", "1x1,2Gi"]),
         ] {
-            let cost = best(&arguments);
+            let cost = process::best(&arguments, &[0], RUNS);
             let size = if command.starts_with("lists") {
                 megabytes(Path::new(&*lists))
             } else {

@@ -111,7 +111,7 @@ fn clusters(data: &Path, folder: &Path) {
     println!("| nodes × pods | what | result |");
     println!("|---|---|---:|");
     for nodes in [20, 100, 1000, 5000] {
-        let lists = support::lists(data, folder, nodes);
+        let lists = support::lists(data, folder, nodes, 30, 10);
         let snapshot = Snapshot { kube: lists::read(&lists), ..Snapshot::default() };
         let row = |what: &str, result: String| println!("| {nodes} × {} | {what} | {result} |", nodes * 30);
         let (cluster, building) = timed(|| Cluster::of(&snapshot));

@@ -20,13 +20,15 @@ pub fn measure(clusters: fn(&Path, &Path), rest: fn(&Path)) {
     rest(&folder);
 }
 
-/// Lists of a generated cluster of `nodes` nodes and thirty times as many pods.
-pub fn lists(data: &Path, folder: &Path, nodes: usize) -> PathBuf {
-    let lists = folder.join(format!("lists-{nodes}"));
+/// Lists of a generated cluster: so many nodes, pods a node, pods a workload.
+pub fn lists(data: &Path, folder: &Path, nodes: usize, pods: usize, replicas: usize) -> PathBuf {
+    let lists = folder.join(format!("lists-{nodes}-{pods}-{replicas}"));
     if !lists.join("expect.json").exists() {
         let generator = data.join("tools/bench/gen_cluster.py");
-        let arguments = [nodes.to_string(), "30".to_owned()];
-        let done = Command::new("python3").arg(generator).arg(&lists).args(arguments).stdout(Stdio::null()).status();
+        let arguments = [nodes.to_string(), pods.to_string()];
+        let mut command = Command::new("python3");
+        command.arg(generator).arg(&lists).args(arguments).env("REPL", replicas.to_string());
+        let done = command.stdout(Stdio::null()).status();
         assert!(done.is_ok_and(|status| status.success()), "the generator runs");
     }
     lists

@@ -56,13 +56,13 @@ enum What {
     /// Add workers: how many, what size, on which host, with every number
     ScaleUp {
         /// How many [default: as many as the rules need]
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
         count: Option<u32>,
-        /// Memory of each [default: tried from half to twice the policy's]
+        /// Memory of each [default: the policy's; where a rule asks for it, from half to twice that]
         #[arg(long, value_name = "SIZE", value_parser = super::simulate::bytes)]
         memory: Option<Bytes>,
         /// Virtual CPUs of each [default: as the worker it is like]
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
         cores: Option<u64>,
         /// Host [default: the one with most memory available]
         #[arg(long, value_name = "HOST")]
@@ -71,10 +71,10 @@ enum What {
         #[arg(long, value_name = "NODE")]
         like: Option<String>,
         /// Name of the first
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", value_parser = node_name)]
         name: Option<String>,
         /// VMID of the first
-        #[arg(long, value_name = "VMID")]
+        #[arg(long, value_name = "VMID", value_parser = clap::value_parser!(u32).range(100..=999_999_999))]
         vmid: Option<u32>,
         /// Address of the first, with its prefix length: 10.0.20.106/24
         #[arg(long, value_name = "ADDRESS", value_parser = address)]
@@ -102,9 +102,25 @@ enum What {
 }
 
 fn address(text: &str) -> Result<String, String> {
-    let (address, prefix) = text.split_once('/').unwrap_or((text, "24"));
-    let good = address.parse::<std::net::Ipv4Addr>().is_ok() && prefix.parse::<u8>().is_ok_and(|prefix| prefix <= 32);
-    if good { Ok(text.to_owned()) } else { Err(format!("`{text}` is not an address such as 10.0.20.106/24")) }
+    let good = text.split_once('/').is_some_and(|(address, prefix)| {
+        address.parse::<std::net::Ipv4Addr>().is_ok() && prefix.parse::<u8>().is_ok_and(|prefix| (8..=30).contains(&prefix))
+    });
+    if good {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("`{text}` is not an address with its prefix length such as 10.0.20.106/24"))
+    }
+}
+
+/// A name of a node: lower case letters, digits and hyphens, as in DNS.
+fn node_name(text: &str) -> Result<String, String> {
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    if text.len() <= 63 && text.chars().all(good) && ends(text.chars().next()) && ends(text.chars().last()) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("`{text}` is no name of a node: lower case letters, digits and hyphens, at most 63"))
+    }
 }
 
 fn count(text: &str) -> Result<Count, String> {
@@ -231,7 +247,8 @@ fn keep(path: &Path, plan: &Plan) -> Result<(), CliError> {
             .map_err(|error| CliError::new(Exit::Unexpected, format!("cannot create {}: {error}", folder.display())))?;
     }
     super::write(path, &json(plan)?)?;
-    let beside = path.with_extension("txt");
+    // Beside a plan that is itself named `.txt` its text needs another name.
+    let beside = path.with_extension(if path.extension().is_some_and(|one| one == "txt") { "text.txt" } else { "txt" });
     let text = anstream::adapter::strip_str(&render::plan::text(plan, true)).to_string();
     super::write(&beside, &text)?;
     note(format!("wrote {} and {}", path.display(), beside.display()));
@@ -250,7 +267,7 @@ fn read_claims(path: &Path) -> Result<Vec<PresenceClaim>, CliError> {
 fn refused(error: PlanError) -> CliError {
     let exit = match &error {
         PlanError::Unknown { .. } => Exit::InsufficientData,
-        PlanError::NoNode { .. } | PlanError::NoHost { .. } => Exit::Usage,
+        PlanError::NoNode { .. } | PlanError::NoHost { .. } | PlanError::NotAWorker { .. } => Exit::Usage,
         PlanError::Audit(_) => Exit::Unexpected,
     };
     CliError::from_error(exit, &error)

@@ -337,6 +337,9 @@ pub struct Pod {
     /// Images, one a container, those of init containers last.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<String>,
+    /// Those of them that are never pulled: they must be on the node.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub never_pulled: Vec<String>,
 }
 
 /// What the scheduler assumes of containers that request nothing, when it scores nodes by what is

@@ -183,8 +183,11 @@ impl Cost {
 pub struct PodMove {
     /// `namespace/name`.
     pub pod: String,
-    /// UID: a StatefulSet's next pod has the same name.
+    /// UID: a StatefulSet's next pod has the same name. Empty where it is a successor that this plan makes:
+    /// then any pod of the owner on that node is meant.
     pub uid: String,
+    /// What makes its successor: `Kind/namespace/name`.
+    pub owner: String,
     /// Where it is.
     pub from: NodeName,
     /// Where its successor is expected; `None` if nothing makes one.
@@ -195,6 +198,9 @@ pub struct PodMove {
     /// Nodes to close while it looks for a place, so that it goes where it is expected.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub close: Vec<NodeName>,
+    /// Other pods that use a volume of it, and leave with it: none is ready before all of them have left.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub with: Vec<String>,
     /// Seconds to wait after the eviction before it.
     pub stagger_seconds: u64,
     /// Volumes that are detached from one VM and attached to another.
@@ -362,13 +368,15 @@ pub enum StepAction {
     Evict {
         /// `namespace/name`.
         pod: String,
-        /// Its UID.
+        /// Its UID; empty where any pod of the owner on that node is meant.
         uid: String,
+        /// What makes its successor: `Kind/namespace/name`.
+        owner: String,
         /// Where it is.
         node: NodeName,
         /// Where its successor is expected.
         to: Option<NodeName>,
-        /// Nodes that are closed meanwhile.
+        /// Nodes that are closed before it, and opened again once its successor has a place.
         close: Vec<NodeName>,
         /// Seconds to wait before.
         wait_seconds: u64,
@@ -381,6 +389,8 @@ pub enum StepAction {
         vmid: VmId,
         /// Its name.
         name: String,
+        /// Its SMBIOS UUID.
+        uuid: Option<String>,
     },
     /// Deletes the Node object.
     DeleteNode {
@@ -426,7 +436,7 @@ pub enum StepAction {
     },
     /// Changes nothing: waits for what the step ensures.
     Wait,
-    /// What only a human does.
+    /// What only a human does. It is done when a human says so, and never by itself.
     Manual {
         /// The command or the words.
         command: String,
@@ -437,7 +447,7 @@ pub enum StepAction {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", rename_all_fields = "snake_case", tag = "kind")]
 pub enum Condition {
-    /// No other node is cordoned or not ready.
+    /// No other node is cordoned, not ready, or came back less than an hour ago.
     OthersHealthy {
         /// All but these.
         except: Vec<NodeName>,
@@ -464,12 +474,19 @@ pub enum Condition {
         /// The node.
         node: NodeName,
     },
-    /// The pod with this UID is on the node.
+    /// The node is ready.
+    NodeReady {
+        /// The node.
+        node: NodeName,
+    },
+    /// The pod with this UID is on the node; without a UID, some pod of the owner.
     PodIs {
         /// `namespace/name`.
         pod: String,
         /// Its UID.
         uid: String,
+        /// `Kind/namespace/name`.
+        owner: String,
         /// The node.
         node: NodeName,
     },
@@ -480,10 +497,12 @@ pub enum Condition {
         /// Its UID.
         uid: String,
     },
-    /// Its successor is ready.
+    /// As many pods of the owner are ready as before, and the newest of them is on one of these nodes.
     SuccessorReady {
-        /// `namespace/name` of the pod before.
-        pod: String,
+        /// `Kind/namespace/name`.
+        owner: String,
+        /// Where it is expected.
+        on: Vec<NodeName>,
     },
     /// Only pods that belong to the node are on it.
     NodeEmpty {

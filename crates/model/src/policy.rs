@@ -98,6 +98,7 @@ pub struct Role {
     /// What it is, such as `dns-primary`.
     pub role: String,
     /// Added to the cost of emptying it.
+    #[serde(deserialize_with = "weight")]
     pub weight: f64,
 }
 
@@ -426,6 +427,15 @@ fn parse_amount(text: &str) -> Option<f64> {
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SignedDuration, D::Error> {
     let text = String::deserialize(deserializer)?;
     parse_duration(&text).ok_or_else(|| D::Error::custom(format!("`{text}` is not a time such as `7d`, `12h` or `30m`")))
+}
+
+fn weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let weight = f64::deserialize(deserializer)?;
+    if (0.0..=1e6).contains(&weight) {
+        Ok(weight)
+    } else {
+        Err(D::Error::custom(format!("`{weight}` is not a weight of 0 or more")))
+    }
 }
 
 fn hours<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Hours>, D::Error> {

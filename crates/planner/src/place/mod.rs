@@ -101,6 +101,8 @@ pub struct Missing {
     pub enough: Option<BTreeMap<usize, i64>>,
 }
 
+/// A whole bin, in the unit in which the fullest one is measured.
+const PEAK: i64 = 1000;
 /// Most columns that are given to the solver.
 const MOST_COLUMNS: usize = 60_000;
 
@@ -234,7 +236,8 @@ impl Puzzle {
     }
 
     /// Fewest moves that empty what is closed, and as many of those that may close that at most
-    /// `open` of them stay open.
+    /// `open` of them stay open; of these the ones with the fewest pods that have volumes, and of these the
+    /// ones that leave the fullest bin least full.
     ///
     /// `stricter` adds what the scheduler asks of each step and not of the result.
     pub fn fewest_moves(&self, open: Option<i64>, stricter: bool, seconds: f64) -> Answer {
@@ -251,7 +254,67 @@ impl Puzzle {
         }
         columns.program.start = greedy::close(self, open).and_then(|found| self.written(&columns, &found));
         let all: i64 = self.kinds.iter().map(Kind::count).sum();
-        self.answer(&columns, solver::solve(&columns.program, seconds), all, seconds)
+        let answer = self.answer(&columns, solver::solve(&columns.program, seconds), all, seconds);
+        match answer {
+            Answer::Found { assignment, moves, bound } => {
+                let assignment = self.refine(columns, assignment, moves, all, seconds / 8.0);
+                Answer::Found { assignment, moves, bound }
+            }
+            Answer::Impossible | Answer::Unknown => answer,
+        }
+    }
+
+    /// The best of the assignments with as few moves, by what counts less; the one that is there if time is short.
+    fn refine(&self, mut columns: Columns, found: Assignment, moves: i64, all: i64, seconds: f64) -> Assignment {
+        let mut best = found;
+        let stay = |columns: &Columns, weight: &dyn Fn(usize) -> f64| -> Vec<(usize, f64)> {
+            columns.stay.iter().map(|((kind, _), column)| (*column, weight(*kind))).filter(|(_, weight)| *weight != 0.0).collect()
+        };
+        let kept = stay(&columns, &|_| -1.0);
+        columns.program.at_most(kept, (moves - all) as f64);
+        let stateful = stay(&columns, &|kind| if self.kinds[kind].stateful { -1.0 } else { 0.0 });
+        let mut stages = vec![stateful];
+        // The share of the room that is taken, in thousandths, of the fullest bin.
+        let peak = columns.program.column(0, PEAK, 0.0);
+        self.bound_peak(&mut columns, peak);
+        stages.push(vec![(peak, 1.0)]);
+        for stage in stages.into_iter().filter(|stage| !stage.is_empty()) {
+            columns.program.columns.iter_mut().for_each(|column| column.weight = 0.0);
+            stage.iter().for_each(|(column, weight)| columns.program.columns[*column].weight = *weight);
+            columns.program.start = self.written(&columns, &best).map(|mut start| {
+                start[peak] = PEAK as f64;
+                start
+            });
+            let (Solved::Optimal(values) | Solved::Feasible(values, _)) = solver::solve(&columns.program, seconds) else { break };
+            let assignment = self.read(&columns, &values);
+            if !self.holds(&assignment) || self.moves(&assignment) > moves {
+                break;
+            }
+            best = assignment;
+            let reached = columns.program.weigh(&values).round();
+            columns.program.at_most(stage, reached);
+        }
+        best
+    }
+
+    /// Keeps `peak` at least at the share that is taken of each open bin's room.
+    fn bound_peak(&self, columns: &mut Columns, peak: usize) {
+        let mut rows: BTreeMap<(usize, usize), Vec<(usize, f64)>> = BTreeMap::new();
+        for ((kind, bin), column) in columns.stay.iter().chain(&columns.arrive) {
+            for (dimension, amount) in &self.kinds[*kind].demand {
+                if let Some(room) = self.bins[*bin].room[*dimension].filter(|room| *room > 0) {
+                    rows.entry((*bin, *dimension)).or_default().push((*column, *amount as f64 / room as f64 * PEAK as f64));
+                }
+            }
+        }
+        for ((bin, dimension), mut terms) in rows {
+            // One that holds more than it has is no measure for the others.
+            let room = self.bins[bin].room[dimension].unwrap_or(i64::MAX);
+            if self.held(bin, dimension) <= room {
+                terms.push((peak, -1.0));
+                columns.program.at_most(terms, 0.0);
+            }
+        }
     }
 
     fn answer(&self, columns: &Columns, solved: Solved, all: i64, seconds: f64) -> Answer {

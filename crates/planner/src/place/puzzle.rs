@@ -182,7 +182,9 @@ impl Sketch {
                         // do not mind each other this asks more than it must.
                         let most = self.puzzle.kinds[*other].count().max(1);
                         let kinds = vec![(*kind, most), (*other, 1)];
-                        rules.push(Rule { kinds, bins: bins.clone(), minus: Vec::new(), most, stricter: !itself });
+                        // Where two are together already this would part them.
+                        let stricter = !itself || home(*kind) > 1;
+                        rules.push(Rule { kinds, bins: bins.clone(), minus: Vec::new(), most, stricter });
                     }
                 }
             }
@@ -210,13 +212,12 @@ impl Sketch {
                     }
                 }
             }
-            let sharing = examples.iter().filter(|(_, other)| cluster.share_port(*pod, *other));
-            let sharing: Vec<usize> = sharing.map(|(other, _)| *other).collect();
-            if sharing.first() == Some(kind) {
+            // Pairs: that two mind a third does not mean that they mind each other.
+            for (other, _) in examples.iter().filter(|(other, one)| other >= kind && cluster.share_port(*pod, *one)) {
                 for bin in 0..self.nodes.len() {
-                    let there = sharing.iter().map(|kind| self.puzzle.kinds[*kind].home.get(&bin).copied().unwrap_or(0));
+                    let kinds: Vec<(usize, i64)> = if other == kind { vec![(*kind, 1)] } else { vec![(*kind, 1), (*other, 1)] };
+                    let there = kinds.iter().map(|(kind, _)| self.puzzle.kinds[*kind].home.get(&bin).copied().unwrap_or(0));
                     let most = there.sum::<i64>().max(1);
-                    let kinds = sharing.iter().map(|kind| (*kind, 1)).collect();
                     rules.push(Rule { kinds, bins: vec![bin], minus: Vec::new(), most, stricter: false });
                 }
             }
@@ -256,6 +257,12 @@ fn members(
     nodes: &[NodeId],
 ) -> BTreeMap<usize, Member> {
     let bins: BTreeMap<NodeId, usize> = nodes.iter().enumerate().map(|(bin, node)| (*node, bin)).collect();
+    let mut claimed: BTreeMap<(&str, &str), Vec<PodId>> = BTreeMap::new();
+    for (_, id) in movers {
+        let pod = scheduler.cluster.pod(*id);
+        pod.claims.iter().for_each(|claim| claimed.entry((&pod.namespace, claim)).or_default().push(*id));
+    }
+    let shares: BTreeSet<PodId> = claimed.into_values().filter(|users| users.len() > 1).flatten().collect();
     let mut members: BTreeMap<usize, Member> = BTreeMap::new();
     for (_, pod) in movers {
         let class = scheduler.cluster.class(*pod);
@@ -287,10 +294,12 @@ fn members(
                 .map(|(name, amount)| (name.to_owned(), signed(amount)))
                 .collect();
         demand.extend(requests.extended.iter().map(|(name, amount)| (name.clone(), signed(*amount))));
-        let plugged = signed(volumes.get(pod).copied().unwrap_or(0));
-        demand.insert(SLOTS.to_owned(), plugged);
-        for (driver, count) in scheduler.cluster.volumes_by_driver(*pod) {
-            demand.insert(format!("{VOLUMES_OF}{driver}"), signed(count));
+        // A volume that several pods share counts once on a node: left out, what is proven stays proven.
+        if !shares.contains(pod) {
+            demand.insert(SLOTS.to_owned(), signed(volumes.get(pod).copied().unwrap_or(0)));
+            for (driver, count) in scheduler.cluster.volumes_by_driver(*pod) {
+                demand.insert(format!("{VOLUMES_OF}{driver}"), signed(count));
+            }
         }
         demand.retain(|_, amount| *amount > 0);
         let stateful = !written.claims.is_empty();

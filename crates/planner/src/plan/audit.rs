@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use capplan_model::Snapshot;
 use capplan_model::ids::{NodeName, VmId};
-use capplan_model::kube::Pod;
+use capplan_model::kube::{MAX_VOLUMES_LABEL, Pdb, PersistentVolume, Pod};
 use capplan_model::plan::{Action, Condition, Feasibility, Plan, PodMove, Step, StepAction};
 use capplan_model::policy::Policy;
+use capplan_model::pve::{Disk, GuestConfig, Power};
 use capplan_model::slots::{PLUGIN_SLOTS, VolumeSlots};
 
+use super::blockers::may_go_unhealthy;
 use super::inventory::Inventory;
 use crate::ground::Ground;
 
@@ -31,10 +33,12 @@ struct Load {
     most_memory: i64,
     most_cpu: i64,
     most_pods: i64,
-    /// Volumes of the plugin's in use there.
-    volumes: BTreeSet<String>,
+    /// Volumes of the plugin's in use there, with the number of pods that use each.
+    volumes: BTreeMap<String, usize>,
     /// Disks on the plugin's slots that are no volume in use; `None` is unknown.
     others: Option<u64>,
+    /// Volumes that the scheduler allows.
+    advertised: Option<u64>,
 }
 
 struct Audit<'a> {
@@ -49,7 +53,7 @@ struct Audit<'a> {
     closed: BTreeSet<NodeName>,
     empty: BTreeSet<NodeName>,
     deleted: BTreeSet<NodeName>,
-    joined: BTreeSet<NodeName>,
+    moved: BTreeSet<String>,
     found: BTreeSet<Violation>,
     step: u64,
 }
@@ -69,7 +73,7 @@ pub fn audit(snapshot: &Snapshot, policy: &Policy, plan: &Plan) -> Vec<Violation
         closed: BTreeSet::new(),
         empty: BTreeSet::new(),
         deleted: BTreeSet::new(),
-        joined: BTreeSet::new(),
+        moved: BTreeSet::new(),
         found: BTreeSet::new(),
         step: 0,
     };
@@ -129,6 +133,7 @@ impl Audit<'_> {
                 most_cpu: signed(node.allocatable.cpu.0),
                 most_pods: signed(node.max_pods),
                 others: occupied,
+                advertised: mine.and_then(|one| one.advertised.known().copied().flatten()),
                 ..Load::default()
             };
             self.loads.insert(node.name.clone(), load);
@@ -143,9 +148,16 @@ impl Audit<'_> {
                 self.at.insert(name, node);
             }
         }
-        // Volumes in use are on slots already.
-        for load in self.loads.values_mut() {
-            load.others = load.others.map(|occupied| occupied.saturating_sub(load.volumes.len() as u64));
+        // Of the volumes in use those that are plugged are on slots already.
+        let ours = snapshot.volumes_of(&self.policy.attacher);
+        for one in slots.known().into_iter().flatten() {
+            let Some((load, config)) = self.loads.get_mut(&one.node).zip(one.config.known()) else { continue };
+            let plugged = |name: &String| {
+                let volid = ours.iter().find(|(volume, _)| volume.as_str() == name).and_then(|(_, volid)| volid.as_ref());
+                volid.is_some_and(|volid| config.plugged.values().any(|one| one == volid))
+            };
+            let in_use = load.volumes.keys().filter(|name| plugged(name)).count() as u64;
+            load.others = load.others.map(|occupied| occupied.saturating_sub(in_use));
         }
     }
 
@@ -157,9 +169,9 @@ impl Audit<'_> {
         load.cpu += sign * signed(pod.requests.cpu.0);
         load.pods += sign;
         for volume in volumes {
-            if sign > 0 {
-                load.volumes.insert(volume);
-            } else {
+            let users = load.volumes.entry(volume.clone()).or_default();
+            *users = users.saturating_add_signed(if sign > 0 { 1 } else { -1 });
+            if *users == 0 {
                 load.volumes.remove(&volume);
             }
         }
@@ -194,10 +206,10 @@ impl Audit<'_> {
                     most_cpu: signed(spec.cores.saturating_mul(1000)),
                     most_pods: i64::MAX,
                     others: Some(0),
+                    advertised: spec.labels.get(MAX_VOLUMES_LABEL).and_then(|text| text.parse().ok()),
                     ..Load::default()
                 };
                 self.loads.insert(spec.name.clone(), unlimited);
-                self.joined.insert(spec.name.clone());
             }
             StepAction::DeleteNode { node, uid } => {
                 self.known(node);
@@ -215,9 +227,11 @@ impl Audit<'_> {
             }
             StepAction::ShutDownGuest { vmid, name, .. } => self.stops(*vmid, name, step),
             StepAction::KeepGuestOff { vmid, name } => self.stops(*vmid, name, step),
-            StepAction::StartGuest { vmid, name } => {
-                if !self.snapshot.guests().any(|guest| guest.vmid == *vmid && guest.name == *name) {
-                    self.fail(format!("there is no guest {name} ({vmid})"));
+            StepAction::StartGuest { vmid, name, .. } => {
+                let guest = self.snapshot.guests().find(|guest| guest.vmid == *vmid && guest.name == *name);
+                let clean = |config: &GuestConfig| !config.disks.values().any(Disk::is_csi);
+                if guest.is_none_or(|guest| guest.power != Power::Stopped || !guest.config.known().is_some_and(clean)) {
+                    self.fail(format!("guest {name} ({vmid}) is not stopped, or may hold a volume that is in use elsewhere"));
                 }
             }
             StepAction::Label { node, .. } => self.known(node),
@@ -239,7 +253,9 @@ impl Audit<'_> {
     }
 
     fn evict(&mut self, name: &str, uid: &str, from: &NodeName, to: Option<&NodeName>) {
-        let Some(pod) = self.pods.get(name).copied().filter(|pod| pod.uid == uid) else {
+        // One that moved before has a successor, whose UID nobody knows yet.
+        let again = !self.moved.insert(name.to_owned());
+        let Some(pod) = self.pods.get(name).copied().filter(|pod| if again { uid.is_empty() } else { pod.uid == uid }) else {
             return self.fail(format!("{name} is not the pod that was seen"));
         };
         if self.at.get(name) != Some(from) {
@@ -249,7 +265,7 @@ impl Audit<'_> {
             self.fail(format!("{name} must not be evicted: nothing makes it again elsewhere"));
         }
         let budgets = self.inventory.budgets(pod);
-        let allowed = |one: &&capplan_model::kube::Pdb| one.disruptions_allowed > 0 || one.unhealthy_policy == "AlwaysAllow";
+        let allowed = |one: &&Pdb| one.observed && one.disruptions_allowed > 0 || may_go_unhealthy(pod, one);
         if budgets.len() > 1 || (!budgets.iter().all(allowed) && !self.inventory.is_switched_over(pod)) {
             self.fail(format!("a budget forbids to evict {name}"));
         }
@@ -263,10 +279,13 @@ impl Audit<'_> {
         self.shift(pod, from, -1);
         self.shift(pod, to, 1);
         self.at.insert(name.to_owned(), to.clone());
-        self.holds(to, name);
+        self.holds(to, name, pod);
         // Those that share a volume follow one after the other; a stranger that keeps it is a mistake.
-        let single =
-            self.inventory.volumes(pod).filter(|one| one.access_modes.iter().all(|mode| mode.starts_with("ReadWriteOnce")));
+        let attacher = &self.policy.attacher;
+        let alone = |one: &&PersistentVolume| {
+            one.driver == *attacher && one.access_modes.iter().all(|mode| mode.starts_with("ReadWriteOnce"))
+        };
+        let single = self.inventory.volumes(pod).filter(alone);
         let users = single.flat_map(|volume| self.inventory.other_users(&volume.name, pod)).map(|other| other.object_name().0);
         let stranger = users.into_iter().find(|other| self.at.get(other).is_some_and(|node| node != to && node != from));
         if let Some(other) = stranger {
@@ -274,18 +293,21 @@ impl Audit<'_> {
         }
     }
 
-    /// Whether a node holds what is on it now.
-    fn holds(&mut self, node: &NodeName, name: &str) {
+    /// Whether a node holds what is on it now, as far as the pod that came asks for it.
+    fn holds(&mut self, node: &NodeName, name: &str, pod: &Pod) {
         let Some(load) = self.loads.get(node) else { return self.fail(format!("{name} goes to {node}, which does not exist")) };
-        let taken = load.others.map(|others| others + load.volumes.len() as u64);
-        let short = if load.memory > load.most_memory {
+        let brings = !self.inventory.attachable(pod, &self.policy.attacher).is_empty();
+        let there = load.volumes.len() as u64;
+        let short = if pod.requests.memory.0 > 0 && load.memory > load.most_memory {
             "memory"
-        } else if load.cpu > load.most_cpu {
+        } else if pod.requests.cpu.0 > 0 && load.cpu > load.most_cpu {
             "cpu"
         } else if load.pods > load.most_pods {
             "pods"
-        } else if !load.volumes.is_empty() && taken.is_some_and(|taken| taken > PLUGIN_SLOTS) {
+        } else if brings && load.others.is_some_and(|others| others + there > PLUGIN_SLOTS) {
             "volume slots"
+        } else if brings && load.advertised.is_some_and(|most| there > most) {
+            "volumes allowed"
         } else {
             return;
         };
@@ -305,10 +327,11 @@ impl Audit<'_> {
         }
     }
 
-    /// A guest may be stopped only once its node is deleted, and only the one that was meant.
+    /// A guest may be kept off only once its node is empty, be stopped only once that is deleted, and only the
+    /// one that was meant.
     fn stops(&mut self, vmid: VmId, name: &str, step: &Step) {
-        let mine =
-            self.deleted.iter().any(|node| self.ground.guest(node).is_some_and(|guest| guest.vmid == vmid && guest.name == name));
+        let out = if matches!(step.change, StepAction::ShutDownGuest { .. }) { &self.deleted } else { &self.empty };
+        let mine = out.iter().any(|node| self.ground.guest(node).is_some_and(|guest| guest.vmid == vmid && guest.name == name));
         if !mine {
             self.fail(format!("VM {vmid} ({name}) belongs to no node that this plan took out"));
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use capplan_model::ids::NodeName;
-use capplan_model::kube::{Node, Pdb, Pod, Workload};
+use capplan_model::kube::{LocalData, Node, Pdb, Phase, Pod, Taint, Workload};
 use capplan_model::plan::{BlockCode, Blocker};
 use jiff::tz::TimeZone;
 
@@ -49,6 +49,7 @@ pub(super) fn look(scene: &Scene<'_>, cluster: &Cluster<'_>, node: NodeId, recei
     let written = cluster.node(node);
     let mut look = Look { scene, cluster, node: written, receivers, found };
     look.the_node();
+    look.slots();
     look.tied_volumes();
     look.pinned_jobs();
     for pod in cluster.pods_on(node).iter().copied().filter(|pod| !cluster.pod(*pod).belongs_to_node()) {
@@ -94,8 +95,26 @@ impl Look<'_, '_> {
         self.found.blockers.insert(blocker);
     }
 
+    /// Volumes that are in the way of an empty VM: they would never leave it.
+    fn slots(&mut self) {
+        let Some(slots) = self.scene.slots.known() else { return };
+        let Some(mine) = slots.iter().find(|one| one.node == self.node.name) else { return };
+        for (slot, volume) in mine.ghosts.known().into_iter().flatten() {
+            let detail = format!("it is on scsi{slot} without an attachment, and would stay there: see capplan plan");
+            self.block(BlockCode::GateFailed, volume, detail);
+        }
+        for one in mine.attached.known().into_iter().flatten().filter(|one| one.detaching) {
+            let detail = "its detaching is not done: wait for it, or find out why it hangs".to_owned();
+            self.block(BlockCode::GateFailed, one.volume.to_string(), detail);
+        }
+    }
+
     fn the_node(&mut self) {
         let name = self.node.name.to_string();
+        if !self.node.is_ready() {
+            let detail = format!("{name} is not ready: what is evicted there never ends; mend it, or power it off first");
+            self.block(BlockCode::GateFailed, &name, detail);
+        }
         if self.node.runs_control_plane() {
             let others = self.scene.ground.snapshot.kube.nodes.items().iter().filter(|node| node.runs_control_plane());
             let voters = others.clone().count();
@@ -111,7 +130,13 @@ impl Look<'_, '_> {
             let mine = match claim.subject.split_once(':') {
                 Some(("node", node)) => node == name,
                 Some(("host", host)) => self.scene.ground.guest(&self.node.name).is_some_and(|guest| guest.host.as_str() == host),
-                Some(_) | None => false,
+                Some(("pvc" | "service" | "db", _)) => false,
+                Some(_) | None => {
+                    let text =
+                        format!("whether {} is about {name}: claims are node:, host:, pvc:, service: or db:", claim.subject);
+                    self.found.undecided.insert(text);
+                    false
+                }
             };
             if mine {
                 self.block(BlockCode::Claim, &claim.subject, format!("{} is claimed by {}", claim.subject, claim.by));
@@ -127,6 +152,15 @@ impl Look<'_, '_> {
         }
         if pod.owner.is_none() {
             self.block(BlockCode::Unmanaged, &name, "no controller makes it again: delete it yourself, or give it one");
+        }
+        let owner = pod.owner.as_ref().map_or("", |owner| owner.kind.as_str());
+        if owner == "Job" {
+            self.found.warnings.push(format!("{name} runs a Job: it starts again from the beginning"));
+        }
+        let cordon = Taint { key: "node.kubernetes.io/unschedulable".into(), ..Taint::default() };
+        if pod.scheduling.tolerations.iter().any(|one| one.covers(&cordon)) {
+            let text = format!("{name} tolerates a cordon: its successor may come back to {}", self.node.name);
+            self.found.warnings.push(text);
         }
         self.device(pod, &name);
         self.budgets(pod, &name);
@@ -195,8 +229,7 @@ impl Look<'_, '_> {
             return;
         }
         let Some(pdb) = budgets.first() else { return };
-        let broken = pod.conditions.iter().any(|condition| condition.kind == "Ready");
-        if broken && pdb.unhealthy_policy == "AlwaysAllow" {
+        if may_go_unhealthy(pod, pdb) {
             return;
         }
         let why = if !pdb.observed {
@@ -221,11 +254,12 @@ impl Look<'_, '_> {
             let dead = DEAD_REGISTRIES.iter().find(|(registry, _)| image.starts_with(registry));
             let why = match dead {
                 Some((registry, instead)) => format!("{registry} serves no images any more: use {instead}"),
+                None if pod.never_pulled.contains(image) => "its pull policy is Never".to_owned(),
                 None if self.scene.inventory.is_unpullable(image) => "another pod cannot pull it right now".to_owned(),
                 None => continue,
             };
             let lists: Vec<&Node> = self.receivers.iter().map(|node| self.cluster.node(*node)).collect();
-            let has = |node: &&Node| node.images.iter().any(|one| one.names.iter().any(|known| known == image));
+            let has = |node: &&Node| node.images.iter().any(|one| one.names.iter().any(|known| is_image(known, image)));
             if lists.iter().all(&has) {
                 continue;
             }
@@ -243,13 +277,26 @@ impl Look<'_, '_> {
         for volume in snapshot.kube.persistent_volumes.items().iter().filter(|volume| volume.phase == "Bound") {
             let elsewhere =
                 |node: &NodeId| volume.node_affinity.as_ref().is_none_or(|rule| rule.matches(self.cluster.node(*node)));
-            let here = volume.node_affinity.as_ref().is_some_and(|rule| rule.matches(self.node));
-            if !here || self.receivers.iter().any(elsewhere) {
+            // Without an affinity the pods that use it say where it is.
+            let on_disk = matches!(volume.kind.as_str(), "hostPath" | "local") && volume.node_affinity.is_none();
+            let used = || self.scene.inventory.users(&volume.name).iter().any(|pod| pod.node.as_ref() == Some(&self.node.name));
+            let here = volume.node_affinity.as_ref().is_some_and(|rule| rule.matches(self.node)) || (on_disk && used());
+            // Of several nodes that could use it the one whose pod does is told; of none, each.
+            let users = self.scene.inventory.users(&volume.name);
+            let elsewhere_used = match users {
+                [] => {
+                    let rule = volume.node_affinity.as_ref();
+                    let mut able = self.cluster.nodes().map(|node| self.cluster.node(node));
+                    able.find(|node| rule.is_some_and(|rule| rule.matches(node))).is_some_and(|node| node.name != self.node.name)
+                }
+                users => users.iter().any(|pod| pod.node.as_ref().is_some_and(|node| *node != self.node.name)),
+            };
+            if !here || elsewhere_used || (!on_disk && self.receivers.iter().any(elsewhere)) {
                 continue;
             }
             let claim = volume.claim.as_ref().map_or_else(String::new, |claim| format!(" of claim {claim}"));
             let what = if volume.kind.is_empty() { "volume" } else { volume.kind.as_str() };
-            let detail = format!("{what} {}{claim} can be used from {} only: move its data first", volume.name, self.node.name);
+            let detail = format!("{what} {}{claim} can be used from no node that stays: move its data first", volume.name);
             self.block(
                 BlockCode::LocalPath,
                 volume.claim.as_ref().map_or_else(|| volume.name.to_string(), |claim| claim.0.clone()),
@@ -304,6 +351,33 @@ impl Look<'_, '_> {
     }
 }
 
+/// Whether a budget lets a pod go because it is not healthy anyway.
+///
+/// # Source
+/// `canIgnorePDB` and `checkAndDecrement`, `pkg/registry/core/pod/storage/eviction.go` (v1.36): a pending pod is
+/// never protected; one that is not ready goes with `AlwaysAllow`, and with `IfHealthyBudget` if as many are
+/// healthy as are needed.
+pub(super) fn may_go_unhealthy(pod: &Pod, pdb: &Pdb) -> bool {
+    let broken = pod.conditions.iter().any(|condition| condition.kind == "Ready");
+    let enough = pdb.desired_healthy > 0 && pdb.current_healthy >= pdb.desired_healthy;
+    pod.phase == Phase::Pending || broken && (pdb.unhealthy_policy == "AlwaysAllow" || enough)
+}
+
+/// Whether a name that a node lists is that of an image as a pod writes it: without a registry Docker's is
+/// meant, without a tag the latest one.
+fn is_image(known: &str, written: &str) -> bool {
+    let (first, rest) = written.split_once('/').unwrap_or(("", written));
+    let has_registry = first.contains(['.', ':']) || first == "localhost";
+    let full = match (has_registry, first) {
+        (true, _) => written.to_owned(),
+        (false, "") => format!("docker.io/library/{rest}"),
+        (false, _) => format!("docker.io/{written}"),
+    };
+    let tagged = |name: &str| name.contains('@') || name.rsplit('/').next().is_some_and(|last| last.contains(':'));
+    let full = if tagged(&full) { full } else { format!("{full}:latest") };
+    known == written || known == full
+}
+
 /// Whether a budget allows no disruption even if every pod is healthy.
 fn never(pdb: &Pdb) -> bool {
     let amount = |text: &Option<String>| {
@@ -314,7 +388,8 @@ fn never(pdb: &Pdb) -> bool {
             None => text.parse().ok(),
         }
     };
-    amount(&pdb.min_available).is_some_and(|least| least >= pdb.expected_pods) || amount(&pdb.max_unavailable) == Some(0)
+    pdb.expected_pods > 0 && amount(&pdb.min_available).is_some_and(|least| least >= pdb.expected_pods)
+        || amount(&pdb.max_unavailable) == Some(0)
 }
 
 fn terms(pdb: &Pdb) -> String {
@@ -323,20 +398,39 @@ fn terms(pdb: &Pdb) -> String {
     format!("{} of {} pods", written.join(", "), pdb.expected_pods)
 }
 
-/// Whether a pod may be moved from a node that stays, to make room: nothing about it may block.
-pub(super) fn may_be_asked_to_move(inventory: &Inventory<'_>, pod: &Pod) -> bool {
+/// Whether a pod may be moved from a node that stays, to make room: nothing about it may block, nothing of it
+/// may be lost.
+pub(super) fn may_be_asked_to_move(scene: &Scene<'_>, pod: &Pod) -> bool {
+    let inventory = &scene.inventory;
     let budgets = inventory.budgets(pod);
-    pod.owner.is_some()
+    let dead = |image: &String| DEAD_REGISTRIES.iter().any(|(one, _)| image.starts_with(one));
+    pod.owner.as_ref().is_some_and(|owner| owner.kind != "Job")
         && pod.deleting.is_none()
         && !pod.belongs_to_node()
         && pod.scheduling.scheduler.is_empty()
         && pod.scheduling.unmodelled.is_empty()
-        && !pod.local.host_path
+        && pod.local == LocalData::default()
         && !Inventory::is_storage_controller(pod)
         && budgets.len() <= 1
         && budgets.iter().all(|pdb| pdb.observed && pdb.disruptions_allowed > 0)
-        && !pod
-            .images
-            .iter()
-            .any(|image| inventory.is_unpullable(image) || DEAD_REGISTRIES.iter().any(|(one, _)| image.starts_with(one)))
+        && scene.ground.snapshot.kube.pdbs.known().is_some()
+        && !pod.images.iter().any(|image| inventory.is_unpullable(image) || dead(image))
+        // What others work on, and what may move in some hours only, stays where it is.
+        && scene.claims.is_empty()
+        && (scene.ground.policy.drain.window.is_none() || !inventory.is_single(pod))
+}
+
+/// What speaks against moving pods off nodes that stay: the rest of the cluster must be well, and known.
+pub(super) fn unsafe_to_move(scene: &Scene<'_>, board: &super::board::Board<'_>) -> Option<String> {
+    let kube = &scene.ground.snapshot.kube;
+    let sick = kube.nodes.items().iter().find(|node| node.unschedulable || !node.is_ready());
+    if let Some(node) = sick {
+        return Some(format!("{} is cordoned or not ready: nothing else moves meanwhile", node.name));
+    }
+    let lists = [kube.pdbs.why(), kube.claims.why(), kube.persistent_volumes.why(), kube.volume_attachments.why()];
+    if let Some(why) = lists.into_iter().flatten().next() {
+        return Some(format!("what protects or ties pods is not known: {why}"));
+    }
+    let node = board.unknown.first()?;
+    Some(format!("the slots of {} are not known", board.scheduler.cluster.node(*node).name))
 }

@@ -17,6 +17,8 @@ pub(super) struct Landing {
     pub or: Vec<NodeId>,
     /// Nodes to close meanwhile, so that it lands there.
     pub close: Vec<NodeId>,
+    /// Those that leave together with it, itself included.
+    pub together: Vec<PodId>,
 }
 
 /// How a place is chosen among those that a pod may take.
@@ -34,15 +36,18 @@ pub(super) struct Board<'a> {
     pub plugs: Plugs,
     /// Nodes whose slots would have to be known.
     pub unknown: BTreeSet<NodeId>,
+    /// Nodes that are being emptied: some pods tolerate that they are closed.
+    emptied: BTreeSet<NodeId>,
 }
 
 impl<'a> Board<'a> {
     pub(super) fn new(scheduler: Scheduler<'a>, plugs: Plugs) -> Self {
-        Self { scheduler, plugs, unknown: BTreeSet::new() }
+        Self { scheduler, plugs, unknown: BTreeSet::new(), emptied: BTreeSet::new() }
     }
 
     /// Closes a node to new pods.
     pub(super) fn cordon(&mut self, node: NodeId) {
+        self.emptied.insert(node);
         let taint = Taint { key: "node.kubernetes.io/unschedulable".into(), ..Taint::default() };
         self.scheduler.cluster.alter_node(node, |node| {
             node.unschedulable = true;
@@ -54,6 +59,7 @@ impl<'a> Board<'a> {
 
     /// Opens it again.
     pub(super) fn uncordon(&mut self, node: NodeId) {
+        self.emptied.remove(&node);
         self.scheduler.cluster.alter_node(node, |node| {
             node.unschedulable = false;
             node.taints.retain(|one| one.key != "node.kubernetes.io/unschedulable");
@@ -109,12 +115,13 @@ impl<'a> Board<'a> {
     fn land(&mut self, pod: PodId, from: NodeId, choice: &mut Choice<'_>) -> Option<Landing> {
         match choice {
             Choice::Scheduler(rng) => {
-                let best = self.scheduler.best(pod);
+                let best: Vec<NodeId> =
+                    self.scheduler.best(pod).into_iter().filter(|node| !self.emptied.contains(node)).collect();
                 if !best.is_empty() && best.iter().all(|node| self.attaches(pod, *node)) {
                     let to = best[rng.usize(..best.len())];
                     let or = best.into_iter().filter(|node| *node != to).collect();
                     self.plugs.put(&mut self.scheduler.cluster, pod, to);
-                    return Some(Landing { pod, from, to, or, close: Vec::new() });
+                    return Some(Landing { pod, from, to, or, close: Vec::new(), together: vec![pod] });
                 }
                 // The storage plugin refuses some of the best: these have to be closed meanwhile.
                 let to = self.ranked(pod).into_iter().map(|(_, node)| node).find(|node| self.attaches(pod, *node))?;
@@ -122,6 +129,7 @@ impl<'a> Board<'a> {
             }
             Choice::Fullest => {
                 let mut open = self.scheduler.feasible(pod);
+                open.retain(|node| !self.emptied.contains(node));
                 open.sort_by_key(|node| (self.scheduler.cluster.free(*node, "memory"), *node));
                 let to = open.into_iter().find(|node| self.attaches(pod, *node))?;
                 self.land_at(pod, from, to)
@@ -135,6 +143,7 @@ impl<'a> Board<'a> {
         // The scheduler scores nothing if there is no choice.
         let totals = if judgement.feasible.len() > 1 { judgement.totals() } else { vec![0; judgement.feasible.len()] };
         let mut ranked: Vec<(i64, NodeId)> = totals.into_iter().zip(judgement.feasible).collect();
+        ranked.retain(|(_, node)| !self.emptied.contains(node));
         ranked.sort_by_key(|(total, node)| (std::cmp::Reverse(*total), *node));
         ranked
     }
@@ -148,7 +157,7 @@ impl<'a> Board<'a> {
         }
         let close = ranked.into_iter().filter(|(total, node)| *total >= score && *node != to).map(|(_, node)| node).collect();
         self.plugs.put(&mut self.scheduler.cluster, pod, to);
-        Some(Landing { pod, from, to, or: Vec::new(), close })
+        Some(Landing { pod, from, to, or: Vec::new(), close, together: vec![pod] })
     }
 
     /// Moves a pod to a node, if that takes it now.
@@ -169,8 +178,9 @@ impl<'a> Board<'a> {
             let before = self.plugs.clone();
             let landed: Option<Vec<Landing>> =
                 together.iter().zip(from).map(|(pod, from)| self.land_at(*pod, *from, node)).collect();
-            if landed.is_some() {
-                return landed;
+            if let Some(mut landed) = landed {
+                landed.iter_mut().for_each(|one| one.together = together.to_vec());
+                return Some(landed);
             }
             self.scheduler.cluster.roll_back(mark);
             self.plugs = before;

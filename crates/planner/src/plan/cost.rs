@@ -32,7 +32,7 @@ pub(super) fn cost(scene: &Scene<'_>, cluster: &Cluster<'_>, node: NodeId) -> Co
         single_primary: pods.iter().filter(|pod| inventory.is_primary(pod)).count() as u64,
         pvc_reattach: volumes.len() as u64,
         memory: pods.iter().map(|pod| pod.requests.memory).sum(),
-        role: roles.map(|role| role.weight).sum(),
+        role: roles.map(|role| role.weight).fold(0.0, |sum, weight| sum + weight),
         total: 0.0,
     }
     .summed()

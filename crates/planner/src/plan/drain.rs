@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use capplan_model::ids::{HostName, NodeName};
+use capplan_model::join::Join;
 use capplan_model::plan::{
     Action, BlockCode, Blocker, Cost, Feasibility, NodeOrder, Optimality, OptimalityStatus, Plan, PodMove,
 };
@@ -71,12 +72,9 @@ pub(super) fn find(cluster: &Cluster<'_>, name: &NodeName) -> Result<NodeId, Pla
 
 /// Nodes in the order in which they are emptied: those that serve volumes last, then by cost, then by name.
 pub(super) fn by_cost(scene: &Scene<'_>, cluster: &Cluster<'_>, nodes: &mut [NodeId]) {
-    nodes.sort_by(|a, b| {
-        let key = |node: NodeId| (serves_volumes(cluster, node), cost(scene, cluster, node).total);
-        let ((serves_a, cost_a), (serves_b, cost_b)) = (key(*a), key(*b));
-        let names = cluster.node(*a).name.cmp(&cluster.node(*b).name);
-        serves_a.cmp(&serves_b).then(cost_a.total_cmp(&cost_b)).then(names)
-    });
+    // Costs are positive sums of a few digits: thousandths tell them apart.
+    let thousandths = |node: NodeId| (cost(scene, cluster, node).total * 1000.0).round() as u64;
+    nodes.sort_by_cached_key(|node| (serves_volumes(cluster, *node), thousandths(*node), cluster.node(*node).name.clone()));
 }
 
 /// Empties nodes that are all closed from the start.
@@ -130,7 +128,12 @@ pub(super) fn in_turn(scene: &Scene<'_>, mut board: Board<'_>, names: &[NodeName
     by_cost(scene, cluster, &mut nodes);
     plan.target = Some(named(&board, &nodes));
     let mut found = Findings::default();
-    blockers::look_around(scene, &nodes.iter().map(|node| &board.scheduler.cluster.node(*node).name).collect(), &mut found);
+    for node in &nodes {
+        let name = board.scheduler.cluster.node(*node).name.clone();
+        blockers::look_around(scene, &BTreeSet::from([&name]), &mut found);
+    }
+    let seconds = scene.seconds.get();
+    scene.seconds.set(seconds / nodes.len().max(1) as f64);
     let mut whole = Emptied { landings: Vec::new(), left: Vec::new(), bound: 0, how: How::Scheduler, why: Vec::new() };
     for node in &nodes {
         let was_open = !board.scheduler.cluster.node(*node).unschedulable;
@@ -145,6 +148,7 @@ pub(super) fn in_turn(scene: &Scene<'_>, mut board: Board<'_>, names: &[NodeName
         whole.why.extend(emptied.why.into_iter().map(|why| format!("{}: {why}", board.scheduler.cluster.node(*node).name)));
         whole.how = worse(whole.how, emptied.how);
     }
+    scene.seconds.set(seconds);
     plan.optimality = optimality(&whole);
     conclude(scene, &board, &nodes, whole, found, &mut plan);
     plan.steps = steps::of_drain(scene, &board.scheduler.cluster, &plan, steps::Afterwards::ComesBack);
@@ -164,7 +168,23 @@ pub(super) fn host(scene: &Scene<'_>, board: Board<'_>, host: &HostName, plan: P
             return Err(PlanError::Unknown { what: format!("which nodes are on {host}"), why });
         }
     };
+    let unclear = |(name, join): (&&NodeName, &Join<'_>)| {
+        let somewhere = match join {
+            Join::Guest(_) => false,
+            Join::Missing => true,
+            Join::Ambiguous { candidates, .. } => candidates.iter().any(|guest| guest.host == *host),
+        };
+        somewhere.then(|| format!("whether {name} is on {host}: which VM it is, is not known"))
+    };
+    let unclear: Vec<String> = scene.ground.joins.known().into_iter().flatten().filter_map(unclear).collect();
     let mut plan = together(scene, board, &nodes, plan)?;
+    if !unclear.is_empty() {
+        if plan.feasibility == Feasibility::Feasible {
+            plan.feasibility = Feasibility::Undecided;
+            plan.steps.clear();
+        }
+        plan.undecided.extend(unclear);
+    }
     plan.target = Some(host.to_string());
     let vmids: BTreeSet<_> = nodes.iter().filter_map(|node| scene.ground.guest(node)).map(|guest| guest.vmid).collect();
     let others = snapshot.guests().filter(|guest| guest.host == *host && !guest.template && !guest.is_placeholder());
@@ -285,7 +305,7 @@ pub(super) fn empty(
         }
         back(board);
     }
-    if scene.limits.seconds <= 0.0 {
+    if scene.seconds.get() <= 0.0 {
         let mut rng = fastrand::Rng::with_seed(scene.limits.seed);
         let (landings, left) = play(board, &in_order, &mut Choice::Scheduler(&mut rng));
         return Emptied { landings, left, bound: forced, how: How::Unknown("it was not sought".to_owned()), why: Vec::new() };
@@ -321,7 +341,12 @@ fn replay(board: &mut Board<'_>, landings: &[Landing], pinned: bool) -> Vec<Land
     let mut again = Vec::new();
     for one in landings {
         let cluster = &mut board.scheduler.cluster;
-        board.plugs.lift(cluster, one.pod);
+        // Those that share a volume leave before the first of them lands.
+        if one.together.first() == Some(&one.pod) {
+            for pod in &one.together {
+                board.plugs.lift(cluster, *pod);
+            }
+        }
         board.plugs.put(cluster, one.pod, one.to);
         let mut one = one.clone();
         if pinned {
@@ -346,7 +371,16 @@ fn worse(a: How, b: How) -> How {
 
 /// Names the pods that found no place.
 fn note_left(scene: &Scene<'_>, board: &mut Board<'_>, nodes: &[NodeId], emptied: &Emptied, found: &mut Findings) {
+    let lists = &scene.ground.snapshot.kube;
+    let unread =
+        lists.claims.why().is_some() || lists.persistent_volumes.why().is_some() || lists.storage_classes.why().is_some();
     for pod in &emptied.left {
+        // What its volumes are is not known: that it finds no place is no finding.
+        if unread && !board.scheduler.cluster.pod(*pod).claims.is_empty() {
+            let name = board.scheduler.cluster.pod(*pod).object_name();
+            found.undecided.insert(format!("where {name} fits: claims, volumes or their classes could not be read"));
+            continue;
+        }
         let Some(home) = board.scheduler.cluster.node_of(*pod).filter(|node| nodes.contains(node)) else { continue };
         let mark = board.scheduler.cluster.mark();
         let plugs = board.plugs.clone();
@@ -393,14 +427,14 @@ pub(super) fn optimality(emptied: &Emptied) -> Optimality {
         }
         How::Impossible => Optimality {
             status: OptimalityStatus::Infeasible,
-            note: format!("no arrangement of the pods exists, by {}", crate::place::SOLVER),
+            note: format!("no arrangement of the pods that may move exists, by {}", crate::place::SOLVER),
             ..Optimality::default()
         },
         How::Unknown(why) => Optimality { status: OptimalityStatus::Unknown, note: why.clone(), ..Optimality::default() },
     }
 }
 
-/// Landings as orders, node by node.
+/// Landings as orders. Their sequence is kept: where it comes back to a node, that node has another entry.
 pub(super) fn orders(
     scene: &Scene<'_>,
     cluster: &Cluster<'_>,
@@ -409,41 +443,62 @@ pub(super) fn orders(
     costs: &Costs,
 ) -> Vec<NodeOrder> {
     let name = |node: NodeId| cluster.node(node).name.clone();
-    let names = |list: &[NodeId]| list.iter().map(|node| name(*node)).collect::<Vec<_>>();
     let mut orders: Vec<NodeOrder> = Vec::new();
-    for node in nodes {
-        orders.push(NodeOrder { node: name(*node), cost: costs.get(node).copied().unwrap_or_default(), pods: Vec::new() });
-    }
-    let mut current = 0;
-    for one in landings {
-        if let Some(place) = nodes.iter().position(|node| *node == one.from) {
-            current = place;
+    let mut told: BTreeSet<NodeId> = BTreeSet::new();
+    let mut begin = |node: NodeId, orders: &mut Vec<NodeOrder>| {
+        let cost = if told.insert(node) { costs.get(&node).copied().unwrap_or_default() } else { Cost::default() };
+        orders.push(NodeOrder { node: name(node), cost, pods: Vec::new() });
+    };
+    for (place, one) in landings.iter().enumerate() {
+        // Pods of other nodes make room for the node whose pods come next.
+        let heading = landings[place..].iter().map(|next| next.from).find(|from| nodes.contains(from)).unwrap_or(one.from);
+        if orders.last().is_none_or(|last| last.node != name(heading)) {
+            begin(heading, &mut orders);
         }
-        let Some(order) = orders.get_mut(current) else { continue };
-        let pod = cluster.pod(one.pod);
-        let inventory = &scene.inventory;
-        let volumes = inventory.attachable(pod, &scene.ground.policy.attacher);
-        let alone = inventory.is_single(pod) && inventory.has_rwo(pod);
-        let turn = turn(scene, pod);
-        let usual = scene.ground.policy.drain.stagger_seconds;
-        let stagger = match turn {
-            Turn::StorageController => usual.max(CONTROLLER_SECONDS),
-            Turn::Primary | Turn::Stateful if inventory.has_rwo(pod) => usual,
-            Turn::Primary | Turn::Stateful | Turn::Stateless => 0,
-        };
-        order.pods.push(PodMove {
-            pod: pod.object_name().0,
-            uid: pod.uid.clone(),
-            from: name(one.from),
-            to: Some(name(one.to)),
-            or: names(&one.or),
-            close: names(&one.close),
-            stagger_seconds: if order.pods.is_empty() { 0 } else { stagger },
-            volumes: volumes.into_iter().map(ToString::to_string).collect(),
-            downtime_seconds: alone.then_some(REATTACH_SECONDS),
-        });
+        if let Some(order) = orders.last_mut() {
+            let first = order.pods.is_empty() && place == 0;
+            order.pods.push(moved(scene, cluster, one, first));
+        }
+    }
+    // A node that is empty already is part of the order all the same.
+    for node in nodes {
+        if orders.iter().all(|order| order.node != name(*node)) {
+            begin(*node, &mut orders);
+        }
     }
     orders
+}
+
+/// A landing as the plan tells it.
+fn moved(scene: &Scene<'_>, cluster: &Cluster<'_>, one: &Landing, first: bool) -> PodMove {
+    let name = |node: NodeId| cluster.node(node).name.clone();
+    let names = |list: &[NodeId]| list.iter().map(|node| name(*node)).collect::<Vec<_>>();
+    let pod = cluster.pod(one.pod);
+    let inventory = &scene.inventory;
+    let volumes = inventory.attachable(pod, &scene.ground.policy.attacher);
+    let alone = inventory.is_single(pod) && inventory.has_rwo(pod);
+    let usual = scene.ground.policy.drain.stagger_seconds;
+    let stagger = match turn(scene, pod) {
+        Turn::StorageController => usual.max(CONTROLLER_SECONDS),
+        Turn::Primary | Turn::Stateful if inventory.has_rwo(pod) => usual,
+        Turn::Primary | Turn::Stateful | Turn::Stateless => 0,
+    };
+    // Once it has moved it is another pod, which nobody has seen yet.
+    let is_listed = pod.node.as_ref() == Some(&name(one.from));
+    let with = one.together.iter().filter(|other| **other != one.pod).map(|other| cluster.pod(*other).object_name().0);
+    PodMove {
+        pod: pod.object_name().0,
+        uid: if is_listed { pod.uid.clone() } else { String::new() },
+        owner: pod.owner.as_ref().map_or_else(String::new, |owner| format!("{}/{}/{}", owner.kind, pod.namespace, owner.name)),
+        from: name(one.from),
+        to: Some(name(one.to)),
+        or: names(&one.or),
+        close: names(&one.close),
+        with: with.collect(),
+        stagger_seconds: if first { 0 } else { stagger },
+        volumes: volumes.into_iter().map(ToString::to_string).collect(),
+        downtime_seconds: alone.then_some(REATTACH_SECONDS),
+    }
 }
 
 /// What there is to say about it.
@@ -473,12 +528,15 @@ pub(super) fn conclude(
     match plan.feasibility {
         Feasibility::Feasible => {
             let how = match emptied.how {
-                How::Scheduler => "the scheduler finds a place for each, however it breaks ties",
+                How::Scheduler => "the scheduler finds a place for each, in every way of breaking ties that was tried",
                 How::Led => "the scheduler finds a place for each while some nodes are closed",
                 How::Reshuffled => "pods of other nodes make room first",
                 How::Impossible | How::Unknown(_) => "some stay",
             };
-            plan.because.push(format!("{pods} pods with {memory} of requests and {volumes} volumes move: {how}"));
+            let plural = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+            let (moving, with) = (plural(pods, "pod"), plural(volumes, "volume"));
+            let verb = if pods == 1 { "moves" } else { "move" };
+            plan.because.push(format!("{moving} with {memory} of requests and {with} {verb}: {how}"));
             if pods > 0 {
                 plan.because
                     .push("every state on the way was tried: requests, affinity, spread and slots hold in each".to_owned());

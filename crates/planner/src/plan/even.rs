@@ -19,7 +19,7 @@ pub(super) fn even_out(scene: &Scene<'_>, board: &mut Board<'_>, most: u64) -> R
     }
     let mut bound = 0;
     for stricter in [false, true] {
-        match sketch.puzzle.fewest_moves(None, stricter, scene.limits.seconds) {
+        match sketch.puzzle.fewest_moves(None, stricter, scene.seconds.get()) {
             Answer::Found { assignment, bound: found, .. } => {
                 if !stricter {
                     bound = u64::try_from(found).unwrap_or(0);

@@ -129,6 +129,11 @@ impl<'a> Inventory<'a> {
         mine.filter(|pdb| pdb.selector.as_ref().is_some_and(|selector| selector.matches(&pod.labels))).copied().collect()
     }
 
+    /// Live pods that use a volume.
+    pub(super) fn users(&self, volume: &PvName) -> &[&'a Pod] {
+        self.users.get(volume).map_or(&[], Vec::as_slice)
+    }
+
     /// Other live pods that use a volume.
     pub(super) fn other_users(&self, volume: &PvName, pod: &Pod) -> impl Iterator<Item = &'a Pod> {
         let users = self.users.get(volume).into_iter().flatten().copied();

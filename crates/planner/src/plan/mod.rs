@@ -18,6 +18,8 @@ mod scale_down;
 mod scale_up;
 mod steps;
 
+use std::cell::Cell;
+
 use capplan_model::history::History;
 use capplan_model::ids::{HostName, NodeName, SnapshotId};
 use capplan_model::plan::{Action, Plan, PresenceClaim};
@@ -104,6 +106,12 @@ pub enum PlanError {
         /// Those that exist.
         known: String,
     },
+    /// The node is no worker.
+    #[error("{name} runs the control plane: a worker cannot be like it")]
+    NotAWorker {
+        /// Its name.
+        name: String,
+    },
     /// The plan that was made is not allowed: a bug.
     #[error("the plan does not pass its audit: this is a bug of capplan, and nothing was done")]
     Audit(#[source] Violation),
@@ -114,9 +122,12 @@ pub(in crate::plan) struct Scene<'a> {
     pub ground: &'a Ground<'a>,
     pub history: &'a History,
     pub inventory: Inventory<'a>,
+    pub slots: &'a Reading<Vec<VolumeSlots>>,
     /// What somebody claims.
     pub claims: Vec<PresenceClaim>,
     pub limits: Limits,
+    /// Seconds that the solver may take for what is tried now.
+    pub seconds: Cell<f64>,
 }
 
 /// What is seen, and what a plan is made on.
@@ -142,7 +153,16 @@ impl Observation<'_> {
         };
         let board = Board::new(Scheduler::new(cluster), Plugs::of(snapshot, &policy.attacher, &slots));
         let claims = in_force(self.claims, snapshot);
-        let scene = Scene { ground: &ground, history: self.history, inventory: Inventory::of(snapshot), claims, limits };
+        let inventory = Inventory::of(snapshot);
+        let scene = Scene {
+            ground: &ground,
+            history: self.history,
+            inventory,
+            slots: &slots,
+            claims,
+            limits,
+            seconds: Cell::new(limits.seconds),
+        };
         then(&scene, board)
     }
 }
@@ -208,7 +228,15 @@ pub(crate) fn removable(facts: &Facts<'_>) -> Reading<Removable> {
         let plugs = Plugs::of(snapshot, &policy.attacher, facts.slots);
         let limits = Limits { seconds: 0.0, seed: 1 };
         let inventory = Inventory::of(snapshot);
-        let scene = Scene { ground: &ground, history: facts.history, inventory, claims: Vec::new(), limits };
+        let scene = Scene {
+            ground: &ground,
+            history: facts.history,
+            inventory,
+            slots: facts.slots,
+            claims: Vec::new(),
+            limits,
+            seconds: Cell::new(0.0),
+        };
         let mut plan = Plan::empty(Action::ScaleDown, SnapshotId::default(), snapshot.taken, String::new());
         let mut around = blockers::Findings::default();
         let mut board = Board::new(Scheduler::new(cluster), plugs);

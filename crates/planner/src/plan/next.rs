@@ -13,6 +13,7 @@ use capplan_model::slots::VolumeSlots;
 use capplan_model::units::Bytes;
 
 use super::after::Standing;
+use super::blockers::unsafe_to_move;
 use super::board::Board;
 use super::scale_up::{self, Wanted};
 use super::{Count, PlanError, Scene, after, even, scale_down, steps};
@@ -152,8 +153,9 @@ fn levers(
         let up = scale_up::plan(scene, board, &Wanted::default(), Plan { action: Action::ScaleUp, ..empty.clone() })?;
         tried.push((
             Action::ScaleUp,
-            if up.feasibility == Feasibility::Blocked {
-                Tried::Rejected(up.blockers.first().map_or_else(|| "blocked".to_owned(), |one| one.detail.clone()))
+            if up.worker.is_none() || up.feasibility == Feasibility::Blocked {
+                let why = up.blockers.first().map(|one| one.detail.clone()).or_else(|| up.undecided.first().cloned());
+                Tried::Rejected(why.unwrap_or_else(|| "no number of workers would do".to_owned()))
             } else {
                 Tried::Works(Box::new(up))
             },
@@ -205,10 +207,17 @@ fn manual(list: &mut steps::Steps, title: String, command: String) {
 fn label(list: &mut steps::Steps, node: &NodeName, slots: u64, why: String) {
     let (node, key, value) = (node.clone(), MAX_VOLUMES_LABEL.to_owned(), slots.to_string());
     list.add(
-        format!("label {node} with {slots} volume slots, then restart the storage plugin there: {why}"),
+        format!("label {node} with {slots} volume slots: {why}"),
         StepAction::Label { node: node.clone(), key: key.clone(), value: value.clone() },
         Vec::new(),
-        vec![Condition::Labelled { node: node.clone(), key, value }, Condition::WorkerReady { node, slots: Some(slots) }],
+        vec![Condition::Labelled { node: node.clone(), key, value }],
+        30,
+    );
+    list.add(
+        format!("restart the storage plugin's pod on {node}: it reads the label when it registers"),
+        StepAction::Manual { command: format!("kubectl delete pod -n csi-proxmox --field-selector spec.nodeName={node}") },
+        Vec::new(),
+        vec![Condition::WorkerReady { node, slots: Some(slots) }],
         300,
     );
 }
@@ -338,7 +347,11 @@ fn rebalance(scene: &Scene<'_>, board: &Board<'_>, standing: &Standing<'_>, empt
         return Tried::Rejected("the policy has no rule about attachments".to_owned());
     };
     let mut trial = board.clone();
-    let (landings, bound) = match even::even_out(scene, &mut trial, most) {
+    let found = even::even_out(scene, &mut trial, most);
+    if let Some(why) = unsafe_to_move(scene, &trial) {
+        return Tried::Rejected(why);
+    }
+    let (landings, bound) = match found {
         Ok(found) => found,
         Err(why) => return Tried::Rejected(why),
     };
@@ -381,6 +394,15 @@ fn spares<'s>(scene: &Scene<'s>) -> Vec<&'s Guest> {
 fn wake_spare(scene: &Scene<'_>, board: &Board<'_>, standing: &Standing<'_>, empty: &Plan) -> Tried {
     let mut why = "there is no stopped VM that was a worker".to_owned();
     for guest in spares(scene) {
+        // A volume that was left in it would be in two machines at once.
+        let Some(config) = guest.config.known() else {
+            why = format!("{} ({}): its configuration is not known", guest.name, guest.vmid);
+            continue;
+        };
+        if let Some((slot, disk)) = config.disks.iter().find(|(_, disk)| disk.is_csi()) {
+            why = format!("{} ({}) still has volume {} on {slot}: take it out first", guest.name, guest.vmid, disk.volume);
+            continue;
+        }
         let add = AddWorker {
             count: 1,
             memory: Some(guest.memory()),
@@ -416,8 +438,13 @@ fn wake_spare(scene: &Scene<'_>, board: &Board<'_>, standing: &Standing<'_>, emp
                 "start VM {} ({}) with a new join token: its old one and its certificates are of no use",
                 guest.vmid, guest.name
             ),
-            StepAction::StartGuest { vmid: guest.vmid, name: guest.name.clone() },
-            vec![Condition::HostMemory { host: guest.host.clone(), available: needed }],
+            StepAction::StartGuest { vmid: guest.vmid, name: guest.name.clone(), uuid: config.uuid.clone() },
+            vec![
+                Condition::GuestIs { vmid: guest.vmid, name: guest.name.clone(), uuid: config.uuid.clone() },
+                Condition::GuestStopped { vmid: guest.vmid },
+                Condition::VolumesGone { node: name.clone(), vmid: Some(guest.vmid) },
+                Condition::HostMemory { host: guest.host.clone(), available: needed },
+            ],
             vec![Condition::WorkerReady { node: name, slots: None }],
             900,
         );

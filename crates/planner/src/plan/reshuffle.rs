@@ -20,7 +20,7 @@ pub(super) enum Reshuffled {
 }
 
 /// Seconds of the solver for each dimension that might be what is missing.
-const EXPLAIN_SECONDS: f64 = 2.0;
+const EXPLAIN_SECONDS: f64 = 1.0;
 
 /// The puzzle of emptying `closed`. Pods of `excluded` stay out of it: something else forbids their move.
 pub(super) fn sketch(
@@ -39,7 +39,7 @@ pub(super) fn sketch(
             BinState::Closed | BinState::MayClose => pod.owner.is_some(),
             BinState::Open => {
                 let shares = inventory.volumes(pod).any(|volume| inventory.other_users(&volume.name, pod).next().is_some());
-                may_be_asked_to_move(inventory, pod) && !shares
+                may_be_asked_to_move(scene, pod) && !shares
             }
         }
     };
@@ -61,7 +61,7 @@ pub(super) fn make_room(
     }
     let mut bound = u64::try_from(sketch.puzzle.forced()).unwrap_or(0);
     for stricter in [false, true] {
-        match sketch.puzzle.fewest_moves(None, stricter, scene.limits.seconds) {
+        match sketch.puzzle.fewest_moves(None, stricter, scene.seconds.get()) {
             Answer::Found { assignment, bound: found, .. } => {
                 // What is asked beyond the scheduler's rules makes no bound.
                 if !stricter {
@@ -71,16 +71,18 @@ pub(super) fn make_room(
                     return Reshuffled::Way { landings, bound };
                 }
             }
-            Answer::Impossible if !stricter => return Reshuffled::Impossible { why: explain(board, &sketch) },
+            Answer::Impossible if !stricter => {
+                return Reshuffled::Impossible { why: explain(board, &sketch, scene.seconds.get()) };
+            }
             Answer::Impossible => {}
-            Answer::Unknown => return Reshuffled::Unknown { why: format!("no way was found in {} s", scene.limits.seconds) },
+            Answer::Unknown => return Reshuffled::Unknown { why: format!("no way was found in {} s", scene.seconds.get()) },
         }
     }
     Reshuffled::Unknown { why: "a result exists, but no order of moves that leads to it was found".to_owned() }
 }
 
 /// What decides that there is no way: for each dimension, how little more of it would be enough.
-fn explain(board: &Board<'_>, sketch: &Sketch) -> Vec<String> {
+fn explain(board: &Board<'_>, sketch: &Sketch, seconds: f64) -> Vec<String> {
     let cluster = &board.scheduler.cluster;
     let puzzle = &sketch.puzzle;
     let lonely: Vec<String> = puzzle
@@ -95,11 +97,11 @@ fn explain(board: &Board<'_>, sketch: &Sketch) -> Vec<String> {
         .map(|pod| cluster.pod(*pod).object_name().0)
         .collect();
     if !lonely.is_empty() {
-        return vec![format!("no other node takes {} even if nothing else were there", lonely.join(", "))];
+        return vec![format!("no other node takes {} even if nothing else were there", super::drain::some(&lonely))];
     }
     let mut why = Vec::new();
     for (dimension, name) in puzzle.dimensions.iter().enumerate() {
-        let Some(missing) = puzzle.missing(dimension, EXPLAIN_SECONDS) else { continue };
+        let Some(missing) = puzzle.missing(dimension, EXPLAIN_SECONDS.min(seconds / 10.0)) else { continue };
         let shown = |amount: i64| crate::simulate::shown_amount(name, u64::try_from(amount).unwrap_or(0));
         why.push(match missing.enough {
             Some(by_bin) => {

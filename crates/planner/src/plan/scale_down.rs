@@ -31,38 +31,30 @@ struct Tried {
 
 /// Plans the removal of workers.
 pub(super) fn plan(scene: &Scene<'_>, mut board: Board<'_>, count: Count, anyway: Option<&str>, mut plan: Plan) -> Plan {
-    let mut around = Findings::default();
     let cluster = &board.scheduler.cluster;
     let mut workers: Vec<NodeId> = cluster.nodes().filter(|node| !cluster.node(*node).runs_control_plane()).collect();
     drain::by_cost(scene, cluster, &mut workers);
     gates(scene, anyway, &mut plan);
-    if let [first, ..] = workers[..] {
-        let first = cluster.node(first).name.clone();
-        // Of any worker that might go: the others must be well.
-        blockers::look_around(scene, &std::iter::once(&first).collect(), &mut around);
-        around.blockers.retain(|one| one.subject != first.as_str());
-    }
     let candidates = candidates(scene, &board, &workers, &mut plan);
-    let chosen = choose(scene, &mut board, &workers, &candidates, count, &mut plan);
-    match chosen {
+    match choose(scene, &mut board, &workers, &candidates, count, &mut plan) {
         Some(tried) => {
+            let cluster = &board.scheduler.cluster;
             plan.target = Some(drain::named(&board, &tried.nodes));
-            plan.order = drain::orders(scene, &board.scheduler.cluster, &tried.nodes, &tried.emptied.landings, &tried.costs);
+            plan.order = drain::orders(scene, cluster, &tried.nodes, &tried.emptied.landings, &tried.costs);
             if plan.optimality.objective.is_none() {
                 plan.optimality = drain::optimality(&tried.emptied);
             }
             let mut found = tried.found;
-            found.blockers.extend(around.blockers);
+            // The others must be well.
+            blockers::look_around(scene, &tried.nodes.iter().map(|node| &cluster.node(*node).name).collect(), &mut found);
             found.blockers.extend(plan.blockers.clone());
-            found.undecided.extend(around.undecided);
             drain::conclude(scene, &board, &tried.nodes, tried.emptied, found, &mut plan);
             plan.steps = steps::of_removal(scene, &board.scheduler.cluster, &plan);
         }
         None => {
-            plan.feasibility = Feasibility::Blocked;
-            plan.because.insert(0, "no worker can go".to_owned());
-            plan.undecided.extend(around.undecided);
-            plan.blockers.extend(around.blockers);
+            plan.feasibility = if plan.undecided.is_empty() { Feasibility::Blocked } else { Feasibility::Undecided };
+            let why = if plan.undecided.is_empty() { "no worker can go" } else { "whether a worker can go is not certain" };
+            plan.because.insert(0, why.to_owned());
             plan.blockers.sort();
             plan.blockers.dedup();
         }
@@ -146,6 +138,16 @@ fn candidates(scene: &Scene<'_>, board: &Board<'_>, workers: &[NodeId], plan: &m
             cluster.nodes().filter(|other| other != node && !cluster.node(*other).unschedulable).collect();
         let mut found = Findings::default();
         blockers::look(scene, cluster, *node, &receivers, &mut found);
+        let name = &cluster.node(*node).name;
+        // What is not known to be its VM cannot be shut down, and would come back.
+        let uuid = scene.ground.guest(name).and_then(|guest| guest.config.known()?.uuid.as_ref());
+        if uuid.is_none() && scene.ground.snapshot.pve.iter().any(|pve| pve.guests.known().is_some()) {
+            let detail = format!("which VM {name} is, is not certain: it could not be shut down");
+            let subject = name.to_string();
+            found.blockers.insert(Blocker { node: name.clone(), code: BlockCode::GateFailed, subject, detail });
+        } else if uuid.is_none() {
+            plan.undecided.push(format!("which VM {name} is: Proxmox VE was not read"));
+        }
         if found.blockers.is_empty() {
             candidates.push(*node);
         } else {
@@ -191,8 +193,12 @@ fn choose(
 fn one_of(scene: &Scene<'_>, board: &mut Board<'_>, candidates: &[NodeId], plan: &mut Plan) -> Option<Tried> {
     let gates = plan.blockers.len();
     let before = board.clone();
+    // The time is for all of them together.
+    let seconds = scene.seconds.get();
     for node in candidates.iter().take(MOST_TRIED) {
+        scene.seconds.set(seconds / candidates.len().min(MOST_TRIED) as f64);
         let tried = try_set(scene, board, &[*node], plan);
+        scene.seconds.set(seconds);
         if tried.found.blockers.is_empty() {
             // What blocks the others is told as rejected only.
             plan.blockers.retain(|one| one.node.as_str().is_empty());
@@ -270,7 +276,7 @@ fn several(
     let mut sketch = reshuffle::sketch(scene, board, &state, &Default::default(), most_attached(scene));
     sketch.puzzle.keep = kept_memory(scene, board, workers, &sketch.nodes);
     // Half of the time for how many, half for which.
-    let seconds = scene.limits.seconds / 2.0;
+    let seconds = scene.seconds.get() / 2.0;
     let all = candidates.len() as u64;
     let (open, fewest) = match count {
         Count::Exactly(count) => (all.checked_sub(count), None),
@@ -312,15 +318,24 @@ fn several(
         return None;
     }
     let closed: Vec<NodeId> = chosen;
-    let tried = try_set(scene, board, &closed, plan);
+    let before = board.clone();
+    let mut tried = try_set(scene, board, &closed, plan);
+    let mut closed = closed;
+    // One that does not pass may do so with the dearest left out.
+    while count == Count::Most && !tried.found.blockers.is_empty() && closed.len() > 1 {
+        closed.pop();
+        board.clone_from(&before);
+        tried = try_set(scene, board, &closed, plan);
+    }
+    let all_of_them = closed.len() as u64 == all - open;
     let moves = tried.emptied.landings.len() as u64;
     let so_many = match fewest {
-        Some(fewest) if fewest < open => format!("{} of {all} go, {} at most", closed.len(), all - fewest),
+        Some(fewest) if fewest < open || !all_of_them => format!("{} of {all} go, {} at most", closed.len(), all - fewest),
         Some(_) => format!("{} of {all} go, proven the most", closed.len()),
         None => format!("{} of {all} go", closed.len()),
     };
     plan.because.push(so_many);
-    if tried.emptied.left.is_empty() {
+    if tried.emptied.left.is_empty() && all_of_them {
         let note = format!("fewest moves of any {} workers, by {}", closed.len(), crate::place::SOLVER);
         plan.optimality = Optimality::of(moves, bound, note);
     }

@@ -7,11 +7,12 @@ use capplan_model::Snapshot;
 use capplan_model::change::AddWorker;
 use capplan_model::ids::{HostName, NodeName, VmId};
 use capplan_model::kube::{Effect, Node};
-use capplan_model::plan::{Action, BlockCode, Blocker, Cost, Feasibility, NodeOrder, Optimality, Plan, Rejected, WorkerSpec};
+use capplan_model::plan::{Action, BlockCode, Blocker, Feasibility, Optimality, Plan, Rejected, WorkerSpec};
 use capplan_model::pve::{Guest, GuestKind, Power};
 use capplan_model::units::Bytes;
 
 use super::after::Standing;
+use super::blockers::unsafe_to_move;
 use super::board::{Board, Landing};
 use super::{PlanError, Scene, after, drain, even, scale_down, steps};
 use crate::capacity::commitment;
@@ -56,6 +57,13 @@ pub struct Wanted {
     pub template: Option<VmId>,
 }
 
+/// Why workers cannot join.
+enum CannotJoin {
+    No(String),
+    /// Whether they can is not known.
+    Unknown(String),
+}
+
 /// Workers of one size, tried.
 struct Tried {
     joined: Joined,
@@ -84,10 +92,19 @@ pub(super) fn plan(scene: &Scene<'_>, board: &Board<'_>, wanted: &Wanted, mut pl
                 let (rule, why) = &tried.met[0];
                 reject(&mut plan, add, format!("`{rule}` decides: it {why}"));
             }
-            Err(why) => reject(&mut plan, add, why),
+            Err(CannotJoin::No(why)) => reject(&mut plan, add, why),
+            Err(CannotJoin::Unknown(why)) => {
+                plan.undecided.push(format!("whether {} can join: {why}", words(add)));
+                reject(&mut plan, add, format!("not known: {why}"));
+            }
         }
     }
     let Some((add, tried, trial)) = chosen else {
+        if !plan.undecided.is_empty() {
+            plan.feasibility = Feasibility::Undecided;
+            plan.because.push("whether a host can take a worker is not known".to_owned());
+            return Ok(plan);
+        }
         plan.feasibility = Feasibility::Blocked;
         let why: BTreeSet<String> = plan.rejected.iter().map(|one| one.why.clone()).collect();
         plan.blockers = why.into_iter().map(|detail| gate(detail, "scale-up")).collect();
@@ -95,6 +112,7 @@ pub(super) fn plan(scene: &Scene<'_>, board: &Board<'_>, wanted: &Wanted, mut pl
         plan.explanation.extend(smaller(scene));
         return Ok(plan);
     };
+    plan.undecided.clear();
     for other in options.iter().skip_while(|one| *one != add).skip(1).take(3) {
         reject(&mut plan, other, format!("{} is enough and takes less", words(add)));
     }
@@ -132,7 +150,10 @@ fn options(scene: &Scene<'_>, board: &Board<'_>, wanted: &Wanted, only_one: bool
     // Its label for volumes is taken over: without it a new worker advertises 24, whatever its VM has.
     let like = like(scene, wanted);
     if let Some(like) = &wanted.like {
-        drain::find(&board.scheduler.cluster, like)?;
+        let node = drain::find(&board.scheduler.cluster, like)?;
+        if board.scheduler.cluster.node(node).runs_control_plane() {
+            return Err(PlanError::NotAWorker { name: like.to_string() });
+        }
     }
     if let Some(host) = &wanted.host
         && !scene.ground.snapshot.hosts().any(|one| one.name == *host)
@@ -177,7 +198,7 @@ fn try_workers(
     board: &mut Board<'_>,
     standing: &Standing<'_>,
     add: &AddWorker,
-) -> Result<Result<Tried, String>, PlanError> {
+) -> Result<Result<Tried, CannotJoin>, PlanError> {
     let cluster = board.scheduler.cluster.clone();
     let joined = join_workers(scene.ground, cluster, board.plugs.clone(), add).map_err(|error| match error {
         SimulateError::Unknown { what, why } => PlanError::Unknown { what, why },
@@ -189,13 +210,13 @@ fn try_workers(
     })?;
     for worker in &joined.workers {
         match &worker.refused {
-            Some(Refusal::NoRoom(why)) => return Ok(Err(why.clone())),
-            Some(Refusal::Unknown(why)) => return Ok(Err(format!("not known: {why}"))),
+            Some(Refusal::NoRoom(why)) => return Ok(Err(CannotJoin::No(why.clone()))),
+            Some(Refusal::Unknown(why)) => return Ok(Err(CannotJoin::Unknown(why.clone()))),
             None => {}
         }
     }
     if let Some(why) = quota(scene, &joined.workers) {
-        return Ok(Err(why));
+        return Ok(Err(CannotJoin::No(why)));
     }
     for worker in &joined.workers {
         worker.enter(&mut board.scheduler.cluster);
@@ -206,6 +227,7 @@ fn try_workers(
     // New workers take volumes off the fullest only if pods move.
     if let Some(most) = scale_down::most_attached(scene)
         && !tried.met.is_empty()
+        && unsafe_to_move(scene, board).is_none()
         && let Ok((landings, bound)) = even::even_out(scene, board, most)
     {
         (tried.landings, tried.bound) = (landings, bound);
@@ -335,27 +357,25 @@ fn describe(scene: &Scene<'_>, wanted: &Wanted, tried: &Tried, board: &Board<'_>
     plan.steps = steps::of_workers(scene, plan, &specs);
 }
 
-/// Pods that move, listed under the nodes they leave.
+/// Pods that move, under the nodes they leave, in the sequence that was tried.
 pub(super) fn moves(scene: &Scene<'_>, board: &Board<'_>, landings: &[Landing], plan: &mut Plan) {
-    let mut from: Vec<usize> = Vec::new();
-    for one in landings {
-        if !from.contains(&one.from) {
-            from.push(one.from);
-        }
-    }
-    let mut orders: Vec<NodeOrder> = Vec::new();
-    for node in from {
-        let mine: Vec<Landing> = landings.iter().filter(|one| one.from == node).cloned().collect();
-        let costs = BTreeMap::from([(node, Cost::default())]);
-        orders.extend(drain::orders(scene, &board.scheduler.cluster, &[node], &mine, &costs));
-    }
-    plan.order = orders;
+    let from: BTreeSet<usize> = landings.iter().map(|one| one.from).collect();
+    let from: Vec<usize> = from.into_iter().collect();
+    plan.order = drain::orders(scene, &board.scheduler.cluster, &from, landings, &BTreeMap::new());
 }
 
 /// Every choice of the new workers made.
 fn specs(scene: &Scene<'_>, wanted: &Wanted, workers: &[NewWorker], plan: &mut Plan) -> Vec<WorkerSpec> {
     let snapshot = scene.ground.snapshot;
     let mut used = Used::of(snapshot);
+    if let Some(why) = snapshot.guests_known().why() {
+        plan.undecided.push(format!("which VMIDs and names are free: {why}"));
+    }
+    let unread: Vec<String> =
+        snapshot.guests().filter(|guest| guest.config.why().is_some()).map(|one| one.vmid.to_string()).collect();
+    if !unread.is_empty() {
+        plan.undecided.push(format!("which addresses are free: the configuration of guests {} is not known", unread.join(", ")));
+    }
     let mut specs = Vec::new();
     for (place, worker) in workers.iter().enumerate() {
         let first = place == 0;
@@ -376,6 +396,13 @@ fn specs(scene: &Scene<'_>, wanted: &Wanted, workers: &[NewWorker], plan: &mut P
                 plan.blockers.push(gate(format!("{what} is taken already"), &what));
             }
         }
+        let gateway = twin.and_then(|twin| twin.config.known()?.gateway.clone());
+        if let Some(why) = address.as_deref().and_then(|address| unfit(address, gateway.as_deref())) {
+            plan.blockers.push(gate(why, "address"));
+        }
+        for claim in scene.claims.iter().filter(|claim| claim.subject == format!("host:{}", worker.guest.host)) {
+            plan.blockers.push(Blocker { code: BlockCode::Claim, ..gate(format!("claimed by {}", claim.by), &claim.subject) });
+        }
         used.take(&name, vmid, address.as_deref());
         let config = twin.and_then(|twin| twin.config.known());
         let system = config.and_then(|config| config.disks.values().find(|disk| !disk.cdrom && !disk.is_csi()));
@@ -395,10 +422,10 @@ fn specs(scene: &Scene<'_>, wanted: &Wanted, workers: &[NewWorker], plan: &mut P
         specs.push(WorkerSpec {
             name,
             vmid,
-            gateway: address.as_ref().and_then(|_| config?.gateway.clone()),
+            gateway: address.as_ref().and(gateway),
             address,
             host: worker.guest.host.clone(),
-            template: wanted.template.or_else(|| template(snapshot, &worker.guest.host, plan)),
+            template: template(snapshot, wanted.template, &worker.guest.host, plan),
             like: like.unwrap_or_default(),
             memory: worker.guest.max_memory,
             cores: worker.guest.cpus,
@@ -425,9 +452,16 @@ pub(super) fn like(scene: &Scene<'_>, wanted: &Wanted) -> Option<NodeName> {
 
 /// The template to clone on a host: the only one with a cloud-init drive, or the only one of these that is
 /// named for Kubernetes.
-fn template(snapshot: &Snapshot, host: &HostName, plan: &mut Plan) -> Option<VmId> {
+fn template(snapshot: &Snapshot, wanted: Option<VmId>, host: &HostName, plan: &mut Plan) -> Option<VmId> {
     let templates: Vec<&Guest> =
         snapshot.guests().filter(|guest| guest.template && guest.kind == GuestKind::Qemu && guest.host == *host).collect();
+    if let Some(vmid) = wanted {
+        if templates.iter().any(|guest| guest.vmid == vmid) {
+            return Some(vmid);
+        }
+        plan.blockers.push(gate(format!("VM {vmid} is no template on {host}"), "template"));
+        return None;
+    }
     let has_drive = |guest: &&&Guest| {
         let config = guest.config.known();
         config.is_some_and(|config| config.disks.values().any(|disk| disk.cdrom && disk.volume.contains("cloudinit")))
@@ -442,12 +476,13 @@ fn template(snapshot: &Snapshot, host: &HostName, plan: &mut Plan) -> Option<VmI
     match (&from[..], &named[..]) {
         ([one], _) | (_, [one]) => Some(one.vmid),
         ([], _) => {
-            plan.warnings.push(format!("{host} has no template to clone: name one with --template"));
+            plan.blockers.push(gate(format!("{host} has no template to clone"), "template"));
             None
         }
         _ => {
             let names: Vec<String> = from.iter().map(|guest| format!("{} ({})", guest.name, guest.vmid)).collect();
-            plan.warnings.push(format!("{host} has several templates, name one with --template: {}", names.join(", ")));
+            let detail = format!("{host} has several templates, name one with --template: {}", names.join(", "));
+            plan.blockers.push(gate(detail, "template"));
             None
         }
     }
@@ -456,6 +491,21 @@ fn template(snapshot: &Snapshot, host: &HostName, plan: &mut Plan) -> Option<VmI
 /// The address without its prefix length.
 fn bare(address: &str) -> Option<Ipv4Addr> {
     address.split('/').next()?.trim().parse().ok()
+}
+
+/// Why an address cannot be a machine's: it is the network's own, that of all its machines, or beyond its gateway.
+fn unfit(address: &str, gateway: Option<&str>) -> Option<String> {
+    let (text, prefix) = address.split_once('/')?;
+    let (one, bits) = (u32::from(text.parse::<Ipv4Addr>().ok()?), prefix.parse::<u32>().ok().filter(|bits| *bits < 31)?);
+    let hosts = u32::MAX >> bits;
+    if one & hosts == 0 || one & hosts == hosts {
+        return Some(format!("{text} is no address of a machine in a network of /{bits}"));
+    }
+    let gateway = u32::from(gateway?.parse::<Ipv4Addr>().ok()?);
+    if gateway == one {
+        return Some(format!("{text} is the gateway"));
+    }
+    (gateway & !hosts != one & !hosts).then(|| format!("{text}/{bits} does not reach the gateway {}", Ipv4Addr::from(gateway)))
 }
 
 /// Names and numbers that are taken, also by guests that are stopped.
@@ -493,7 +543,7 @@ impl Used {
         let stem = like.trim_end_matches(|c: char| c.is_ascii_digit());
         let stem = if stem.len() == like.len() { format!("{like}-") } else { stem.to_owned() };
         let numbers = self.names.iter().filter_map(|name| name.strip_prefix(&stem)?.parse::<u32>().ok());
-        let next = numbers.max().unwrap_or(0) + 1;
+        let next = numbers.max().unwrap_or(0).saturating_add(1);
         NodeName(format!("{stem}{next}"))
     }
 
@@ -518,7 +568,11 @@ impl Used {
         }
         let (prefix, _) = prefixes.into_iter().max_by_key(|(_, count)| *count)?;
         let first = u32::from(most?).checked_add(1)?;
-        let free = (first..).map(Ipv4Addr::from).find(|address| !self.addresses.contains(address))?;
+        // Never the network's own address, nor that of all its machines, nor one beyond it.
+        let bits: u32 = prefix.parse().ok().filter(|bits| *bits <= 30).unwrap_or(24);
+        let hosts = u32::MAX >> bits;
+        let inside = |address: &u32| address & !hosts == (first - 1) & !hosts && address & hosts != hosts && address & hosts != 0;
+        let free = (first..).take_while(inside).map(Ipv4Addr::from).find(|address| !self.addresses.contains(address))?;
         Some(if prefix.is_empty() { free.to_string() } else { format!("{free}/{prefix}") })
     }
 }

@@ -106,8 +106,8 @@ pub(super) fn of_workers(scene: &Scene<'_>, plan: &Plan, specs: &[WorkerSpec]) -
 
 /// Evictions of a plan whose nodes stay open.
 pub(super) fn of_moves(plan: &Plan, steps: &mut Steps) {
-    for pod in plan.moves() {
-        evict(pod, &[], steps);
+    for order in &plan.order {
+        evictions(&order.pods, &[], steps);
     }
 }
 
@@ -115,27 +115,16 @@ fn uid(cluster: &Cluster<'_>, node: &NodeName) -> String {
     cluster.node_named(node).map_or_else(String::new, |id| cluster.node(id).uid.clone())
 }
 
-/// Takes an empty node out for good. Volumes are gone from its VM before its object goes, and its VM is off
-/// before anything else: a node that comes back without its volumes known is the worst of all.
+/// Takes an empty node out for good: its VM must not come back with its host, volumes are gone from it before
+/// its object goes, and then it is shut down. One that comes back unasked is the worst of all.
 fn take_out(scene: &Scene<'_>, cluster: &Cluster<'_>, node: &NodeName, steps: &mut Steps) {
-    let guest = scene.ground.guest(node);
-    let vmid = guest.map(|guest| guest.vmid);
-    let empty = vec![Condition::NodeEmpty { node: node.clone() }, Condition::VolumesGone { node: node.clone(), vmid }];
-    let uid = uid(cluster, node);
-    let mut requires = empty;
-    requires.push(Condition::NodeIs { node: node.clone(), uid: uid.clone() });
-    steps.add(
-        format!("delete the object of {node}"),
-        StepAction::DeleteNode { node: node.clone(), uid },
-        requires,
-        vec![Condition::NodeGone { node: node.clone() }],
-        AT_ONCE,
-    );
-    let Some(guest) = guest else { return };
-    let config = guest.config.known();
-    let uuid = config.and_then(|config| config.uuid.clone());
+    let Some(guest) = scene.ground.guest(node) else { return };
+    let vmid = Some(guest.vmid);
+    let uuid = guest.config.known().and_then(|config| config.uuid.clone());
     let is = Condition::GuestIs { vmid: guest.vmid, name: guest.name.clone(), uuid: uuid.clone() };
     let free = Condition::VolumesGone { node: node.clone(), vmid };
+    let gone = Condition::NodeGone { node: node.clone() };
+    let uid = uid(cluster, node);
     steps.add(
         format!("keep VM {} ({}) from starting with its host", guest.vmid, guest.name),
         StepAction::KeepGuestOff { vmid: guest.vmid, name: guest.name.clone() },
@@ -144,10 +133,22 @@ fn take_out(scene: &Scene<'_>, cluster: &Cluster<'_>, node: &NodeName, steps: &m
         AT_ONCE,
     );
     steps.add(
+        format!("delete the object of {node}"),
+        StepAction::DeleteNode { node: node.clone(), uid: uid.clone() },
+        vec![
+            Condition::NodeEmpty { node: node.clone() },
+            free.clone(),
+            Condition::NodeIs { node: node.clone(), uid },
+            Condition::GuestStaysOff { vmid: guest.vmid },
+        ],
+        vec![gone.clone()],
+        AT_ONCE,
+    );
+    steps.add(
         format!("shut down VM {} ({})", guest.vmid, guest.name),
         StepAction::ShutDownGuest { vmid: guest.vmid, name: guest.name.clone(), uuid },
         vec![is, free],
-        vec![Condition::GuestStopped { vmid: guest.vmid }],
+        vec![Condition::GuestStopped { vmid: guest.vmid }, gone],
         SHUTDOWN,
     );
 }
@@ -160,19 +161,26 @@ fn emptied(
     steps: &mut Steps,
     then: &mut dyn FnMut(&NodeName, &mut Steps),
 ) {
-    let targets: Vec<NodeName> = plan.order.iter().map(|order| order.node.clone()).collect();
+    let mut targets: Vec<NodeName> = Vec::new();
+    for order in &plan.order {
+        if !targets.contains(&order.node) {
+            targets.push(order.node.clone());
+        }
+    }
     if afterwards == Afterwards::StaysClosed {
         for node in &targets {
             cordon(cluster, node, &targets, steps);
         }
     }
-    for order in &plan.order {
+    for (place, order) in plan.order.iter().enumerate() {
         let node = &order.node;
         if afterwards == Afterwards::ComesBack {
             cordon(cluster, node, std::slice::from_ref(node), steps);
         }
-        for pod in &order.pods {
-            evict(pod, &targets, steps);
+        evictions(&order.pods, &targets, steps);
+        // The order may come back to a node.
+        if plan.order[place + 1..].iter().any(|later| later.node == *node) {
+            continue;
         }
         let vmid = scene.ground.guest(node).map(|guest| guest.vmid);
         let empty = Condition::NodeEmpty { node: node.clone() };
@@ -185,45 +193,66 @@ fn emptied(
         );
         if afterwards == Afterwards::ComesBack {
             steps.add(
-                format!("work on {node}, and wait until it is ready again"),
+                format!("work on {node}, and say so when it is back"),
                 StepAction::Manual { command: format!("reboot or upgrade {node}") },
                 vec![empty],
-                Vec::new(),
+                vec![Condition::NodeReady { node: node.clone() }],
                 0,
             );
-            steps.add(
-                format!("uncordon {node}"),
-                StepAction::Uncordon { node: node.clone() },
-                Vec::new(),
-                vec![Condition::Schedulable { node: node.clone() }],
-                AT_ONCE,
-            );
+            let was_open = cluster.node_named(node).is_none_or(|id| !cluster.node(id).unschedulable);
+            if was_open {
+                let uid = uid(cluster, node);
+                steps.add(
+                    format!("uncordon {node}"),
+                    StepAction::Uncordon { node: node.clone() },
+                    vec![Condition::NodeIs { node: node.clone(), uid }, Condition::NodeReady { node: node.clone() }],
+                    vec![Condition::Schedulable { node: node.clone() }],
+                    AT_ONCE,
+                );
+            }
         }
         then(node, steps);
     }
 }
 
-fn evict(pod: &PodMove, targets: &[NodeName], steps: &mut Steps) {
-    let mut requires = vec![Condition::PodIs { pod: pod.pod.clone(), uid: pod.uid.clone(), node: pod.from.clone() }];
-    requires.extend(targets.contains(&pod.from).then(|| Condition::Cordoned { node: pod.from.clone() }));
-    let to = pod.to.as_ref().map_or_else(String::new, |to| format!(" to {to}"));
-    steps.add(
-        format!("evict {}{to}", pod.pod),
-        StepAction::Evict {
-            pod: pod.pod.clone(),
-            uid: pod.uid.clone(),
-            node: pod.from.clone(),
-            to: pod.to.clone(),
-            close: pod.close.clone(),
-            wait_seconds: pod.stagger_seconds,
-        },
-        requires,
-        vec![
-            Condition::PodGone { pod: pod.pod.clone(), uid: pod.uid.clone() },
-            Condition::SuccessorReady { pod: pod.pod.clone() },
-        ],
-        POD,
-    );
+/// Evictions in their order. Pods that share a volume are ready only once all of them have left; one of a Job
+/// has no successor that gets ready.
+fn evictions(pods: &[PodMove], targets: &[NodeName], steps: &mut Steps) {
+    let mut waiting: Vec<Condition> = Vec::new();
+    for (place, pod) in pods.iter().enumerate() {
+        let is =
+            Condition::PodIs { pod: pod.pod.clone(), uid: pod.uid.clone(), owner: pod.owner.clone(), node: pod.from.clone() };
+        let mut requires = vec![is];
+        requires.extend(targets.contains(&pod.from).then(|| Condition::Cordoned { node: pod.from.clone() }));
+        let mut ensures = Vec::new();
+        if !pod.uid.is_empty() {
+            ensures.push(Condition::PodGone { pod: pod.pod.clone(), uid: pod.uid.clone() });
+        }
+        if !pod.owner.starts_with("Job/") {
+            let on = pod.to.iter().chain(&pod.or).cloned().collect();
+            waiting.push(Condition::SuccessorReady { owner: pod.owner.clone(), on });
+        }
+        let follows = pods[place + 1..].iter().any(|later| pod.with.contains(&later.pod));
+        if !follows {
+            ensures.append(&mut waiting);
+        }
+        let to = pod.to.as_ref().map_or_else(String::new, |to| format!(" to {to}"));
+        steps.add(
+            format!("evict {}{to}", pod.pod),
+            StepAction::Evict {
+                pod: pod.pod.clone(),
+                uid: pod.uid.clone(),
+                owner: pod.owner.clone(),
+                node: pod.from.clone(),
+                to: pod.to.clone(),
+                close: pod.close.clone(),
+                wait_seconds: pod.stagger_seconds,
+            },
+            requires,
+            ensures,
+            POD,
+        );
+    }
 }
 
 fn cordon(cluster: &Cluster<'_>, node: &NodeName, except: &[NodeName], steps: &mut Steps) {

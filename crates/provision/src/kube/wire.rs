@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use self::sieve::{HostPorts, PodConditions, RestartPolicy, Tolerations};
+use self::sieve::{HostPorts, PodConditions, PullPolicy, RestartPolicy, Tolerations};
 
 /// A kind of object we list: where it is listed, how it is spelled, what it becomes.
 pub(crate) trait Listed: Sized {
@@ -341,7 +341,13 @@ wire!(PodSpec {
     scheduling_gates: Vec<IgnoredAny>,
     scheduling_group: Option<IgnoredAny>,
 });
-wire!(Container { image: String, resources: Requirements, restart_policy: RestartPolicy, ports: HostPorts });
+wire!(Container {
+    image: String,
+    image_pull_policy: PullPolicy,
+    resources: Requirements,
+    restart_policy: RestartPolicy,
+    ports: HostPorts,
+});
 wire!(Requirements { requests: Amounts, limits: Amounts });
 wire!(Volume {
     name: String,
@@ -540,6 +546,8 @@ impl Listed for model::Pod {
         }
         let containers = || spec.containers.iter().chain(&spec.init_containers);
         let images = containers().map(|one| one.image.clone()).collect();
+        let never_pulled =
+            containers().filter(|one| one.image_pull_policy == PullPolicy::Never).map(|one| one.image.clone()).collect();
         let host_ports = containers().flat_map(|one| one.ports.0.iter().cloned()).collect();
         let (tolerations, default_tolerations) = spec.tolerations.split();
         Some(Self {
@@ -564,6 +572,7 @@ impl Listed for model::Pod {
             restarts,
             conditions: status.conditions.kept,
             images,
+            never_pulled,
             scheduling: model::Scheduling {
                 node_selector: spec.node_selector,
                 affinity: spec.affinity,

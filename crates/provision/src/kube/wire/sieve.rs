@@ -103,6 +103,20 @@ impl<'de> Deserialize<'de> for RestartPolicy {
     }
 }
 
+/// `imagePullPolicy: Never` ties a pod to the nodes that have its image; nothing else is asked.
+#[derive(Clone, Copy, Default, PartialEq)]
+pub(super) enum PullPolicy {
+    Never,
+    #[default]
+    Other,
+}
+
+impl<'de> Deserialize<'de> for PullPolicy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(if Text::deserialize(deserializer)?.0 == "Never" { Self::Never } else { Self::Other })
+    }
+}
+
 /// Ports that are opened on the host: `(protocol, address, port)`.
 #[derive(Default)]
 pub(super) struct HostPorts(pub(super) Vec<(String, String, u16)>);
