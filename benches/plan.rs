@@ -32,7 +32,7 @@ fn told(arguments: &[&str]) -> String {
         "{} nodes emptied, {} moves (at least {}), {}",
         plan["order"].as_array().map_or(0, |order| order
             .iter()
-            .map(|one| &one["node"])
+            .filter_map(|one| one["node"].as_str())
             .collect::<std::collections::BTreeSet<_>>()
             .len()),
         found["objective"],
