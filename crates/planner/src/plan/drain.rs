@@ -523,6 +523,12 @@ pub(super) fn conclude(
     } else {
         Feasibility::Feasible
     };
+    // What rests on something unread proves nothing.
+    if plan.feasibility == Feasibility::Undecided && plan.optimality.status == OptimalityStatus::Infeasible {
+        let note = "what was not read might change it".to_owned();
+        plan.optimality = Optimality { status: OptimalityStatus::Unknown, note, ..Optimality::default() };
+        plan.explanation.clear();
+    }
     let memory: Bytes = emptied.landings.iter().map(|one| cluster.pod(one.pod).requests.memory).sum();
     let (pods, volumes) = (emptied.landings.len(), plan.moves().map(|one| one.volumes.len()).sum::<usize>());
     match plan.feasibility {
