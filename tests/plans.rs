@@ -90,6 +90,52 @@ fn a_host_is_emptied_of_all_its_nodes_or_none() {
     world.run(&["plan", "drain", "nowhere", "--snapshot", &snapshot]).ends(2);
 }
 
+/// The plan of the next action for one of the scenarios.
+fn next(world: &World, name: &str, code: i32) -> Value {
+    let path = format!("{}/scenarios/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+    world.run(&["plan", "--scenario", &path, "--format", "json"]).ends(code).json()
+}
+
+#[test]
+fn the_next_action_turns_where_the_runbook_says() {
+    let world = World::new();
+    assert_eq!(next(&world, "slots-24", 0)["action"], "none");
+    // What to clone is not known: a scenario has no template.
+    let plan = next(&world, "slots-25", 6);
+    assert_eq!((plan["action"].as_str(), plan["workers"][0]["name"].as_str()), (Some("scale-up"), Some("w3")));
+    assert!(plan["undecided"][0].as_str().is_some_and(|text| text.starts_with("what to clone")), "{}", plan["undecided"]);
+    assert_eq!(next(&world, "requests-90.0", 0)["action"], "none");
+    assert_eq!(next(&world, "requests-90.1", 6)["action"], "scale-up");
+    assert_eq!(next(&world, "host-34.0", 6)["action"], "scale-up");
+    let refused = next(&world, "host-33.9", 3);
+    assert_eq!(refused["action"], "none");
+    let rejected = refused["rejected"].as_array().expect("a list").iter().find(|one| one["action"] == "scale-up").expect("told");
+    assert!(rejected["why"].as_str().is_some_and(|why| why.contains("33.9 GiB available")), "{rejected}");
+    assert_eq!(next(&world, "coverage-94", 6)["action"], "insufficient-data");
+    assert_eq!(next(&world, "incident-lun-cap", 0)["action"], "reclaim");
+}
+
+#[test]
+fn the_incident_is_answered_by_the_smallest_worker_that_clears_every_rule() {
+    let world = World::new();
+    let Some(snapshot) = recorded(&world, "lun-incident") else { return };
+    let plan = planned(&world, &snapshot, &["--time-limit", "10"], 0);
+    assert_eq!(plan["action"], "scale-up");
+    let worker = &plan["workers"][0];
+    assert_eq!((worker["name"].as_str(), worker["vmid"].as_u64()), (Some("k8s-node5"), Some(205)));
+    assert_eq!((worker["address"].as_str(), worker["gateway"].as_str()), (Some("10.0.20.105/24"), Some("10.0.20.1")));
+    assert_eq!(worker["labels"]["csi.proxmox.sinextra.dev/max-volume-attachments"], "28");
+    // Half the memory would leave the requests above 90 %; volumes leave the fullest worker.
+    assert_eq!(worker["memory"].as_u64(), Some(32 << 30));
+    assert!(plan["order"].as_array().expect("a list").iter().all(|one| one["node"] == "k8s-node1"), "{}", plan["order"]);
+    // A name, a number or an address that is taken is refused.
+    for taken in [["--vmid", "105"], ["--name", "k8s-node2"], ["--ip", "10.0.20.102/24"], ["--ip", "10.0.20.1/24"]] {
+        let mut arguments = vec!["scale-up"];
+        arguments.extend(taken);
+        assert_eq!(planned(&world, &snapshot, &arguments, 3)["steps"].as_array().map(Vec::len), Some(0), "{taken:?}");
+    }
+}
+
 #[test]
 fn a_plan_is_a_file_with_its_text_beside_it() {
     let world = World::new();

@@ -49,7 +49,7 @@ fn headline(page: &mut Page, plan: &Plan) {
     if let Some(text) = optimality(plan) {
         page.paragraph("  moves", LABEL, &text);
     }
-    if let Some(worker) = &plan.worker {
+    for worker in &plan.workers {
         let address = worker.address.as_deref().unwrap_or("by DHCP");
         let text = format!(
             "{} (VM {}) on {}: {} memory, {} cores, {address}; like {}",

@@ -36,8 +36,8 @@ pub struct Plan {
     pub order: Vec<NodeOrder>,
     /// Why it cannot be done; empty if it can.
     pub blockers: Vec<Blocker>,
-    /// The new worker, if one is added.
-    pub worker: Option<WorkerSpec>,
+    /// The new workers.
+    pub workers: Vec<WorkerSpec>,
     /// Why, most important first.
     pub because: Vec<String>,
     /// What was considered and not chosen, and why.
@@ -655,7 +655,7 @@ impl Plan {
             feasibility: Feasibility::Undecided,
             order: Vec::new(),
             blockers: Vec::new(),
-            worker: None,
+            workers: Vec::new(),
             because: Vec::new(),
             rejected: Vec::new(),
             warnings: Vec::new(),

@@ -18,7 +18,7 @@ use super::Scene;
 use super::board::{Board, Landing};
 use crate::capacity::{NodeUse, memory_share, node_uses};
 use crate::forecast::trend;
-use crate::rules::{Facts, Judgement, Verdict, judge_all};
+use crate::rules::{Facts, Judgement, Verdict, combine, judge_all};
 use crate::scheduler::Cluster;
 use crate::simulate::{Effects, NewWorker, join_workers};
 
@@ -70,6 +70,8 @@ pub(super) struct Standing<'a> {
     pub held: Vec<(&'a Rule, String)>,
     /// Those that hold at this instant, for their window or not.
     instant: BTreeSet<&'a str>,
+    /// Those that hold now, and of which is not known whether they held for their window.
+    open: BTreeSet<&'a str>,
     /// Memory requests of the workers, as a share.
     requested: Option<f64>,
 }
@@ -89,17 +91,22 @@ impl<'a> Standing<'a> {
         let uses = node_uses(snapshot);
         let slots = VolumeSlots::of_workers(snapshot, &policy.attacher);
         let facts = Facts { snapshot, history: scene.history, policy, uses: &uses, slots: &slots };
-        let (mut held, mut instant) = (Vec::new(), BTreeSet::new());
-        for one in up(&facts) {
+        let (mut held, mut instant, mut open) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
+        let judged = up(&facts);
+        for one in &judged {
             let Some(rule) = policy.scale_up.rules.iter().find(|rule| rule.id == one.rule.id) else { continue };
             if one.sustained == Verdict::Met {
                 held.push((rule, shown(rule, one.evidence.value.unwrap_or_default())));
             }
             if one.instant == Verdict::Met {
                 instant.insert(rule.id.as_str());
+                open.extend((one.sustained == Verdict::InsufficientData).then_some(rule.id.as_str()));
             }
         }
-        Self { held, instant, requested: requested(&uses) }
+        if combine(&policy.scale_up, &judged.iter().collect::<Vec<_>>()) != Verdict::Met {
+            held.clear();
+        }
+        Self { held, instant, open, requested: requested(&uses) }
     }
 
     /// Whether a rule about the measure holds.
@@ -119,7 +126,8 @@ impl<'a> Standing<'a> {
         let facts = Facts { snapshot: &state, history: scene.history, policy, uses: &uses, slots: &slots };
         let mut left = Vec::new();
         for one in up(&facts).into_iter().filter(|one| one.instant == Verdict::Met) {
-            let holds = self.held.iter().any(|(rule, _)| rule.id == one.rule.id);
+            // What is open is no reason to act, but it is no state to plan for either.
+            let holds = self.held.iter().any(|(rule, _)| rule.id == one.rule.id) || self.open.contains(one.rule.id.as_str());
             let is_new = !self.instant.contains(one.rule.id.as_str());
             let eased = one.rule.measure == Measure::EvictionsPerDay
                 && requested(&uses).zip(self.requested).is_some_and(|(after, before)| after < before);

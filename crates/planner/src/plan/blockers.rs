@@ -80,6 +80,14 @@ pub(super) fn look_around(scene: &Scene<'_>, targets: &BTreeSet<&NodeName>, foun
             detail: format!("{} {why}", node.name),
         });
     }
+    let nodes = scene.ground.snapshot.kube.nodes.items();
+    for claim in &scene.claims {
+        if let Some(name) =
+            claim.subject.strip_prefix("node:").filter(|name| nodes.iter().all(|node| node.name.as_str() != *name))
+        {
+            found.undecided.insert(format!("what the claim of {} is about: there is no node {name}", claim.by));
+        }
+    }
     for (what, why) in [
         ("poddisruptionbudgets", scene.ground.snapshot.kube.pdbs.why()),
         ("persistentvolumes", scene.ground.snapshot.kube.persistent_volumes.why()),

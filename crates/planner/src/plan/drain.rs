@@ -615,6 +615,11 @@ fn outages(scene: &Scene<'_>, cluster: &Cluster<'_>, nodes: &[NodeId], plan: &mu
             plan.warnings.push(text);
         }
     }
+    let waits = |pod: &&capplan_model::kube::Pod| pod.node.is_none() && !pod.is_terminal() && !pod.scheduling.gated;
+    let waiting = scene.ground.snapshot.kube.pods.items().iter().filter(waits).count();
+    if waiting > 0 && plan.moves().next().is_some() {
+        plan.warnings.push(format!("{waiting} pods wait for a place already: they may take room that this plan counts on"));
+    }
     if plan.action == Action::Evacuate && scene.ground.snapshot.hosts().count() == 1 {
         plan.warnings.push("it is the only host: its nodes have nowhere to go but each other".to_owned());
     }

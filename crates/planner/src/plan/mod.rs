@@ -36,6 +36,7 @@ use inventory::Inventory;
 pub(crate) use scale_down::settling;
 
 pub use audit::{Violation, audit};
+use scale_up::Standard;
 pub use scale_up::Wanted;
 
 /// What is asked for.
@@ -175,7 +176,7 @@ pub fn plan(seen: &Observation<'_>, id: SnapshotId, request: &Request, limits: L
     let empty = |action| Plan::empty(action, id.clone(), seen.snapshot.taken, seen.snapshot.cluster.clone());
     let plan = seen.with(limits, |scene, board| match request {
         Request::Next => next::plan(scene, &board, empty(Action::None)),
-        Request::ScaleUp(wanted) => scale_up::plan(scene, &board, wanted, empty(Action::ScaleUp)),
+        Request::ScaleUp(wanted) => scale_up::plan(scene, &board, wanted, Standard::Asked, empty(Action::ScaleUp)),
         Request::Drain(names) => drain::together(scene, board, names, empty(Action::Drain)),
         Request::DrainOrder(names) => drain::in_turn(scene, board, names, empty(Action::DrainOrder)),
         Request::ScaleDown { count, anyway } => {

@@ -15,7 +15,7 @@ use capplan_model::units::Bytes;
 use super::after::Standing;
 use super::blockers::unsafe_to_move;
 use super::board::Board;
-use super::scale_up::{self, Wanted};
+use super::scale_up::{self, Standard, Wanted};
 use super::{Count, PlanError, Scene, after, even, scale_down, steps};
 use crate::capacity::{memory_share, node_uses};
 use crate::decide::{self, decide};
@@ -150,11 +150,20 @@ fn levers(
     if busy.is_empty() {
         tried.push((Action::Rebalance, rebalance(scene, board, standing, empty)));
         tried.push((Action::WakeSpare, wake_spare(scene, board, standing, empty)));
-        let up = scale_up::plan(scene, board, &Wanted::default(), Plan { action: Action::ScaleUp, ..empty.clone() })?;
+        let up = scale_up::plan(
+            scene,
+            board,
+            &Wanted::default(),
+            Standard::Clears,
+            Plan { action: Action::ScaleUp, ..empty.clone() },
+        )?;
         tried.push((
             Action::ScaleUp,
-            if up.worker.is_none() || up.feasibility == Feasibility::Blocked {
-                let why = up.blockers.first().map(|one| one.detail.clone()).or_else(|| up.undecided.first().cloned());
+            if up.workers.is_empty() || up.feasibility == Feasibility::Blocked {
+                // One worker of the usual size is what the reader expects to hear of.
+                let usual = format!("1 × {}", scene.ground.policy.worker.memory);
+                let why = up.rejected.iter().find(|one| one.target.as_ref() == Some(&usual)).map(|one| one.why.clone());
+                let why = why.or_else(|| up.undecided.first().cloned());
                 Tried::Rejected(why.unwrap_or_else(|| "no number of workers would do".to_owned()))
             } else {
                 Tried::Works(Box::new(up))
@@ -177,6 +186,12 @@ fn levers(
             (Tried::Rejected(why), _) => not_chosen.push(Rejected { action, target: None, why }),
         }
     }
+    // The runbook's answer where nothing clears the rules: what comes next has a place then.
+    if chosen.is_none() && busy.is_empty() && !has_empty_worker(slots) {
+        let up =
+            scale_up::plan(scene, board, &Wanted::default(), Standard::Asked, Plan { action: Action::ScaleUp, ..empty.clone() })?;
+        chosen = Some(up).filter(|up| !up.workers.is_empty() && up.feasibility != Feasibility::Blocked);
+    }
     let mut plan = chosen.unwrap_or_else(|| {
         let (action, because) = if busy.is_empty() {
             (Action::None, "no lever clears the rules: see what was tried".to_owned())
@@ -196,6 +211,11 @@ fn levers(
     not_chosen.push(Rejected { action: Action::ScaleDown, target: None, why: "a rule for another worker holds".to_owned() });
     plan.rejected.splice(0..0, not_chosen);
     Ok(plan)
+}
+
+/// Whether some worker has no volume yet: what comes next has a place already.
+fn has_empty_worker(slots: &Reading<Vec<VolumeSlots>>) -> bool {
+    slots.known().into_iter().flatten().filter_map(|one| one.attached.known()).any(Vec::is_empty)
 }
 
 /// A step that only a human makes.
@@ -355,6 +375,9 @@ fn rebalance(scene: &Scene<'_>, board: &Board<'_>, standing: &Standing<'_>, empt
         Ok(found) => found,
         Err(why) => return Tried::Rejected(why),
     };
+    if landings.is_empty() {
+        return Tried::Rejected("no pod that may move has a volume on the fullest workers".to_owned());
+    }
     let state = after::with_workers(scene, &trial.scheduler.cluster, &landings, &[]);
     if let Some((rule, why)) = standing.left(scene, state).first() {
         return Tried::Rejected(format!("with {} pods moved `{rule}` {why}", landings.len()));

@@ -6,9 +6,10 @@ use std::net::Ipv4Addr;
 use capplan_model::Snapshot;
 use capplan_model::change::AddWorker;
 use capplan_model::ids::{HostName, NodeName, VmId};
-use capplan_model::kube::{Effect, Node};
+use capplan_model::kube::{Effect, MAX_VOLUMES_LABEL, Node};
 use capplan_model::plan::{Action, BlockCode, Blocker, Feasibility, Optimality, Plan, Rejected, WorkerSpec};
 use capplan_model::pve::{Guest, GuestKind, Power};
+use capplan_model::slots::PLUGIN_SLOTS;
 use capplan_model::units::Bytes;
 
 use super::after::Standing;
@@ -73,14 +74,30 @@ struct Tried {
     met: Vec<(String, String)>,
 }
 
+/// Whether a plan that leaves a rule holding is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standard {
+    /// Every rule must be cleared.
+    Clears,
+    /// It is asked for: what it leaves is a warning.
+    Asked,
+}
+
 /// Plans new workers.
-pub(super) fn plan(scene: &Scene<'_>, board: &Board<'_>, wanted: &Wanted, mut plan: Plan) -> Result<Plan, PlanError> {
+pub(super) fn plan(
+    scene: &Scene<'_>,
+    board: &Board<'_>,
+    wanted: &Wanted,
+    standard: Standard,
+    mut plan: Plan,
+) -> Result<Plan, PlanError> {
     let standing = Standing::of(scene);
     if standing.held.is_empty() {
         plan.because.push("no rule asks for another worker: it is planned because it is asked for".to_owned());
     }
+    let usual = wanted.memory.unwrap_or(scene.ground.policy.worker.memory);
     let options = options(scene, board, wanted, standing.held.is_empty())?;
-    let mut chosen = None;
+    let (mut chosen, mut joins) = (None, None);
     for add in &options {
         let mut trial = board.clone();
         match try_workers(scene, &mut trial, &standing, add)? {
@@ -91,6 +108,9 @@ pub(super) fn plan(scene: &Scene<'_>, board: &Board<'_>, wanted: &Wanted, mut pl
             Ok(tried) => {
                 let (rule, why) = &tried.met[0];
                 reject(&mut plan, add, format!("`{rule}` decides: it {why}"));
+                if joins.is_none() && add.memory == Some(usual) {
+                    joins = Some((add, tried, trial));
+                }
             }
             Err(CannotJoin::No(why)) => reject(&mut plan, add, why),
             Err(CannotJoin::Unknown(why)) => {
@@ -99,7 +119,7 @@ pub(super) fn plan(scene: &Scene<'_>, board: &Board<'_>, wanted: &Wanted, mut pl
             }
         }
     }
-    let Some((add, tried, trial)) = chosen else {
+    let Some((add, tried, trial)) = chosen.or_else(|| joins.filter(|_| standard == Standard::Asked)) else {
         if !plan.undecided.is_empty() {
             plan.feasibility = Feasibility::Undecided;
             plan.because.push("whether a host can take a worker is not known".to_owned());
@@ -113,8 +133,13 @@ pub(super) fn plan(scene: &Scene<'_>, board: &Board<'_>, wanted: &Wanted, mut pl
         return Ok(plan);
     };
     plan.undecided.clear();
+    let is_chosen = words(add);
+    plan.rejected.retain(|one| one.target.as_ref() != Some(&is_chosen));
     for other in options.iter().skip_while(|one| *one != add).skip(1).take(3) {
-        reject(&mut plan, other, format!("{} is enough and takes less", words(add)));
+        reject(&mut plan, other, format!("{is_chosen} is enough and takes less"));
+    }
+    if !standing.held.is_empty() {
+        plan.warnings.extend(tried.met.iter().map(|(rule, why)| format!("`{rule}` {why}")));
     }
     describe(scene, wanted, &tried, &trial, &mut plan);
     Ok(plan)
@@ -331,7 +356,7 @@ fn describe(scene: &Scene<'_>, wanted: &Wanted, tried: &Tried, board: &Board<'_>
         ));
     }
     plan.undecided.extend(tried.joined.doubts.iter().cloned());
-    plan.worker = specs.first().cloned();
+    plan.workers.clone_from(&specs);
     moves(scene, board, &tried.landings, plan);
     // They were tried under names of their own.
     let called: BTreeMap<&NodeName, &NodeName> =
@@ -409,6 +434,11 @@ fn specs(scene: &Scene<'_>, wanted: &Wanted, workers: &[NewWorker], plan: &mut P
         let storage = system.and_then(|disk| Some(disk.volume.split_once(':')?.0.to_owned()));
         let mut labels = worker.node.labels.clone();
         labels.retain(|key, _| !KUBELET_LABELS.contains(&key.as_str()));
+        // Never more slots than its VM will have: the other's label may promise too much.
+        let foreign = worker.guest.config.known().map_or(0, |config| config.csi_slots().count() as u64);
+        if let Some(value) = labels.get_mut(MAX_VOLUMES_LABEL) {
+            *value = value.parse::<u64>().map_or(0, |count| count.min(PLUGIN_SLOTS - foreign)).to_string();
+        }
         // What names the worker that it is like names the new one now.
         for value in labels.values_mut().filter(|value| like.as_ref().is_some_and(|like| like.as_str() == value.as_str())) {
             value.clone_from(&name.0);
@@ -476,7 +506,7 @@ fn template(snapshot: &Snapshot, wanted: Option<VmId>, host: &HostName, plan: &m
     match (&from[..], &named[..]) {
         ([one], _) | (_, [one]) => Some(one.vmid),
         ([], _) => {
-            plan.blockers.push(gate(format!("{host} has no template to clone"), "template"));
+            plan.undecided.push(format!("what to clone: {host} has no template; name one with --template"));
             None
         }
         _ => {
