@@ -241,8 +241,15 @@ impl Puzzle {
     ///
     /// `stricter` adds what the scheduler asks of each step and not of the result.
     pub fn fewest_moves(&self, open: Option<i64>, stricter: bool, seconds: f64) -> Answer {
+        let greedy = greedy::close(self, open);
         if !self.is_solvable() {
-            return Answer::Unknown;
+            return match greedy {
+                Some(assignment) => {
+                    let moves = self.moves(&assignment);
+                    Answer::Found { assignment, moves, bound: self.least_moves(open).min(moves) }
+                }
+                None => Answer::Unknown,
+            };
         }
         let mut columns = self.columns();
         self.bound_rules(&mut columns, stricter);
@@ -252,7 +259,7 @@ impl Puzzle {
         for column in columns.stay.values() {
             columns.program.columns[*column].weight = -1.0;
         }
-        columns.program.start = greedy::close(self, open).and_then(|found| self.written(&columns, &found));
+        columns.program.start = greedy.and_then(|found| self.written(&columns, &found));
         let all: i64 = self.kinds.iter().map(Kind::count).sum();
         let answer = self.answer(&columns, solver::solve(&columns.program, seconds), all, seconds);
         match answer {
@@ -429,6 +436,17 @@ impl Puzzle {
     pub fn forced(&self) -> i64 {
         let closed = |bin: &usize| self.bins[*bin].state == BinState::Closed;
         self.kinds.iter().flat_map(|kind| &kind.home).filter(|(bin, _)| closed(bin)).map(|(_, count)| count).sum()
+    }
+
+    /// Pods that have to move so that at most `open` of those that may close stay open: those of the emptiest.
+    fn least_moves(&self, open: Option<i64>) -> i64 {
+        let mut pods: Vec<i64> = Vec::new();
+        for (bin, _) in self.bins.iter().enumerate().filter(|(_, bin)| bin.state == BinState::MayClose) {
+            pods.push(self.kinds.iter().map(|kind| kind.home.get(&bin).copied().unwrap_or(0)).sum());
+        }
+        pods.sort_unstable();
+        let closing = open.map_or(0, |open| (pods.len() as i64 - open).max(0));
+        self.forced() + pods.into_iter().take(usize::try_from(closing).unwrap_or(0)).sum::<i64>()
     }
 
     /// Pods that an assignment moves.

@@ -134,7 +134,9 @@ pub(super) fn in_turn(scene: &Scene<'_>, mut board: Board<'_>, names: &[NodeName
     }
     let seconds = scene.seconds.get();
     scene.seconds.set(seconds / nodes.len().max(1) as f64);
-    let mut whole = Emptied { landings: Vec::new(), left: Vec::new(), bound: 0, how: How::Scheduler, why: Vec::new() };
+    // Each pod of theirs moves once at least; how often more depends on where it lands.
+    let bound = nodes.iter().map(|node| leaving(&board.scheduler.cluster, *node).len() as u64).sum();
+    let mut whole = Emptied { landings: Vec::new(), left: Vec::new(), bound, how: How::Scheduler, why: Vec::new() };
     for node in &nodes {
         let was_open = !board.scheduler.cluster.node(*node).unschedulable;
         let (emptied, costs) = try_to_empty(scene, &mut board, &[*node], &mut found);
@@ -142,7 +144,6 @@ pub(super) fn in_turn(scene: &Scene<'_>, mut board: Board<'_>, names: &[NodeName
             board.uncordon(*node);
         }
         plan.order.extend(orders(scene, &board.scheduler.cluster, &[*node], &emptied.landings, &costs));
-        whole.bound += emptied.bound;
         whole.landings.extend(emptied.landings);
         whole.left.extend(emptied.left);
         whole.why.extend(emptied.why.into_iter().map(|why| format!("{}: {why}", board.scheduler.cluster.node(*node).name)));
@@ -416,9 +417,9 @@ fn note_left(scene: &Scene<'_>, board: &mut Board<'_>, nodes: &[NodeId], emptied
 pub(super) fn optimality(emptied: &Emptied) -> Optimality {
     let moves = emptied.landings.len() as u64;
     match &emptied.how {
-        How::Scheduler => Optimality::of(moves, emptied.bound, "fewest moves: only pods that have to leave move"),
+        How::Scheduler => Optimality::of(moves, emptied.bound, "only pods that have to leave move"),
         How::Led => {
-            let note = "fewest moves: only pods that have to leave move; the scheduler is led to some places";
+            let note = "only pods that have to leave move; the scheduler is led to some places";
             Optimality::of(moves, emptied.bound, note)
         }
         How::Reshuffled => {

@@ -317,13 +317,14 @@ fn several(
         plan.because.push("no worker can be emptied".to_owned());
         return None;
     }
-    let closed: Vec<NodeId> = chosen;
+    let mut closed = chosen;
     let before = board.clone();
     let mut tried = try_set(scene, board, &closed, plan);
-    let mut closed = closed;
-    // One that does not pass may do so with the dearest left out.
+    // What does not pass may do so with the dearest left out: one, then more at a time.
+    let mut fewer = 1;
     while count == Count::Most && !tried.found.blockers.is_empty() && closed.len() > 1 {
-        closed.pop();
+        closed.truncate(closed.len().saturating_sub(fewer).max(1));
+        fewer *= 2;
         board.clone_from(&before);
         tried = try_set(scene, board, &closed, plan);
     }

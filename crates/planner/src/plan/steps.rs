@@ -174,10 +174,14 @@ fn emptied(
     }
     for (place, order) in plan.order.iter().enumerate() {
         let node = &order.node;
+        let closed = match afterwards {
+            Afterwards::StaysClosed => &targets[..],
+            Afterwards::ComesBack => std::slice::from_ref(node),
+        };
         if afterwards == Afterwards::ComesBack {
-            cordon(cluster, node, std::slice::from_ref(node), steps);
+            cordon(cluster, node, closed, steps);
         }
-        evictions(&order.pods, &targets, steps);
+        evictions(&order.pods, closed, steps);
         // The order may come back to a node.
         if plan.order[place + 1..].iter().any(|later| later.node == *node) {
             continue;
@@ -217,13 +221,13 @@ fn emptied(
 
 /// Evictions in their order. Pods that share a volume are ready only once all of them have left; one of a Job
 /// has no successor that gets ready.
-fn evictions(pods: &[PodMove], targets: &[NodeName], steps: &mut Steps) {
+fn evictions(pods: &[PodMove], closed: &[NodeName], steps: &mut Steps) {
     let mut waiting: Vec<Condition> = Vec::new();
     for (place, pod) in pods.iter().enumerate() {
         let is =
             Condition::PodIs { pod: pod.pod.clone(), uid: pod.uid.clone(), owner: pod.owner.clone(), node: pod.from.clone() };
         let mut requires = vec![is];
-        requires.extend(targets.contains(&pod.from).then(|| Condition::Cordoned { node: pod.from.clone() }));
+        requires.extend(closed.contains(&pod.from).then(|| Condition::Cordoned { node: pod.from.clone() }));
         let mut ensures = Vec::new();
         if !pod.uid.is_empty() {
             ensures.push(Condition::PodGone { pod: pod.pod.clone(), uid: pod.uid.clone() });
