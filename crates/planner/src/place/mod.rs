@@ -347,12 +347,40 @@ impl Puzzle {
         }
     }
 
+    /// How many of the bins that may close must stay open by the sums of each dimension alone.
+    fn least_open(&self) -> i64 {
+        let of = |dimension: usize| -> i64 {
+            let wanted = |kind: &Kind| -> i64 {
+                let each: i64 = kind.demand.iter().filter(|(one, _)| *one == dimension).map(|(_, amount)| amount).sum();
+                each * kind.count()
+            };
+            let mut left: i64 = self.kinds.iter().map(wanted).sum();
+            let mut rooms: Vec<i64> = Vec::new();
+            for (place, bin) in self.bins.iter().enumerate().filter(|(_, bin)| bin.state != BinState::Closed) {
+                // Where there is no limit there is no bound.
+                let Some(room) = bin.room[dimension] else { return 0 };
+                let room = self.kept(place, dimension, room);
+                if bin.state == BinState::Open { left -= room } else { rooms.push(room) }
+            }
+            rooms.sort_unstable_by_key(|room| std::cmp::Reverse(*room));
+            let mut open = 0;
+            for room in rooms {
+                if left <= 0 {
+                    break;
+                }
+                (left, open) = (left - room, open + 1);
+            }
+            open
+        };
+        (0..self.dimensions.len()).map(of).max().unwrap_or(0)
+    }
+
     /// How few of the bins that may close stay open at least: `(found, bound)`.
     pub fn fewest_open(&self, seconds: f64) -> Option<(i64, i64)> {
         let greedy = greedy::close(self, None);
         let by_greedy = greedy.as_ref().map(|assignment| self.open(assignment));
         if !self.is_solvable() {
-            return by_greedy.map(|open| (open, 0));
+            return by_greedy.map(|open| (open, self.least_open()));
         }
         let mut columns = self.columns();
         self.bound_rules(&mut columns, false);
@@ -361,7 +389,8 @@ impl Puzzle {
         }
         columns.program.start = greedy.as_ref().and_then(|found| self.written(&columns, found));
         let whole = |bound: Option<f64>| {
-            bound.or_else(|| relaxed(&columns.program, seconds)).map_or(0, |bound| (bound - 1e-6).ceil() as i64)
+            let bound = bound.or_else(|| relaxed(&columns.program, seconds)).map_or(0, |bound| (bound - 1e-6).ceil() as i64);
+            bound.max(self.least_open())
         };
         match solver::solve(&columns.program, seconds) {
             Solved::Optimal(values) => {
