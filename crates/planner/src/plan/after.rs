@@ -138,6 +138,9 @@ impl<'a> Standing<'a> {
                 ));
             }
         }
+        if left.is_empty() {
+            left.extend(met_later(scene, &facts));
+        }
         left
     }
 }

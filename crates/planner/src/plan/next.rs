@@ -7,7 +7,7 @@ use capplan_model::change::AddWorker;
 use capplan_model::ids::NodeName;
 use capplan_model::kube::{CONTROL_PLANE_LABEL, MAX_VOLUMES_LABEL, Node, PersistentVolume, Pod};
 use capplan_model::plan::{Action, Condition, Feasibility, Optimality, Plan, Rejected, StepAction};
-use capplan_model::policy::Measure;
+use capplan_model::policy::{Direction, Measure};
 use capplan_model::pve::{Guest, GuestKind, Power};
 use capplan_model::slots::VolumeSlots;
 use capplan_model::units::Bytes;
@@ -19,7 +19,7 @@ use super::scale_up::{self, Standard, Wanted};
 use super::{Count, PlanError, Scene, after, even, scale_down, steps};
 use crate::capacity::{memory_share, node_uses};
 use crate::decide::{self, decide};
-use crate::rules::{Facts, judge_all};
+use crate::rules::{Facts, Judgement, Verdict, judge_all};
 use crate::simulate::join_workers;
 
 /// Share of its time that a host's CPUs wait for disks, from which nothing is planned that makes them busier.
@@ -68,7 +68,9 @@ pub(super) fn plan(scene: &Scene<'_>, board: &Board<'_>, empty: Plan) -> Result<
     let uses = node_uses(snapshot);
     let slots = VolumeSlots::of_workers(snapshot, &policy.attacher);
     let facts = Facts { snapshot, history: scene.history, policy, uses: &uses, slots: &slots };
-    let advice = decide(&facts, &judge_all(&facts));
+    let judged = judge_all(&facts);
+    let advice = decide(&facts, &judged);
+    let empty = Plan { explanation: judged.iter().map(told).collect(), ..empty };
     let standing = Standing::of(scene);
     if standing.held.is_empty() {
         return Ok(match advice.action {
@@ -92,6 +94,24 @@ pub(super) fn plan(scene: &Scene<'_>, board: &Board<'_>, empty: Plan) -> Result<
     let mut plan = levers(scene, board, &standing, &facts, &slots, &empty)?;
     plan.because.splice(0..0, standing.held.iter().map(|(rule, why)| format!("`{}` holds: {why}", rule.id)));
     Ok(plan)
+}
+
+/// Where a rule stands: what decides, and what would flip it.
+fn told(one: &Judgement<'_>) -> String {
+    let shown = |value: f64| if one.rule.when.percent { format!("{:.1}%", value * 100.0) } else { format!("{value:.0}") };
+    let way = if one.direction == Direction::Up { "up" } else { "down" };
+    let value = one.evidence.value.map_or_else(|| "unknown".to_owned(), shown);
+    let verdict = match one.sustained {
+        Verdict::Met => "holds".to_owned(),
+        Verdict::NotMet => match one.instant {
+            Verdict::Met => "holds now, and did not throughout its window".to_owned(),
+            Verdict::NotMet | Verdict::InsufficientData => "does not hold".to_owned(),
+        },
+        Verdict::InsufficientData => format!("is open: {:.0}% of its window are sampled", one.evidence.coverage * 100.0),
+    };
+    let days = one.rule.window.as_hours() / 24;
+    let window = if days == 0 { String::new() } else { format!(" for {days} days") };
+    format!("scale-{way} rule `{}` {verdict}: {value} now, it turns at {}{window}", one.rule.id, one.rule.when)
 }
 
 /// A plan without steps.
@@ -381,6 +401,9 @@ fn rebalance(scene: &Scene<'_>, board: &Board<'_>, standing: &Standing<'_>, empt
     let state = after::with_workers(scene, &trial.scheduler.cluster, &landings, &[]);
     if let Some((rule, why)) = standing.left(scene, state).first() {
         return Tried::Rejected(format!("with {} pods moved `{rule}` {why}", landings.len()));
+    }
+    if let Some((lost, why)) = scale_down::losses_not_survived(scene, &mut trial, &[]).first() {
+        return Tried::Rejected(format!("with {} pods moved, {lost}: {why}", landings.len()));
     }
     let mut plan = Plan {
         action: Action::Rebalance,

@@ -230,20 +230,24 @@ fn try_set(scene: &Scene<'_>, board: &mut Board<'_>, nodes: &[NodeId], plan: &Pl
         for (rule, why) in after::up_rules_met(scene, &state) {
             block(rule, why);
         }
-        if scene.ground.policy.safety.survive_worker_loss {
-            for lost in not_survived(scene, board, nodes) {
-                block(
-                    lost.to_string(),
-                    "without it as well pods would find no place: the policy asks to survive that".to_owned(),
-                );
-            }
+        for (lost, why) in losses_not_survived(scene, board, nodes) {
+            block(lost, why);
         }
     }
     Tried { nodes: nodes.to_vec(), found, emptied, costs }
 }
 
+/// Workers whose loss the cluster would not survive, if the policy asks for that: `(worker, why)`.
+pub(super) fn losses_not_survived(scene: &Scene<'_>, board: &mut Board<'_>, gone: &[NodeId]) -> Vec<(String, String)> {
+    if !scene.ground.policy.safety.survive_worker_loss {
+        return Vec::new();
+    }
+    let why = "without it as well pods would find no place, and the policy asks to survive that";
+    not_survived(scene, board, gone).into_iter().map(|node| (node.to_string(), why.to_owned())).collect()
+}
+
 /// Workers whose loss the cluster would not survive: nobody leads the scheduler then.
-pub(super) fn not_survived(scene: &Scene<'_>, board: &mut Board<'_>, gone: &[NodeId]) -> Vec<NodeName> {
+fn not_survived(scene: &Scene<'_>, board: &mut Board<'_>, gone: &[NodeId]) -> Vec<NodeName> {
     let cluster = &board.scheduler.cluster;
     let left: Vec<NodeId> =
         cluster.nodes().filter(|node| !gone.contains(node) && !cluster.node(*node).runs_control_plane()).collect();

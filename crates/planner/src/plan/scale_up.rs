@@ -258,6 +258,9 @@ fn try_workers(
         (tried.landings, tried.bound) = (landings, bound);
         tried.met = standing.left(scene, state(scene, &tried, board));
     }
+    if tried.met.is_empty() {
+        tried.met.extend(scale_down::losses_not_survived(scene, board, &[]));
+    }
     Ok(Ok(tried))
 }
 
