@@ -163,7 +163,7 @@ fn row(pod: &PodMove, node: &str) -> Vec<String> {
     let led = if pod.close.is_empty() { "" } else { " (led)" };
     let wait = if pod.stagger_seconds == 0 { String::new() } else { format!("{} s", pod.stagger_seconds) };
     let volumes = if pod.volumes.is_empty() { String::new() } else { pod.volumes.len().to_string() };
-    vec![short(&format!("{}{from}", pod.pod), 40), format!("{to}{or}{led}"), wait, volumes]
+    vec![short(&format!("{}{from}", pod.pod), 36), format!("{to}{or}{led}"), wait, volumes]
 }
 
 fn rejected(page: &mut Page, plan: &Plan) {
