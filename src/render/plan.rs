@@ -72,6 +72,7 @@ fn optimality(plan: &Plan) -> Option<String> {
         (OptimalityStatus::Feasible, Some(moves), Some(bound), Some(gap)) => {
             Some(format!("{moves:.0}, no plan has fewer than {bound:.0}: at most {:.1}% too many ({note})", gap * 100.0))
         }
+        (OptimalityStatus::Feasible, Some(moves), ..) => Some(format!("{moves:.0} ({note})")),
         (OptimalityStatus::Infeasible, ..) => Some(format!("none: {note}")),
         (OptimalityStatus::Unknown, ..) => Some(format!("unknown: {note}")),
         (OptimalityStatus::NotApplicable | OptimalityStatus::Optimal | OptimalityStatus::Feasible, ..) => None,

@@ -340,6 +340,11 @@ fn several(
         None => format!("{} of {all} go", closed.len()),
     };
     plan.because.push(so_many);
+    if tried.emptied.left.is_empty() && !all_of_them {
+        let note = "fewest of these workers; other sets of as many were not compared".to_owned();
+        let status = OptimalityStatus::Feasible;
+        plan.optimality = Optimality { status, objective: Some(moves as f64), note, ..Optimality::default() };
+    }
     if tried.emptied.left.is_empty() && all_of_them {
         let note = format!("fewest moves of any {} workers, by {}", closed.len(), crate::place::SOLVER);
         plan.optimality = Optimality::of(moves, bound, note);
