@@ -178,7 +178,7 @@ fn replay(nodes: usize, shapes: &[Shape], plan: &Plan) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_drain_is_possible_exactly_if_some_arrangement_is_and_moves_the_fewest_pods(
@@ -294,7 +294,7 @@ fn loads() -> impl Strategy<Value = Vec<(u64, u64, u64)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_next_action_never_calls_for_its_opposite_and_is_done_once(
