@@ -181,7 +181,31 @@ pub struct Image {
     pub size: Bytes,
 }
 
+/// Key of the taint that the node controller puts on a cordoned node (`TaintNodeUnschedulable`).
+pub const UNSCHEDULABLE_TAINT: &str = "node.kubernetes.io/unschedulable";
+
+impl Taint {
+    /// The taint of a cordoned node.
+    pub fn unschedulable() -> Self {
+        Self { key: UNSCHEDULABLE_TAINT.into(), effect: Effect::NoSchedule, ..Self::default() }
+    }
+}
+
 impl Node {
+    /// Closes the node to new pods, as `kubectl cordon` and the node controller do.
+    pub fn cordon(&mut self) {
+        self.unschedulable = true;
+        if !self.taints.iter().any(|one| one.key == UNSCHEDULABLE_TAINT) {
+            self.taints.push(Taint::unschedulable());
+        }
+    }
+
+    /// Opens it again.
+    pub fn uncordon(&mut self) {
+        self.unschedulable = false;
+        self.taints.retain(|one| one.key != UNSCHEDULABLE_TAINT);
+    }
+
     /// Whether the node runs the control plane and is closed to general pods.
     pub fn is_control_plane(&self) -> bool {
         self.runs_control_plane()
@@ -734,6 +758,14 @@ pub struct PersistentVolume {
     /// Deletion requested at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deleting: Option<Timestamp>,
+}
+
+impl PersistentVolume {
+    /// Whether it may be used from one node at a time only: `ReadWriteOnce` or `ReadWriteOncePod`; so is one that
+    /// names no mode.
+    pub fn is_single_node(&self) -> bool {
+        self.access_modes.iter().all(|mode| mode.starts_with("ReadWriteOnce"))
+    }
 }
 
 /// A PersistentVolumeClaim.

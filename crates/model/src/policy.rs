@@ -299,6 +299,11 @@ impl Threshold {
         }
     }
 
+    /// A value as it is told beside the threshold: as a percentage if that was written so.
+    pub fn show(&self, value: f64) -> String {
+        if self.percent { format!("{:.1}%", value * 100.0) } else { format!("{value:.0}") }
+    }
+
     /// Whether larger values meet it.
     pub fn is_upper(&self) -> bool {
         matches!(self.comparison, Comparison::Above | Comparison::AtLeast)

@@ -122,7 +122,7 @@ pub fn decide(facts: &Facts<'_>, judgements: &[Judgement<'_>]) -> Recommendation
 
 /// A met rule in one line.
 fn held(one: &Judgement<'_>) -> String {
-    let value = one.evidence.value.map_or_else(|| "unknown".to_owned(), |value| shown(one, value));
+    let value = one.evidence.value.map_or_else(|| "unknown".to_owned(), |value| one.rule.when.show(value));
     let days = one.rule.window.as_hours() / 24;
     let window = if one.rule.window.is_zero() {
         "now".to_owned()
@@ -142,16 +142,12 @@ fn open(one: &Judgement<'_>) -> String {
             format!(
                 "`{}` cannot be judged: {} now ({}), but only {:.1} of {days:.0} days are sampled",
                 one.rule.id,
-                value.map_or_else(|| "unknown".to_owned(), |value| shown(one, value)),
+                value.map_or_else(|| "unknown".to_owned(), |value| one.rule.when.show(value)),
                 one.rule.when,
                 days * one.evidence.coverage,
             )
         }
     }
-}
-
-fn shown(one: &Judgement<'_>, value: f64) -> String {
-    if one.rule.when.percent { format!("{:.1}%", value * 100.0) } else { format!("{value:.0}") }
 }
 
 fn scale_up(facts: &Facts<'_>, up: &[&Judgement<'_>]) -> Recommendation {
@@ -227,9 +223,9 @@ fn scale_down(facts: &Facts<'_>, down: &[&Judgement<'_>], mut because: Vec<Strin
     match combine(&facts.policy.scale_down, down) {
         Verdict::NotMet => {
             let contrary = down.iter().filter(|one| one.sustained == Verdict::NotMet).map(|one| {
-                let value = one.evidence.value.map_or_else(|| "unknown".to_owned(), |value| shown(one, value));
+                let value = one.evidence.value.map_or_else(|| "unknown".to_owned(), |value| one.rule.when.show(value));
                 let then = one.evidence.first_contrary.filter(|(at, _)| *at < facts.snapshot.taken);
-                let then = then.map_or_else(String::new, |(at, value)| format!(", {} at {at}", shown(one, value)));
+                let then = then.map_or_else(String::new, |(at, value)| format!(", {} at {at}", one.rule.when.show(value)));
                 format!("`{}` does not hold ({value} now{then}, needs {})", one.rule.id, one.rule.when)
             });
             rejected.push(format!("scale-down: {}", contrary.collect::<Vec<_>>().join("; ")));

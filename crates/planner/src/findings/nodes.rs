@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use capplan_model::Reading;
 use capplan_model::ids::NodeName;
 use capplan_model::join::Join;
-use capplan_model::kube::Node;
+use capplan_model::kube::{Node, UNSCHEDULABLE_TAINT};
 
 use super::{Finding, Severity, some};
 use crate::rules::Facts;
@@ -86,8 +86,7 @@ fn cordoned(facts: &Facts<'_>, node: &Node, findings: &mut Vec<Finding>) {
     if !node.unschedulable {
         return;
     }
-    let since =
-        node.taints.iter().find(|taint| taint.key == "node.kubernetes.io/unschedulable").and_then(|taint| taint.time_added);
+    let since = node.taints.iter().find(|taint| taint.key == UNSCHEDULABLE_TAINT).and_then(|taint| taint.time_added);
     let hours = since.map(|since| facts.snapshot.taken.duration_since(since).as_hours());
     let limit = facts.policy.limits.cordoned_hours;
     if hours.is_some_and(|hours| hours < limit) {

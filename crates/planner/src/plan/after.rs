@@ -78,7 +78,7 @@ pub(super) struct Standing<'a> {
 
 /// The value of a rule in words.
 fn shown(rule: &Rule, value: f64) -> String {
-    if rule.when.percent { format!("{:.1}% is {}", value * 100.0, rule.when) } else { format!("{value:.0} is {}", rule.when) }
+    format!("{} is {}", rule.when.show(value), rule.when)
 }
 
 fn up<'a>(facts: &Facts<'a>) -> Vec<Judgement<'a>> {
@@ -237,15 +237,8 @@ pub(super) fn end_state(scene: &Scene<'_>, board: &Board<'_>, plan: &Plan) -> Sn
     let mut after = snapshot(scene, plan, &gone);
     for change in steps() {
         match change {
-            StepAction::Cordon { node } => alter(&mut after, node, |node| {
-                node.unschedulable = true;
-                let taint = capplan_model::kube::Taint { key: CORDONED.into(), ..Default::default() };
-                node.taints.push(taint);
-            }),
-            StepAction::Uncordon { node } => alter(&mut after, node, |node| {
-                node.unschedulable = false;
-                node.taints.retain(|taint| taint.key != CORDONED);
-            }),
+            StepAction::Cordon { node } => alter(&mut after, node, Node::cordon),
+            StepAction::Uncordon { node } => alter(&mut after, node, Node::uncordon),
             StepAction::Label { node, key, value } => {
                 alter(&mut after, node, |node| drop(node.labels.insert(key.clone(), value.clone())));
                 if let (MAX_VOLUMES_LABEL, Reading::Known(nodes)) = (key.as_str(), &mut after.kube.csi_nodes) {
@@ -277,9 +270,6 @@ pub(super) fn end_state(scene: &Scene<'_>, board: &Board<'_>, plan: &Plan) -> Sn
     after.sort();
     after
 }
-
-/// Taint of a cordoned node.
-const CORDONED: &str = "node.kubernetes.io/unschedulable";
 
 fn alter(state: &mut Snapshot, name: &NodeName, alter: impl FnOnce(&mut Node)) {
     if let Reading::Known(nodes) = &mut state.kube.nodes

@@ -282,9 +282,7 @@ impl Audit<'_> {
         self.holds(to, name, pod);
         // Those that share a volume follow one after the other; a stranger that keeps it is a mistake.
         let attacher = &self.policy.attacher;
-        let alone = |one: &&PersistentVolume| {
-            one.driver == *attacher && one.access_modes.iter().all(|mode| mode.starts_with("ReadWriteOnce"))
-        };
+        let alone = |one: &&PersistentVolume| one.driver == *attacher && one.is_single_node();
         let single = self.inventory.volumes(pod).filter(alone);
         let users = single.flat_map(|volume| self.inventory.other_users(&volume.name, pod)).map(|other| other.object_name().0);
         let stranger = users.into_iter().find(|other| self.at.get(other).is_some_and(|node| node != to && node != from));

@@ -165,7 +165,7 @@ impl Look<'_, '_> {
         if owner == "Job" {
             self.found.warnings.push(format!("{name} runs a Job: it starts again from the beginning"));
         }
-        let cordon = Taint { key: "node.kubernetes.io/unschedulable".into(), ..Taint::default() };
+        let cordon = Taint::unschedulable();
         if pod.scheduling.tolerations.iter().any(|one| one.covers(&cordon)) {
             let text = format!("{name} tolerates a cordon: its successor may come back to {}", self.node.name);
             self.found.warnings.push(text);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use capplan_model::kube::Taint;
+use capplan_model::kube::Node;
 
 use crate::attach::Plugs;
 use crate::scheduler::{NodeId, PodId, Scheduler};
@@ -48,22 +48,13 @@ impl<'a> Board<'a> {
     /// Closes a node to new pods.
     pub(super) fn cordon(&mut self, node: NodeId) {
         self.emptied.insert(node);
-        let taint = Taint { key: "node.kubernetes.io/unschedulable".into(), ..Taint::default() };
-        self.scheduler.cluster.alter_node(node, |node| {
-            node.unschedulable = true;
-            if !node.taints.iter().any(|one| one.key == taint.key) {
-                node.taints.push(taint);
-            }
-        });
+        self.scheduler.cluster.alter_node(node, Node::cordon);
     }
 
     /// Opens it again.
     pub(super) fn uncordon(&mut self, node: NodeId) {
         self.emptied.remove(&node);
-        self.scheduler.cluster.alter_node(node, |node| {
-            node.unschedulable = false;
-            node.taints.retain(|one| one.key != "node.kubernetes.io/unschedulable");
-        });
+        self.scheduler.cluster.alter_node(node, Node::uncordon);
     }
 
     /// Whether the pod's volumes can be attached; one whose slots are unknown is noted and counts as one

@@ -83,8 +83,7 @@ pub(super) fn in_order(scene: &Scene<'_>, cluster: &Cluster<'_>, node: NodeId, l
         let mut group = vec![*id];
         let mut next = 0;
         while let Some(pod) = group.get(next).map(|id| cluster.pod(*id)) {
-            let single =
-                scene.inventory.volumes(pod).filter(|one| one.access_modes.iter().all(|mode| mode.starts_with("ReadWriteOnce")));
+            let single = scene.inventory.volumes(pod).filter(|one| one.is_single_node());
             let shares: BTreeSet<(&str, &str)> = single
                 .flat_map(|volume| scene.inventory.other_users(&volume.name, pod))
                 .map(|user| (user.namespace.as_str(), user.name.as_str()))

@@ -91,7 +91,7 @@ impl<'a> Inventory<'a> {
 
     /// Whether one of its volumes may be used from one node at a time only.
     pub(super) fn has_rwo(&self, pod: &Pod) -> bool {
-        self.volumes(pod).any(|volume| volume.access_modes.iter().all(|mode| mode.starts_with("ReadWriteOnce")))
+        self.volumes(pod).any(|volume| volume.is_single_node())
     }
 
     /// Whether it is the only pod of its workload.

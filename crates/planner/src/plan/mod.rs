@@ -152,20 +152,29 @@ impl Observation<'_> {
             Reading::Known(cluster) => cluster,
             Reading::Unknown { why } => return Err(PlanError::Unknown { what: "the cluster".into(), why }),
         };
-        let board = Board::new(Scheduler::new(cluster), Plugs::of(snapshot, &policy.attacher, &slots));
         let claims = in_force(self.claims, snapshot);
-        let inventory = Inventory::of(snapshot);
-        let scene = Scene {
-            ground: &ground,
-            history: self.history,
-            inventory,
-            slots: &slots,
-            claims,
-            limits,
-            seconds: Cell::new(limits.seconds),
-        };
+        let (scene, board) = stage(&ground, cluster, self.history, &slots, claims, limits);
         then(&scene, board)
     }
+}
+
+/// For what needs no search.
+const NO_SEARCH: Limits = Limits { seconds: 0.0, seed: 1 };
+
+/// What a plan rests on, and the board that it is tried on.
+fn stage<'a>(
+    ground: &'a Ground<'a>,
+    cluster: Cluster<'a>,
+    history: &'a History,
+    slots: &'a Reading<Vec<VolumeSlots>>,
+    claims: Vec<PresenceClaim>,
+    limits: Limits,
+) -> (Scene<'a>, Board<'a>) {
+    let snapshot = ground.snapshot;
+    let board = Board::new(Scheduler::new(cluster), Plugs::of(snapshot, &ground.policy.attacher, slots));
+    let inventory = Inventory::of(snapshot);
+    let scene = Scene { ground, history, inventory, slots, claims, limits, seconds: Cell::new(limits.seconds) };
+    (scene, board)
 }
 
 /// Makes a plan on a snapshot with this hash.
@@ -195,7 +204,7 @@ pub fn plan(seen: &Observation<'_>, id: SnapshotId, request: &Request, limits: L
 /// # Errors
 /// [`PlanError`] if nodes or pods are unknown.
 pub fn end_state(seen: &Observation<'_>, plan: &Plan) -> Result<Snapshot, PlanError> {
-    seen.with(Limits { seconds: 0.0, seed: 1 }, |scene, board| Ok(after::end_state(scene, &board, plan)))
+    seen.with(NO_SEARCH, |scene, board| Ok(after::end_state(scene, &board, plan)))
 }
 
 /// Claims that hold at the instant of the snapshot.
@@ -226,21 +235,9 @@ pub(crate) fn removable(facts: &Facts<'_>) -> Reading<Removable> {
     }
     Cluster::of(snapshot).map(|cluster| {
         let ground = Ground::of(snapshot, policy);
-        let plugs = Plugs::of(snapshot, &policy.attacher, facts.slots);
-        let limits = Limits { seconds: 0.0, seed: 1 };
-        let inventory = Inventory::of(snapshot);
-        let scene = Scene {
-            ground: &ground,
-            history: facts.history,
-            inventory,
-            slots: facts.slots,
-            claims: Vec::new(),
-            limits,
-            seconds: Cell::new(0.0),
-        };
+        let (scene, mut board) = stage(&ground, cluster, facts.history, facts.slots, Vec::new(), NO_SEARCH);
         let mut plan = Plan::empty(Action::ScaleDown, SnapshotId::default(), snapshot.taken, String::new());
         let mut around = blockers::Findings::default();
-        let mut board = Board::new(Scheduler::new(cluster), plugs);
         let mut node = scale_down::survey(&scene, &mut board, &mut plan);
         // The others must be well.
         if let Some(name) = &node {

@@ -98,9 +98,8 @@ pub(super) fn plan(scene: &Scene<'_>, board: &Board<'_>, empty: Plan) -> Result<
 
 /// Where a rule stands: what decides, and what would flip it.
 fn told(one: &Judgement<'_>) -> String {
-    let shown = |value: f64| if one.rule.when.percent { format!("{:.1}%", value * 100.0) } else { format!("{value:.0}") };
     let way = if one.direction == Direction::Up { "up" } else { "down" };
-    let value = one.evidence.value.map_or_else(|| "unknown".to_owned(), shown);
+    let value = one.evidence.value.map_or_else(|| "unknown".to_owned(), |value| one.rule.when.show(value));
     let verdict = match one.sustained {
         Verdict::Met => "holds".to_owned(),
         Verdict::NotMet => match one.instant {

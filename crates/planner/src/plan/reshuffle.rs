@@ -56,10 +56,37 @@ pub(super) fn make_room(
 ) -> Reshuffled {
     let state = |node: NodeId| if closed.contains(&node) { BinState::Closed } else { BinState::Open };
     let sketch = sketch(scene, board, &state, excluded, None);
-    if !sketch.puzzle.is_solvable() {
-        return Reshuffled::Unknown { why: "the cluster is too large for the solver".to_owned() };
+    match arrange(scene, board, &sketch, closed, groups) {
+        Ok((landings, bound)) => Reshuffled::Way { landings, bound },
+        Err(NoWay::Impossible) => Reshuffled::Impossible { why: explain(board, &sketch, scene.seconds.get()) },
+        Err(NoWay::OutOfTime) => Reshuffled::Unknown { why: format!("no way was found in {} s", scene.seconds.get()) },
+        Err(NoWay::Undecided(why)) => Reshuffled::Unknown { why: why.to_owned() },
     }
-    let mut bound = u64::try_from(sketch.puzzle.forced()).unwrap_or(0);
+}
+
+/// Why no moves solve a puzzle.
+pub(super) enum NoWay {
+    /// There are none.
+    Impossible,
+    /// None were found in time.
+    OutOfTime,
+    /// None were found for another reason.
+    Undecided(&'static str),
+}
+
+/// Solves a puzzle by moves that are possible one after the other: these, and the least number of moves;
+/// the board is as after them.
+pub(super) fn arrange(
+    scene: &Scene<'_>,
+    board: &mut Board<'_>,
+    sketch: &Sketch,
+    closed: &[NodeId],
+    groups: &BTreeMap<PodId, Vec<PodId>>,
+) -> Result<(Vec<Landing>, u64), NoWay> {
+    if !sketch.puzzle.is_solvable() {
+        return Err(NoWay::Undecided("the cluster is too large for the solver"));
+    }
+    let mut bound = 0;
     for stricter in [false, true] {
         match sketch.puzzle.fewest_moves(None, stricter, scene.seconds.get()) {
             Answer::Found { assignment, bound: found, .. } => {
@@ -67,18 +94,16 @@ pub(super) fn make_room(
                 if !stricter {
                     bound = u64::try_from(found).unwrap_or(0);
                 }
-                if let Some(landings) = in_sequence(scene, board, &sketch, &assignment, closed, groups) {
-                    return Reshuffled::Way { landings, bound };
+                if let Some(landings) = in_sequence(scene, board, sketch, &assignment, closed, groups) {
+                    return Ok((landings, bound));
                 }
             }
-            Answer::Impossible if !stricter => {
-                return Reshuffled::Impossible { why: explain(board, &sketch, scene.seconds.get()) };
-            }
+            Answer::Impossible if !stricter => return Err(NoWay::Impossible),
             Answer::Impossible => {}
-            Answer::Unknown => return Reshuffled::Unknown { why: format!("no way was found in {} s", scene.seconds.get()) },
+            Answer::Unknown => return Err(NoWay::OutOfTime),
         }
     }
-    Reshuffled::Unknown { why: "a result exists, but no order of moves that leads to it was found".to_owned() }
+    Err(NoWay::Undecided("a result exists, but no order of moves that leads to it was found"))
 }
 
 /// What decides that there is no way: for each dimension, how little more of it would be enough.
@@ -129,7 +154,7 @@ struct Pending {
 
 /// Turns an assignment into moves that are possible one after the other. The board is as after them if
 /// that works, and as before otherwise.
-pub(super) fn in_sequence(
+fn in_sequence(
     scene: &Scene<'_>,
     board: &mut Board<'_>,
     sketch: &Sketch,

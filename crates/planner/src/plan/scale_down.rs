@@ -75,7 +75,7 @@ fn gates(scene: &Scene<'_>, anyway: Option<&str>, plan: &mut Plan) {
             Verdict::Met => {}
             Verdict::NotMet => {
                 let value = one.evidence.value.unwrap_or_default();
-                let shown = if one.rule.when.percent { format!("{:.1}%", value * 100.0) } else { format!("{value:.0}") };
+                let shown = one.rule.when.show(value);
                 let days = one.rule.window.as_hours() / 24;
                 contrary.push((one.rule.id.clone(), format!("{needs} for {days} days; it is {shown} now")));
             }
@@ -191,7 +191,6 @@ fn choose(
 
 /// The cheapest worker that can go.
 fn one_of(scene: &Scene<'_>, board: &mut Board<'_>, candidates: &[NodeId], plan: &mut Plan) -> Option<Tried> {
-    let gates = plan.blockers.len();
     let before = board.clone();
     // The time is for all of them together.
     let seconds = scene.seconds.get();
@@ -211,7 +210,6 @@ fn one_of(scene: &Scene<'_>, board: &mut Board<'_>, candidates: &[NodeId], plan:
     if left > 0 {
         plan.undecided.push(format!("whether one of {left} dearer workers can go: they were not tried"));
     }
-    debug_assert!(plan.blockers.len() >= gates, "blockers only grow");
     None
 }
 

@@ -250,7 +250,7 @@ pub(super) fn selects_all(pod: &Pod) -> bool {
 
 /// Filters whose answer depends on the node alone.
 pub(super) fn of_node(pod: &Pod, node: &Node) -> Option<Refusal> {
-    let cordoned = Taint { key: "node.kubernetes.io/unschedulable".into(), effect: Effect::NoSchedule, ..Taint::default() };
+    let cordoned = Taint::unschedulable();
     if node.unschedulable && !tolerates(pod, &cordoned) {
         Some(Refusal::Unschedulable)
     } else if is_kept_off(pod, node) {

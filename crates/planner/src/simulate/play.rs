@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use capplan_model::change::{Change, Failure, FailureMode, Manifest, WrittenTaint};
 use capplan_model::ids::{HostName, NodeName};
 use capplan_model::join::Join;
-use capplan_model::kube::{Claim, Effect, Pod, Quota, Taint};
+use capplan_model::kube::{Claim, Effect, Node, Pod, Quota, Taint};
 use capplan_model::{Reading, Snapshot};
 
 use super::SimulateError;
@@ -358,13 +358,7 @@ impl<'a> Player<'a> {
 
     pub(super) fn cordon(&mut self, node: NodeId) {
         self.closed_late |= !self.placed.is_empty();
-        let taint = Taint { key: "node.kubernetes.io/unschedulable".into(), ..Taint::default() };
-        self.scheduler.cluster.alter_node(node, |node| {
-            node.unschedulable = true;
-            if !node.taints.iter().any(|one| one.key == taint.key) {
-                node.taints.push(taint);
-            }
-        });
+        self.scheduler.cluster.alter_node(node, Node::cordon);
     }
 
     fn taint(&mut self, node: NodeId, taint: &WrittenTaint) {
