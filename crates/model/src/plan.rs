@@ -1,6 +1,7 @@
 //! A plan: what to do, in which order, why, and what was rejected. Nothing is left to choose.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -8,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::ids::{HostName, NodeName, SnapshotId, VmId};
+use crate::pve::Guest;
+use crate::snapshot::Snapshot;
 use crate::units::Bytes;
 
 /// Format of the file; a newer major is refused.
@@ -318,6 +321,39 @@ pub struct WorkerSpec {
     pub taints: Vec<String>,
 }
 
+/// The guest that is meant: a VMID alone names another guest on a host of another PVE cluster, or after it
+/// was given to somebody else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct GuestRef {
+    /// Host it is on.
+    pub host: HostName,
+    /// VMID.
+    pub vmid: VmId,
+    /// Its name.
+    pub name: String,
+    /// Its SMBIOS UUID, if its configuration was read and has one.
+    pub uuid: Option<String>,
+}
+
+impl GuestRef {
+    /// Names a guest.
+    pub fn of(guest: &Guest) -> Self {
+        let uuid = guest.config.known().and_then(|config| config.uuid.clone());
+        Self { host: guest.host.clone(), vmid: guest.vmid, name: guest.name.clone(), uuid }
+    }
+
+    /// The guest of a snapshot that is meant; none if anything of it differs.
+    pub fn find<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Guest> {
+        snapshot.guests().find(|guest| Self::of(guest) == *self)
+    }
+}
+
+impl fmt::Display for GuestRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VM {} ({}) on {}", self.vmid, self.name, self.host)
+    }
+}
+
 /// Something that was considered and not chosen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Rejected {
@@ -385,12 +421,8 @@ pub enum StepAction {
     AddWorker(Box<WorkerSpec>),
     /// Starts a stopped guest.
     StartGuest {
-        /// VMID.
-        vmid: VmId,
-        /// Its name.
-        name: String,
-        /// Its SMBIOS UUID.
-        uuid: Option<String>,
+        /// The guest.
+        guest: GuestRef,
     },
     /// Deletes the Node object.
     DeleteNode {
@@ -401,19 +433,13 @@ pub enum StepAction {
     },
     /// Shuts a guest down.
     ShutDownGuest {
-        /// VMID.
-        vmid: VmId,
-        /// Its name.
-        name: String,
-        /// Its SMBIOS UUID.
-        uuid: Option<String>,
+        /// The guest.
+        guest: GuestRef,
     },
     /// Keeps a guest from starting with its host.
     KeepGuestOff {
-        /// VMID.
-        vmid: VmId,
-        /// Its name.
-        name: String,
+        /// The guest.
+        guest: GuestRef,
     },
     /// Sets a label of a node.
     Label {
@@ -427,8 +453,8 @@ pub enum StepAction {
     /// Takes a volume out of a VM's config that no VolumeAttachment names: its slot is free again, its data
     /// stays.
     UnplugGhost {
-        /// VMID.
-        vmid: VmId,
+        /// The guest.
+        guest: GuestRef,
         /// Slot, such as `scsi15`.
         slot: String,
         /// The volume that must be there.
@@ -513,27 +539,23 @@ pub enum Condition {
     VolumesGone {
         /// The node.
         node: NodeName,
-        /// Its VM.
-        vmid: Option<VmId>,
+        /// Its VM, if that is known.
+        guest: Option<GuestRef>,
     },
-    /// The guest is the one that was meant.
+    /// The guest is the one that was meant: same host, VMID, name and UUID.
     GuestIs {
-        /// VMID.
-        vmid: VmId,
-        /// Its name.
-        name: String,
-        /// Its SMBIOS UUID.
-        uuid: Option<String>,
+        /// The guest.
+        guest: GuestRef,
     },
     /// The guest is stopped.
     GuestStopped {
-        /// VMID.
-        vmid: VmId,
+        /// The guest.
+        guest: GuestRef,
     },
     /// The guest does not start with its host.
     GuestStaysOff {
-        /// VMID.
-        vmid: VmId,
+        /// The guest.
+        guest: GuestRef,
     },
     /// The host has this much memory available.
     HostMemory {
@@ -542,8 +564,10 @@ pub enum Condition {
         /// At least.
         available: Bytes,
     },
-    /// No guest has this VMID, and nothing this address.
+    /// No guest that this host's PVE cluster knows has this VMID, and nothing this address.
     Unused {
+        /// Host.
+        host: HostName,
         /// VMID.
         vmid: VmId,
         /// Address.
@@ -558,15 +582,15 @@ pub enum Condition {
     },
     /// No VolumeAttachment names the volume on this VM's node, read twice, a minute apart.
     Ghost {
-        /// VMID.
-        vmid: VmId,
+        /// The guest.
+        guest: GuestRef,
         /// The volume.
         volume: String,
     },
     /// The slot of the VM is empty.
     SlotEmpty {
-        /// VMID.
-        vmid: VmId,
+        /// The guest.
+        guest: GuestRef,
         /// Slot.
         slot: String,
     },

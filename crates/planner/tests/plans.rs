@@ -409,8 +409,8 @@ fn each_check_of_the_audit_notices_what_it_is_for() {
             "belongs to no node that this plan took out",
             Box::new(|plan| {
                 let step = position(plan, &stops);
-                if let StepAction::ShutDownGuest { name, .. } = &mut plan.steps[step].change {
-                    *name = other.0.clone();
+                if let StepAction::ShutDownGuest { guest } = &mut plan.steps[step].change {
+                    guest.name = other.0.clone();
                 }
             }),
         ),

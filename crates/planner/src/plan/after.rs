@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use capplan_model::capacity::Dimension;
 use capplan_model::change::AddWorker;
 use capplan_model::history::{Point, Series};
-use capplan_model::ids::{NodeName, VmId};
+use capplan_model::ids::NodeName;
 use capplan_model::kube::{MAX_VOLUMES_LABEL, Node};
-use capplan_model::plan::{Plan, StepAction, WorkerSpec};
+use capplan_model::plan::{GuestRef, Plan, StepAction, WorkerSpec};
 use capplan_model::policy::{Direction, Measure, Rule, Scope};
 use capplan_model::pve::Guest;
 use capplan_model::slots::VolumeSlots;
@@ -247,13 +247,13 @@ pub(super) fn end_state(scene: &Scene<'_>, board: &Board<'_>, plan: &Plan) -> Sn
                     ours.for_each(|driver| driver.count = value.parse().ok());
                 }
             }
-            StepAction::UnplugGhost { vmid, slot, .. } => guest_mut(&mut after, *vmid, |guest| {
+            StepAction::UnplugGhost { guest, slot, .. } => guest_mut(&mut after, guest, |guest| {
                 if let Reading::Known(config) = &mut guest.config {
                     config.disks.remove(slot);
                 }
             }),
             StepAction::AddWorker(spec) => add_worker(scene, board, spec, &mut after),
-            StepAction::KeepGuestOff { vmid, .. } => guest_mut(&mut after, *vmid, |guest| {
+            StepAction::KeepGuestOff { guest } => guest_mut(&mut after, guest, |guest| {
                 if let Reading::Known(config) = &mut guest.config {
                     config.on_boot = false;
                 }
@@ -279,12 +279,12 @@ fn alter(state: &mut Snapshot, name: &NodeName, alter: impl FnOnce(&mut Node)) {
     }
 }
 
-fn guest_mut(state: &mut Snapshot, vmid: VmId, alter: impl FnOnce(&mut Guest)) {
+fn guest_mut(state: &mut Snapshot, meant: &GuestRef, alter: impl FnOnce(&mut Guest)) {
     let guests = state.pve.iter_mut().filter_map(|pve| match &mut pve.guests {
         Reading::Known(guests) => Some(guests),
         Reading::Unknown { .. } => None,
     });
-    if let Some(guest) = guests.flatten().find(|guest| guest.vmid == vmid) {
+    if let Some(guest) = guests.flatten().find(|guest| GuestRef::of(guest) == *meant) {
         alter(guest);
     }
 }

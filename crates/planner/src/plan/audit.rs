@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use capplan_model::Snapshot;
-use capplan_model::ids::{NodeName, VmId};
+use capplan_model::ids::NodeName;
 use capplan_model::kube::{MAX_VOLUMES_LABEL, Pdb, PersistentVolume, Pod};
-use capplan_model::plan::{Action, Condition, Feasibility, Plan, PodMove, Step, StepAction};
+use capplan_model::plan::{Action, Condition, Feasibility, GuestRef, Plan, PodMove, Step, StepAction};
 use capplan_model::policy::Policy;
 use capplan_model::pve::{Disk, GuestConfig, Power};
 use capplan_model::slots::{PLUGIN_SLOTS, VolumeSlots};
@@ -225,17 +225,16 @@ impl Audit<'_> {
                 }
                 self.deleted.insert(node.clone());
             }
-            StepAction::ShutDownGuest { vmid, name, .. } => self.stops(*vmid, name, step),
-            StepAction::KeepGuestOff { vmid, name } => self.stops(*vmid, name, step),
-            StepAction::StartGuest { vmid, name, .. } => {
-                let guest = self.snapshot.guests().find(|guest| guest.vmid == *vmid && guest.name == *name);
+            StepAction::ShutDownGuest { guest } | StepAction::KeepGuestOff { guest } => self.stops(guest, step),
+            StepAction::StartGuest { guest: meant } => {
+                let guest = meant.find(self.snapshot);
                 let clean = |config: &GuestConfig| !config.disks.values().any(Disk::is_csi);
                 if guest.is_none_or(|guest| guest.power != Power::Stopped || !guest.config.known().is_some_and(clean)) {
-                    self.fail(format!("guest {name} ({vmid}) is not stopped, or may hold a volume that is in use elsewhere"));
+                    self.fail(format!("{meant} is not stopped, or may hold a volume that is in use elsewhere"));
                 }
             }
             StepAction::Label { node, .. } => self.known(node),
-            StepAction::UnplugGhost { vmid, slot, volume } => self.unplugs(*vmid, slot, volume),
+            StepAction::UnplugGhost { guest, slot, volume } => self.unplugs(guest, slot, volume),
             StepAction::Wait | StepAction::Manual { .. } => {}
         }
         for condition in &step.ensures {
@@ -327,28 +326,27 @@ impl Audit<'_> {
 
     /// A guest may be kept off only once its node is empty, be stopped only once that is deleted, and only the
     /// one that was meant.
-    fn stops(&mut self, vmid: VmId, name: &str, step: &Step) {
+    fn stops(&mut self, meant: &GuestRef, step: &Step) {
         let out = if matches!(step.change, StepAction::ShutDownGuest { .. }) { &self.deleted } else { &self.empty };
-        let mine = out.iter().any(|node| self.ground.guest(node).is_some_and(|guest| guest.vmid == vmid && guest.name == name));
+        let mine = out.iter().any(|node| self.ground.guest(node).is_some_and(|guest| GuestRef::of(guest) == *meant));
         if !mine {
-            self.fail(format!("VM {vmid} ({name}) belongs to no node that this plan took out"));
+            self.fail(format!("{meant} belongs to no node that this plan took out"));
         }
-        let is = |one: &Condition| matches!(one, Condition::GuestIs { vmid: meant, name: called, .. } if *meant == vmid && called == name);
-        if !step.requires.iter().any(is) {
-            self.fail(format!("nothing makes sure that VM {vmid} is the one that was meant"));
+        if !step.requires.contains(&Condition::GuestIs { guest: meant.clone() }) {
+            self.fail(format!("nothing makes sure that {meant} is the one that was meant"));
         }
-        let free = |one: &Condition| matches!(one, Condition::VolumesGone { vmid: Some(meant), .. } if *meant == vmid);
+        let free = |one: &Condition| matches!(one, Condition::VolumesGone { guest: Some(guest), .. } if guest == meant);
         if matches!(step.change, StepAction::ShutDownGuest { .. }) && !step.requires.iter().any(free) {
-            self.fail(format!("nothing makes sure that VM {vmid} holds no volume"));
+            self.fail(format!("nothing makes sure that {meant} holds no volume"));
         }
     }
 
     /// Only a volume that no attachment names may be unplugged, and only where it is.
-    fn unplugs(&mut self, vmid: VmId, slot: &str, volume: &str) {
-        let guest = self.snapshot.guests().find(|guest| guest.vmid == vmid);
+    fn unplugs(&mut self, meant: &GuestRef, slot: &str, volume: &str) {
+        let guest = meant.find(self.snapshot);
         let disk = guest.and_then(|guest| guest.config.known()).and_then(|config| config.disks.get(slot));
         if disk.is_none_or(|disk| disk.volume != volume || !disk.is_csi()) {
-            self.fail(format!("{volume} is no volume on {slot} of VM {vmid}"));
+            self.fail(format!("{volume} is no volume on {slot} of {meant}"));
         }
         let ours = self.snapshot.volumes_of(&self.policy.attacher);
         let attached = self.snapshot.kube.volume_attachments.items().iter().any(|one| {

@@ -6,7 +6,7 @@ use capplan_model::Reading;
 use capplan_model::change::AddWorker;
 use capplan_model::ids::NodeName;
 use capplan_model::kube::{CONTROL_PLANE_LABEL, MAX_VOLUMES_LABEL, Node, PersistentVolume, Pod};
-use capplan_model::plan::{Action, Condition, Feasibility, Optimality, Plan, Rejected, StepAction};
+use capplan_model::plan::{Action, Condition, Feasibility, GuestRef, Optimality, Plan, Rejected, StepAction};
 use capplan_model::policy::{Direction, Measure};
 use capplan_model::pve::{Guest, GuestKind, Power};
 use capplan_model::slots::VolumeSlots;
@@ -266,14 +266,14 @@ fn reclaim_steps(scene: &Scene<'_>, slots: &Reading<Vec<VolumeSlots>>) -> (Vec<S
     let mut list = steps::Steps::default();
     let mut nodes = Vec::new();
     for one in slots.known().into_iter().flatten() {
-        let Some(vmid) = one.vmid.known() else { continue };
+        let Some(guest) = scene.ground.guest(&one.node).map(GuestRef::of) else { continue };
         for (slot, volume) in one.ghosts.known().into_iter().flatten() {
-            let (vmid, slot, volume) = (*vmid, format!("scsi{slot}"), volume.clone());
+            let (slot, volume) = (format!("scsi{slot}"), volume.clone());
             list.add(
-                format!("unplug ghost {volume} from {slot} of VM {vmid} ({}): its data stays", one.node),
-                StepAction::UnplugGhost { vmid, slot: slot.clone(), volume: volume.clone() },
-                vec![Condition::Ghost { vmid, volume }],
-                vec![Condition::SlotEmpty { vmid, slot }],
+                format!("unplug ghost {volume} from {slot} of {guest}: its data stays"),
+                StepAction::UnplugGhost { guest: guest.clone(), slot: slot.clone(), volume: volume.clone() },
+                vec![Condition::GuestIs { guest: guest.clone() }, Condition::Ghost { guest: guest.clone(), volume }],
+                vec![Condition::SlotEmpty { guest: guest.clone(), slot }],
                 120,
             );
         }
@@ -476,18 +476,15 @@ fn wake_spare(scene: &Scene<'_>, board: &Board<'_>, standing: &Standing<'_>, emp
             continue;
         }
         let mut list = steps::Steps::default();
-        let name = NodeName(guest.name.clone());
+        let (name, meant) = (NodeName(guest.name.clone()), GuestRef::of(guest));
         let needed = guest.memory() + scene.ground.policy.worker.host_reserve;
         list.add(
-            format!(
-                "start VM {} ({}) with a new join token: its old one and its certificates are of no use",
-                guest.vmid, guest.name
-            ),
-            StepAction::StartGuest { vmid: guest.vmid, name: guest.name.clone(), uuid: config.uuid.clone() },
+            format!("start {meant} with a new join token: its old one and its certificates are of no use"),
+            StepAction::StartGuest { guest: meant.clone() },
             vec![
-                Condition::GuestIs { vmid: guest.vmid, name: guest.name.clone(), uuid: config.uuid.clone() },
-                Condition::GuestStopped { vmid: guest.vmid },
-                Condition::VolumesGone { node: name.clone(), vmid: Some(guest.vmid) },
+                Condition::GuestIs { guest: meant.clone() },
+                Condition::GuestStopped { guest: meant.clone() },
+                Condition::VolumesGone { node: name.clone(), guest: Some(meant) },
                 Condition::HostMemory { host: guest.host.clone(), available: needed },
             ],
             vec![Condition::WorkerReady { node: name, slots: None }],

@@ -2,7 +2,7 @@
 
 use capplan_model::ids::NodeName;
 use capplan_model::kube::MAX_VOLUMES_LABEL;
-use capplan_model::plan::{Condition, Feasibility, Plan, PodMove, Step, StepAction, WorkerSpec};
+use capplan_model::plan::{Condition, Feasibility, GuestRef, Plan, PodMove, Step, StepAction, WorkerSpec};
 
 use super::Scene;
 use crate::scheduler::Cluster;
@@ -94,7 +94,7 @@ pub(super) fn of_workers(scene: &Scene<'_>, plan: &Plan, specs: &[WorkerSpec]) -
             vec![
                 Condition::OthersHealthy { except: vec![spec.name.clone()] },
                 Condition::HostMemory { host: spec.host.clone(), available: needed },
-                Condition::Unused { vmid: spec.vmid, address: spec.address.clone() },
+                Condition::Unused { host: spec.host.clone(), vmid: spec.vmid, address: spec.address.clone() },
             ],
             vec![Condition::WorkerReady { node: spec.name.clone(), slots }],
             JOIN,
@@ -119,36 +119,31 @@ fn uid(cluster: &Cluster<'_>, node: &NodeName) -> String {
 /// its object goes, and then it is shut down. One that comes back unasked is the worst of all.
 fn take_out(scene: &Scene<'_>, cluster: &Cluster<'_>, node: &NodeName, steps: &mut Steps) {
     let Some(guest) = scene.ground.guest(node) else { return };
-    let vmid = Some(guest.vmid);
-    let uuid = guest.config.known().and_then(|config| config.uuid.clone());
-    let is = Condition::GuestIs { vmid: guest.vmid, name: guest.name.clone(), uuid: uuid.clone() };
-    let free = Condition::VolumesGone { node: node.clone(), vmid };
+    let guest = GuestRef::of(guest);
+    let is = Condition::GuestIs { guest: guest.clone() };
+    let free = Condition::VolumesGone { node: node.clone(), guest: Some(guest.clone()) };
+    let stays_off = Condition::GuestStaysOff { guest: guest.clone() };
     let gone = Condition::NodeGone { node: node.clone() };
     let uid = uid(cluster, node);
     steps.add(
-        format!("keep VM {} ({}) from starting with its host", guest.vmid, guest.name),
-        StepAction::KeepGuestOff { vmid: guest.vmid, name: guest.name.clone() },
+        format!("keep {guest} from starting with its host"),
+        StepAction::KeepGuestOff { guest: guest.clone() },
         vec![is.clone()],
-        vec![Condition::GuestStaysOff { vmid: guest.vmid }],
+        vec![stays_off.clone()],
         AT_ONCE,
     );
     steps.add(
         format!("delete the object of {node}"),
         StepAction::DeleteNode { node: node.clone(), uid: uid.clone() },
-        vec![
-            Condition::NodeEmpty { node: node.clone() },
-            free.clone(),
-            Condition::NodeIs { node: node.clone(), uid },
-            Condition::GuestStaysOff { vmid: guest.vmid },
-        ],
+        vec![Condition::NodeEmpty { node: node.clone() }, free.clone(), Condition::NodeIs { node: node.clone(), uid }, stays_off],
         vec![gone.clone()],
         AT_ONCE,
     );
     steps.add(
-        format!("shut down VM {} ({})", guest.vmid, guest.name),
-        StepAction::ShutDownGuest { vmid: guest.vmid, name: guest.name.clone(), uuid },
+        format!("shut down {guest}"),
+        StepAction::ShutDownGuest { guest: guest.clone() },
         vec![is, free],
-        vec![Condition::GuestStopped { vmid: guest.vmid }, gone],
+        vec![Condition::GuestStopped { guest }, gone],
         SHUTDOWN,
     );
 }
@@ -186,13 +181,13 @@ fn emptied(
         if plan.order[place + 1..].iter().any(|later| later.node == *node) {
             continue;
         }
-        let vmid = scene.ground.guest(node).map(|guest| guest.vmid);
+        let guest = scene.ground.guest(node).map(GuestRef::of);
         let empty = Condition::NodeEmpty { node: node.clone() };
         steps.add(
             format!("wait until {node} is empty and its VM holds no volume"),
             StepAction::Wait,
             Vec::new(),
-            vec![empty.clone(), Condition::VolumesGone { node: node.clone(), vmid }],
+            vec![empty.clone(), Condition::VolumesGone { node: node.clone(), guest }],
             POD,
         );
         if afterwards == Afterwards::ComesBack {
