@@ -1,13 +1,16 @@
 //! Machine reassignment, ROADEF/EURO 2012: the nearest public test of plans whose every state must hold.
 //!
 //! A process that moves takes its transient resources on both machines until all is done, processes of a
-//! service keep apart, services are spread and depend on each other. Simulated annealing over moves and swaps,
-//! feasible at every step, on two threads with different seeds; the better result counts.
+//! service keep apart, services are spread and depend on each other. Simulated annealing over moves, swaps and
+//! chains of two moves, feasible at every step, on two threads.
 //!
 //! `CAPPLAN_TEST_DATA=… cargo bench --bench reassignment [-- SECONDS [INSTANCE …]]`
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+/// How often the two searches meet.
+const ROUNDS: u32 = 20;
 
 /// Cost that the winner of the challenge reached in 60 s where that was measured, in 300 s elsewhere, and the
 /// best lower bound that is published.
@@ -27,11 +30,16 @@ const KNOWN: [(&str, i64, i64); 10] = [
     ("a2_5", 353_385_598, 307_035_180),
 ];
 
+/// Resources of an instance of set A at most; an instance with fewer leaves the rest at zero.
+const RESOURCES: usize = 12;
+/// An amount of each resource.
+type Load = [i64; RESOURCES];
+
 struct Machine {
     neighbourhood: usize,
     location: usize,
-    capacity: Vec<i64>,
-    safety: Vec<i64>,
+    capacity: Load,
+    safety: Load,
     move_cost: Vec<i64>,
 }
 
@@ -45,7 +53,9 @@ struct Service {
 
 struct Process {
     service: usize,
-    wants: Vec<i64>,
+    wants: Load,
+    /// The same without transient resources.
+    at_home: Load,
     move_cost: i64,
 }
 
@@ -57,8 +67,8 @@ struct Balance {
 }
 
 struct Instance {
-    transient: Vec<bool>,
-    load_weight: Vec<i64>,
+    transient: [bool; RESOURCES],
+    load_weight: Load,
     machines: Vec<Machine>,
     services: Vec<Service>,
     processes: Vec<Process>,
@@ -71,6 +81,11 @@ struct Instance {
     neighbourhoods: usize,
 }
 
+/// Reads an amount of each resource.
+fn load(resources: usize, mut next: impl FnMut() -> i64) -> Load {
+    std::array::from_fn(|resource| if resource < resources { next() } else { 0 })
+}
+
 impl Instance {
     fn read(model: &Path, assignment: &Path) -> Self {
         let numbers = |path: &Path| -> Vec<i64> {
@@ -81,17 +96,15 @@ impl Instance {
         let mut next = || words.next().expect("the model is whole");
         let size = |number: i64| usize::try_from(number).expect("a count");
         let resources = size(next());
-        let (mut transient, mut load_weight) = (Vec::new(), Vec::new());
-        for _ in 0..resources {
-            transient.push(next() == 1);
-            load_weight.push(next());
+        let (mut transient, mut load_weight) = ([false; RESOURCES], [0; RESOURCES]);
+        for resource in 0..resources {
+            (transient[resource], load_weight[resource]) = (next() == 1, next());
         }
         let count = size(next());
         let mut machines = Vec::new();
         for _ in 0..count {
             let (neighbourhood, location) = (size(next()), size(next()));
-            let capacity = (0..resources).map(|_| next()).collect();
-            let safety = (0..resources).map(|_| next()).collect();
+            let (capacity, safety) = (load(resources, &mut next), load(resources, &mut next));
             let move_cost = (0..count).map(|_| next()).collect();
             machines.push(Machine { neighbourhood, location, capacity, safety, move_cost });
         }
@@ -111,8 +124,9 @@ impl Instance {
         let mut processes = Vec::new();
         for _ in 0..count {
             let service = size(next());
-            let wants = (0..resources).map(|_| next()).collect();
-            processes.push(Process { service, wants, move_cost: next() });
+            let wants = load(resources, &mut next);
+            let at_home = std::array::from_fn(|one| if transient[one] { 0 } else { wants[one] });
+            processes.push(Process { service, wants, at_home, move_cost: next() });
         }
         let count = size(next());
         let mut balances = Vec::new();
@@ -142,14 +156,13 @@ impl Instance {
 
     /// Cost of an assignment, from the definition; `None` if it breaks a rule.
     fn cost(&self, at: &[usize]) -> Option<i64> {
-        let resources = self.transient.len();
-        let mut used = vec![vec![0; resources]; self.machines.len()];
+        let mut used = vec![[0; RESOURCES]; self.machines.len()];
         let mut also = used.clone();
         let mut moved = vec![0; self.services.len()];
         let mut sum = 0;
         for (number, process) in self.processes.iter().enumerate() {
             let (home, now) = (self.home[number], at[number]);
-            for resource in 0..resources {
+            for resource in 0..RESOURCES {
                 used[now][resource] += process.wants[resource];
                 if home != now && self.transient[resource] {
                     also[home][resource] += process.wants[resource];
@@ -162,7 +175,7 @@ impl Instance {
         }
         sum += self.service_weight * moved.iter().copied().max().unwrap_or(0);
         for (number, machine) in self.machines.iter().enumerate() {
-            let fits = (0..resources).all(|one| used[number][one] + also[number][one] <= machine.capacity[one]);
+            let fits = (0..RESOURCES).all(|one| used[number][one] + also[number][one] <= machine.capacity[one]);
             if !fits {
                 return None;
             }
@@ -186,23 +199,33 @@ impl Instance {
         Some(sum)
     }
 
+    /// What a process takes on a machine when it comes: its transient resources are at home in any case.
+    fn takes(&self, process: usize, machine: usize) -> &Load {
+        let one = &self.processes[process];
+        if self.home[process] == machine { &one.at_home } else { &one.wants }
+    }
+
     /// Load and balance cost of a machine that is used so.
-    fn machine_cost(&self, number: usize, used: &[i64]) -> i64 {
+    fn machine_cost(&self, number: usize, used: &Load) -> i64 {
         let machine = &self.machines[number];
         let over = |resource: usize| (used[resource] - machine.safety[resource]).max(0) * self.load_weight[resource];
         let free = |resource: usize| machine.capacity[resource] - used[resource];
         let tilt = |one: &Balance| (one.target * free(one.first) - free(one.second)).max(0) * one.weight;
-        (0..used.len()).map(over).sum::<i64>() + self.balances.iter().map(tilt).sum::<i64>()
+        (0..RESOURCES).map(over).sum::<i64>() + self.balances.iter().map(tilt).sum::<i64>()
     }
 }
 
 /// An assignment with everything that is needed to judge a move quickly.
+#[derive(Clone)]
 struct Search<'i> {
     instance: &'i Instance,
     at: Vec<usize>,
-    used: Vec<Vec<i64>>,
-    /// Transient resources of processes that left.
-    also: Vec<Vec<i64>>,
+    used: Vec<Load>,
+    /// What is left beside those and the transient resources of processes that left.
+    free: Vec<Load>,
+    /// Processes by machine, and where each stands in that list.
+    here: Vec<Vec<usize>>,
+    seat: Vec<usize>,
     machine_cost: Vec<i64>,
     /// Processes by service and machine, location, neighbourhood.
     on: Vec<Vec<u16>>,
@@ -214,17 +237,18 @@ struct Search<'i> {
     moved_so: Vec<usize>,
     most_moved: usize,
     cost: i64,
-    scratch: Vec<i64>,
 }
 
 impl<'i> Search<'i> {
     fn new(instance: &'i Instance) -> Self {
-        let (machines, services, resources) = (instance.machines.len(), instance.services.len(), instance.transient.len());
+        let (machines, services) = (instance.machines.len(), instance.services.len());
         let mut search = Self {
             instance,
             at: instance.home.clone(),
-            used: vec![vec![0; resources]; machines],
-            also: vec![vec![0; resources]; machines],
+            used: vec![[0; RESOURCES]; machines],
+            free: instance.machines.iter().map(|one| one.capacity).collect(),
+            here: vec![Vec::new(); machines],
+            seat: vec![0; instance.processes.len()],
             machine_cost: vec![0; machines],
             on: vec![vec![0; machines]; services],
             places: vec![vec![0; instance.locations]; services],
@@ -234,11 +258,13 @@ impl<'i> Search<'i> {
             moved_so: vec![0; instance.processes.len() + 1],
             most_moved: 0,
             cost: 0,
-            scratch: vec![0; resources],
         };
         search.moved_so[0] = services;
-        for process in 0..search.at.len() {
-            search.count(process, search.at[process], true);
+        for (process, home) in instance.home.iter().enumerate() {
+            let one = &instance.processes[process];
+            let kept = one.wants.iter().zip(&one.at_home).map(|(want, at_home)| want - at_home);
+            search.free[*home].iter_mut().zip(kept).for_each(|(free, kept)| *free -= kept);
+            search.count(process, *home, true);
         }
         for machine in 0..machines {
             search.machine_cost[machine] = instance.machine_cost(machine, &search.used[machine]);
@@ -253,6 +279,19 @@ impl<'i> Search<'i> {
         let place = &self.instance.machines[machine];
         for (used, want) in self.used[machine].iter_mut().zip(&one.wants) {
             *used += if arrives { *want } else { -want };
+        }
+        for (free, want) in self.free[machine].iter_mut().zip(self.instance.takes(process, machine)) {
+            *free -= if arrives { *want } else { -want };
+        }
+        if arrives {
+            self.seat[process] = self.here[machine].len();
+            self.here[machine].push(process);
+        } else {
+            let seat = self.seat[process];
+            self.here[machine].swap_remove(seat);
+            if let Some(other) = self.here[machine].get(seat) {
+                self.seat[*other] = seat;
+            }
         }
         let step = |count: &mut u16| if arrives { *count += 1 } else { *count -= 1 };
         step(&mut self.on[one.service][machine]);
@@ -293,35 +332,27 @@ impl<'i> Search<'i> {
 
     /// Whether a machine has room for a process, once `leaving` has left it.
     fn has_room(&self, process: usize, to: usize, leaving: Option<usize>) -> bool {
-        let instance = self.instance;
-        let wants = &instance.processes[process].wants;
-        let comes_home = instance.home[process] == to;
-        (0..wants.len()).all(|resource| {
-            let transient = instance.transient[resource];
-            let mut taken = self.used[to][resource] + self.also[to][resource];
-            if let Some(other) = leaving {
-                // One that leaves its home keeps its transient resources there.
-                if !(transient && instance.home[other] == to) {
-                    taken -= instance.processes[other].wants[resource];
-                }
+        let free = &self.free[to];
+        let takes = self.instance.takes(process, to);
+        match leaving {
+            None => free.iter().zip(takes).all(|(free, take)| take <= free),
+            Some(other) => {
+                let back = self.instance.takes(other, to);
+                free.iter().zip(takes).zip(back).all(|((free, take), back)| *take <= free + back)
             }
-            if !(transient && comes_home) {
-                taken += wants[resource];
-            }
-            taken <= instance.machines[to].capacity[resource]
-        })
+        }
     }
 
     /// Cost of a machine once `arrives` came and `leaves` left.
-    fn cost_with(&mut self, machine: usize, arrives: Option<usize>, leaves: Option<usize>) -> i64 {
-        self.scratch.copy_from_slice(&self.used[machine]);
+    fn cost_with(&self, machine: usize, arrives: Option<usize>, leaves: Option<usize>) -> i64 {
+        let mut used = self.used[machine];
         for (process, sign) in [(arrives, 1), (leaves, -1)] {
             if let Some(process) = process {
                 let wants = &self.instance.processes[process].wants;
-                self.scratch.iter_mut().zip(wants).for_each(|(used, want)| *used += sign * want);
+                used.iter_mut().zip(wants).for_each(|(used, want)| *used += sign * want);
             }
         }
-        self.instance.machine_cost(machine, &self.scratch)
+        self.instance.machine_cost(machine, &used)
     }
 
     fn move_cost(&self, process: usize, to: usize) -> i64 {
@@ -332,22 +363,6 @@ impl<'i> Search<'i> {
         }
         instance.process_weight * instance.processes[process].move_cost
             + instance.machine_weight * instance.machines[home].move_cost[to]
-    }
-
-    /// How the service cost changes if processes go to these machines.
-    fn service_delta(&self, moves: &[(usize, usize)]) -> i64 {
-        let instance = self.instance;
-        let mut most = self.most_moved;
-        for (process, to) in moves {
-            let (home, now) = (instance.home[*process], self.at[*process]);
-            let moved = self.moved[instance.processes[*process].service];
-            if now == home && *to != home && moved == most {
-                most += 1;
-            } else if now != home && *to == home && moved == most && self.moved_so[most] == 1 {
-                most -= 1;
-            }
-        }
-        (most as i64 - self.most_moved as i64) * instance.service_weight
     }
 
     fn carry_out(&mut self, process: usize, to: usize) {
@@ -361,11 +376,6 @@ impl<'i> Search<'i> {
             (false, true) => -1,
             _ => return,
         };
-        for (resource, want) in instance.processes[process].wants.iter().enumerate() {
-            if instance.transient[resource] {
-                self.also[home][resource] += sign * want;
-            }
-        }
         let service = instance.processes[process].service;
         self.moved_so[self.moved[service]] -= 1;
         self.moved[service] = self.moved[service].saturating_add_signed(if sign > 0 { 1 } else { -1 });
@@ -376,111 +386,204 @@ impl<'i> Search<'i> {
         }
     }
 
-    /// How the cost changes if a process moves; `None` if it must not.
-    fn try_move(&mut self, process: usize, to: usize) -> Option<(i64, i64, i64)> {
+    /// Moves a process if `accept` likes the change of the cost.
+    fn shift(&mut self, process: usize, to: usize, mut accept: impl FnMut(i64) -> bool) -> bool {
         let from = self.at[process];
-        if from == to || !self.services_allow(process, to) || !self.has_room(process, to, None) {
-            return None;
-        }
-        let there = self.cost_with(to, Some(process), None);
-        let here = self.cost_with(from, None, Some(process));
-        let delta = there + here - self.machine_cost[to] - self.machine_cost[from] + self.move_cost(process, to)
-            - self.move_cost(process, from)
-            + self.service_delta(&[(process, to)]);
-        Some((delta, here, there))
-    }
-
-    fn do_move(&mut self, process: usize, to: usize, (delta, here, there): (i64, i64, i64)) {
-        let from = self.at[process];
-        self.carry_out(process, to);
-        (self.machine_cost[from], self.machine_cost[to]) = (here, there);
-        self.cost += delta;
-    }
-
-    /// Swaps two processes if `accept` likes the change of the cost.
-    fn swap(&mut self, one: usize, other: usize, accept: impl FnOnce(i64) -> bool) -> bool {
-        let (a, b) = (self.at[one], self.at[other]);
-        let services = (self.instance.processes[one].service, self.instance.processes[other].service);
-        if a == b || services.0 == services.1 {
+        let service = self.instance.processes[process].service;
+        if from == to || self.on[service][to] > 0 || !self.has_room(process, to, None) || !self.services_allow(process, to) {
             return false;
         }
-        if !self.has_room(one, b, Some(other)) || !self.has_room(other, a, Some(one)) {
+        let costs = [(from, self.cost_with(from, None, Some(process))), (to, self.cost_with(to, Some(process), None))];
+        let delta = self.delta(&costs, &[(process, to)]);
+        // Most are refused here, and nothing is to be taken back.
+        if !accept(delta) {
             return false;
         }
-        if !self.services_allow(one, b) || self.on[services.1][a] > 0 {
-            return false;
-        }
-        let here = self.cost_with(a, Some(other), Some(one));
-        let there = self.cost_with(b, Some(one), Some(other));
-        let moves = self.move_cost(one, b) + self.move_cost(other, a) - self.move_cost(one, a) - self.move_cost(other, b);
         let most = self.most_moved;
-        // One after the other, which the rules about services need; and back if the second may not follow.
-        self.carry_out(one, b);
-        if !self.services_allow(other, a) {
-            self.carry_out(one, a);
-            return false;
-        }
-        self.carry_out(other, a);
-        let service = (self.most_moved as i64 - most as i64) * self.instance.service_weight;
-        let delta = here + there - self.machine_cost[a] - self.machine_cost[b] + moves + service;
-        if accept(delta) {
-            (self.machine_cost[a], self.machine_cost[b]) = (here, there);
-            self.cost += delta;
+        self.carry_out(process, to);
+        if self.settle(delta, most, &costs, &mut accept) {
             return true;
         }
-        self.carry_out(other, b);
-        self.carry_out(one, a);
+        self.carry_out(process, from);
         false
+    }
+
+    /// Moves a process to where another is, and that one elsewhere: to the first one's machine or to a third.
+    fn displace(&mut self, one: usize, other: usize, to: usize, mut accept: impl FnMut(i64) -> bool) -> bool {
+        let (from, between) = (self.at[one], self.at[other]);
+        let services = [one, other].map(|process| self.instance.processes[process].service);
+        let swaps = to == from;
+        if from == between || to == between || (swaps && services[0] == services[1]) {
+            return false;
+        }
+        if self.on[services[1]][to] > 0 || (self.on[services[0]][between] > 0 && services[0] != services[1]) {
+            return false;
+        }
+        if !self.has_room(one, between, Some(other)) || !self.has_room(other, to, swaps.then_some(one)) {
+            return false;
+        }
+        let left = self.cost_with(from, swaps.then_some(other), Some(one));
+        let changed = self.cost_with(between, Some(one), Some(other));
+        let third = if swaps { left } else { self.cost_with(to, Some(other), None) };
+        let costs = [(from, left), (between, changed), (to, third)];
+        let costs = if swaps { &costs[..2] } else { &costs[..] };
+        let delta = self.delta(costs, &[(one, between), (other, to)]);
+        if !accept(delta) || !self.services_allow(other, to) {
+            return false;
+        }
+        let most = self.most_moved;
+        self.carry_out(other, to);
+        if self.services_allow(one, between) {
+            self.carry_out(one, between);
+            if self.settle(delta, most, costs, &mut accept) {
+                return true;
+            }
+            self.carry_out(one, from);
+        }
+        self.carry_out(other, between);
+        false
+    }
+
+    /// Change of the cost but for that of services.
+    fn delta(&self, costs: &[(usize, i64)], moves: &[(usize, usize)]) -> i64 {
+        let machines: i64 = costs.iter().map(|(machine, cost)| cost - self.machine_cost[*machine]).sum();
+        let price = |(process, to): &(usize, usize)| self.move_cost(*process, *to) - self.move_cost(*process, self.at[*process]);
+        machines + moves.iter().map(price).sum::<i64>()
+    }
+
+    /// Takes what was carried out into the cost, unless that of services spoils it.
+    fn settle(&mut self, delta: i64, most_before: usize, costs: &[(usize, i64)], mut accept: impl FnMut(i64) -> bool) -> bool {
+        let delta = delta + (self.most_moved as i64 - most_before as i64) * self.instance.service_weight;
+        let taken = accept(delta);
+        if taken {
+            self.cost += delta;
+            costs.iter().for_each(|(machine, cost)| self.machine_cost[*machine] = *cost);
+        }
+        taken
     }
 }
 
-/// The best assignment found in `time`, and its cost.
-fn anneal(instance: &Instance, seed: u64, (heat, cold): (f64, f64), time: Duration) -> (Vec<usize>, i64) {
+/// How an instance is cooled.
+struct Schedule {
+    hot: f64,
+    cold: f64,
+    /// Processes and the load cost that each can cause at most, the largest first.
+    largest: Vec<(usize, f64)>,
+}
+
+impl Schedule {
+    /// From what chance moves change: most changes are small, and the landscape is as steep as the rare large ones.
+    fn of(instance: &Instance) -> Self {
+        let mut rng = fastrand::Rng::with_seed(0);
+        let mut search = Search::new(instance);
+        let mut worse: Vec<i64> = Vec::new();
+        for _ in 0..200_000 {
+            let note = |delta| {
+                worse.push(delta);
+                false
+            };
+            search.shift(rng.usize(..instance.processes.len()), rng.usize(..instance.machines.len()), note);
+        }
+        worse.retain(|delta| *delta > 0);
+        worse.sort_unstable();
+        let rank = |part: f64| worse.get((worse.len() as f64 * part) as usize).copied().unwrap_or(1) as f64;
+        let weight =
+            |one: &Process| -> i64 { one.wants.iter().zip(&instance.load_weight).map(|(want, weight)| want * weight).sum() };
+        let mut largest: Vec<(usize, f64)> = instance.processes.iter().map(|one| weight(one) as f64).enumerate().collect();
+        largest.sort_by(|one, other| other.1.total_cmp(&one.1));
+        Self { hot: rank(0.999) * 2.0, cold: (rank(0.5) * 0.03).max(0.05), largest }
+    }
+
+    /// Temperature when this part of the time is over.
+    fn temperature(&self, part: f64) -> f64 {
+        self.hot * (self.cold / self.hot).powf(part)
+    }
+
+    /// How many processes are so large that their place is decided at this temperature.
+    fn large(&self, temperature: f64) -> usize {
+        self.largest.partition_point(|(_, weight)| *weight > temperature).max(20).min(self.largest.len())
+    }
+}
+
+/// A search on its way.
+#[derive(Clone)]
+struct Walk<'i> {
+    search: Search<'i>,
+    rng: fastrand::Rng,
+    best: (Vec<usize>, i64),
+}
+
+impl<'i> Walk<'i> {
+    fn new(instance: &'i Instance, seed: u64) -> Self {
+        let search = Search::new(instance);
+        let best = (search.at.clone(), search.cost);
+        Self { search, rng: fastrand::Rng::with_seed(seed), best }
+    }
+
+    /// Goes on until this part of the time is over.
+    fn go(&mut self, schedule: &Schedule, started: Instant, time: Duration, until: f64) {
+        let (mut temperature, mut large) = (0.0, 0);
+        for steps in 0_u64.. {
+            if steps & 0x3ff == 0 {
+                let part = started.elapsed().as_secs_f64() / time.as_secs_f64();
+                if part >= until {
+                    break;
+                }
+                temperature = schedule.temperature(part);
+                large = schedule.large(temperature);
+            }
+            self.step(schedule, temperature, large);
+            if self.search.cost < self.best.1 {
+                self.best.1 = self.search.cost;
+                self.best.0.clone_from(&self.search.at);
+            }
+        }
+    }
+
+    fn step(&mut self, schedule: &Schedule, temperature: f64, large: usize) {
+        let (search, rng) = (&mut self.search, &mut self.rng);
+        let instance = search.instance;
+        let (processes, machines) = (instance.processes.len(), instance.machines.len());
+        let luck = rng.f64();
+        let accept = |delta: i64| delta <= 0 || (-(delta as f64) / temperature).exp() > luck;
+        let process = if rng.u8(..10) < 4 { schedule.largest[rng.usize(..large)].0 } else { rng.usize(..processes) };
+        // Transient resources at home limit how much can be away at a time: what comes home makes room.
+        let homeward = instance.transient.contains(&true) && rng.u8(..10) < 3;
+        let target = if homeward { instance.home[process] } else { rng.usize(..machines) };
+        let kind = rng.u8(..10);
+        if kind < 3 {
+            search.shift(process, target, accept);
+        } else if let Some(other) = rng.choice(search.here[target].iter().copied()) {
+            if kind < 6 {
+                search.displace(process, other, search.at[process], accept);
+            } else {
+                (0..4).any(|_| search.displace(process, other, rng.usize(..machines), accept));
+            }
+        }
+    }
+}
+
+/// The best assignment found in `time`, and its cost: two searches, of which the worse one takes over where the
+/// better one is, [`ROUNDS`] times.
+fn anneal(instance: &Instance, time: Duration) -> (Vec<usize>, i64) {
     let started = Instant::now();
-    let mut rng = fastrand::Rng::with_seed(seed);
-    let mut search = Search::new(instance);
-    let (processes, machines) = (instance.processes.len(), instance.machines.len());
-    let mut best = (search.at.clone(), search.cost);
-    // Most changes for the worse are small; the landscape is as steep as the rare large ones.
-    let mut worse: Vec<i64> = Vec::new();
-    for _ in 0..200_000 {
-        let change = search.try_move(rng.usize(..processes), rng.usize(..machines));
-        worse.extend(change.map(|(delta, ..)| delta).filter(|delta| *delta > 0));
-        if worse.len() >= 2_000 {
-            break;
+    let schedule = Schedule::of(instance);
+    let mut walks = [1, 2].map(|seed| Walk::new(instance, seed));
+    for round in 1..=ROUNDS {
+        let until = f64::from(round) / f64::from(ROUNDS);
+        std::thread::scope(|scope| {
+            for walk in &mut walks {
+                scope.spawn(|| walk.go(&schedule, started, time, until));
+            }
+        });
+        let [one, other] = &mut walks;
+        match one.search.cost.cmp(&other.search.cost) {
+            std::cmp::Ordering::Less => other.search = one.search.clone(),
+            std::cmp::Ordering::Equal => {}
+            std::cmp::Ordering::Greater => one.search = other.search.clone(),
         }
     }
-    worse.sort_unstable();
-    let usual = worse.get(worse.len() / 2).copied().unwrap_or(1) as f64;
-    let (hot, cold) = ((usual * heat).max(1.0), (usual * cold).max(0.05));
-    let mut temperature = hot;
-    let mut steps = 0_u64;
-    loop {
-        if steps & 0x3ff == 0 {
-            let part = started.elapsed().as_secs_f64() / time.as_secs_f64();
-            if part >= 1.0 {
-                break;
-            }
-            temperature = hot * (cold / hot).powf(part);
-        }
-        steps += 1;
-        let luck = rng.f64().ln();
-        let accept = |delta: i64| delta <= 0 || -(delta as f64) / temperature > luck;
-        let process = rng.usize(..processes);
-        if rng.u8(..10) < 6 {
-            let to = if rng.u8(..20) == 0 { instance.home[process] } else { rng.usize(..machines) };
-            if let Some(change) = search.try_move(process, to).filter(|change| accept(change.0)) {
-                search.do_move(process, to, change);
-            }
-        } else {
-            search.swap(process, rng.usize(..processes), accept);
-        }
-        if search.cost < best.1 {
-            best.1 = search.cost;
-            best.0.clone_from(&search.at);
-        }
-    }
-    best
+    walks.into_iter().map(|walk| walk.best).min_by_key(|(_, cost)| *cost).expect("there are two")
 }
 
 fn main() {
@@ -501,18 +604,7 @@ fn main() {
     for (name, known, bound) in KNOWN.iter().filter(|(name, ..)| only.is_empty() || only.iter().any(|one| one == name)) {
         let instance = Instance::read(&folder.join(format!("model_{name}.txt")), &folder.join(format!("assignment_{name}.txt")));
         let initial = instance.cost(&instance.home).expect("the initial assignment is feasible");
-        let results: Vec<(Vec<usize>, i64)> = std::thread::scope(|scope| {
-            let threads: Vec<_> = [(1, (300.0, 0.1)), (2, (2000.0, 0.01))]
-                .map(|(seed, heat)| {
-                    scope.spawn({
-                        let instance = &instance;
-                        move || anneal(instance, seed, heat, Duration::from_secs(seconds))
-                    })
-                })
-                .into();
-            threads.into_iter().map(|one| one.join().expect("no thread panics")).collect()
-        });
-        let (at, cost) = results.into_iter().min_by_key(|(_, cost)| *cost).expect("two results");
+        let (at, cost) = anneal(&instance, Duration::from_secs(seconds));
         assert_eq!(instance.cost(&at), Some(cost), "{name}: counted again from the definition");
         let ratio = cost as f64 / *known as f64;
         let above = (cost - bound) as f64 / (known - bound).max(1) as f64;

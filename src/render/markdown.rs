@@ -43,7 +43,7 @@ fn write(out: &mut String, report: &Report) -> std::fmt::Result {
         writeln!(out, "- because {}", cell(because))?;
     }
     for rejected in &next.rejected {
-        writeln!(out, "- rejected {}", cell(rejected))?;
+        writeln!(out, "- rejected {}", cell(&rejected.to_string()))?;
     }
     shape(out, report)?;
     writeln!(out, "\n## Capacity\n\n| dimension | scope | used | limit | % | holder | full | source | age |")?;

@@ -51,7 +51,7 @@ fn headline(page: &mut Page, report: &Report) {
         page.paragraph("  because", 13, because);
     }
     for rejected in &next.rejected {
-        page.paragraph("  rejected", 13, rejected);
+        page.paragraph("  rejected", 13, &rejected.to_string());
     }
     let count = |one: Severity| report.findings.iter().filter(|finding| finding.severity == one).count();
     page.paragraph(

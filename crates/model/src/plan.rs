@@ -366,6 +366,28 @@ pub struct Rejected {
     pub why: String,
 }
 
+impl Rejected {
+    /// An action as a whole.
+    pub fn action(action: Action, why: impl Into<String>) -> Self {
+        Self { action, target: None, why: why.into() }
+    }
+
+    /// An action on something.
+    pub fn of(action: Action, target: impl fmt::Display, why: impl Into<String>) -> Self {
+        Self { action, target: Some(target.to_string()), why: why.into() }
+    }
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let action = if self.action == Action::None { "nothing" } else { self.action.name() };
+        match &self.target {
+            Some(target) => write!(f, "{action} of {target}: {}", self.why),
+            None => write!(f, "{action}: {}", self.why),
+        }
+    }
+}
+
 /// One change, what it needs, and what shows that it was made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Step {

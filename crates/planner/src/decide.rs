@@ -2,11 +2,12 @@
 
 use capplan_model::Reading;
 use capplan_model::ids::HostName;
+use capplan_model::plan::{self, Rejected};
 use capplan_model::policy::{Direction, Measure};
 use capplan_model::slots::VolumeSlots;
 use capplan_model::units::Bytes;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::capacity::commitment;
 use crate::plan::{removable, settling};
@@ -41,7 +42,13 @@ pub struct Recommendation {
     /// Why, most important first.
     pub because: Vec<String>,
     /// What was considered and why it was not chosen.
-    pub rejected: Vec<String>,
+    #[serde(serialize_with = "as_lines")]
+    #[schemars(with = "Vec<String>")]
+    pub rejected: Vec<Rejected>,
+}
+
+fn as_lines<S: Serializer>(list: &[Rejected], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(list.iter().map(ToString::to_string))
 }
 
 /// Room of a host for one more worker.
@@ -111,13 +118,20 @@ pub fn decide(facts: &Facts<'_>, judgements: &[Judgement<'_>]) -> Recommendation
             let mut because = vec!["no rule for another worker holds".to_owned()];
             if let Some(lost) = reclaimable(facts) {
                 because.insert(0, lost.1);
-                let rejected =
-                    vec!["scale-up: no rule for it holds".to_owned(), "scale-down: not while slots are lost".to_owned()];
+                let rejected = vec![no_up("no rule for it holds"), no_down("not while slots are lost")];
                 return Recommendation { action: Action::Reclaim, target: Some(lost.0), blocked: false, because, rejected };
             }
             scale_down(facts, &down, because)
         }
     }
+}
+
+fn no_up(why: impl Into<String>) -> Rejected {
+    Rejected::action(plan::Action::ScaleUp, why)
+}
+
+fn no_down(why: impl Into<String>) -> Rejected {
+    Rejected::action(plan::Action::ScaleDown, why)
 }
 
 /// A met rule in one line.
@@ -153,8 +167,8 @@ fn open(one: &Judgement<'_>) -> String {
 fn scale_up(facts: &Facts<'_>, up: &[&Judgement<'_>]) -> Recommendation {
     let met: Vec<&&Judgement<'_>> = up.iter().filter(|one| one.sustained == Verdict::Met).collect();
     let mut because: Vec<String> = met.iter().map(|one| held(one)).collect();
-    let mut rejected =
-        vec!["scale-down: a rule for another worker holds".to_owned(), "nothing: a rule for another worker holds".to_owned()];
+    let holds = "a rule for another worker holds";
+    let mut rejected = vec![no_down(holds), Rejected::action(plan::Action::None, holds)];
     let rooms = host_rooms(facts);
     let lost = reclaimable(facts);
     let about_slots = met
@@ -167,10 +181,11 @@ fn scale_up(facts: &Facts<'_>, up: &[&Judgement<'_>]) -> Recommendation {
     if let Some((target, why)) = &lost {
         if about_slots && frees_enough(facts) {
             because.push(why.clone());
-            rejected.push("scale-up: cleaning up alone brings the fullest worker below the threshold".to_owned());
+            rejected.push(no_up("cleaning up alone brings the fullest worker below the threshold"));
             return Recommendation { action: Action::Reclaim, target: Some(target.clone()), blocked: false, because, rejected };
         }
-        rejected.push(format!("reclaim alone: {why}; worth doing, but the rules above still hold afterwards"));
+        let why = format!("{why}; worth doing, but the rules above still hold afterwards");
+        rejected.push(Rejected::action(plan::Action::Reclaim, why));
     }
     if let Some(room) = best {
         because.push(room.describe());
@@ -198,7 +213,7 @@ fn scale_up(facts: &Facts<'_>, up: &[&Judgement<'_>]) -> Recommendation {
         return Recommendation { action: Action::InsufficientData, target: None, blocked: false, because, rejected };
     }
     because.insert(0, format!("another worker is due, but no host can take one: {why}"));
-    rejected.insert(0, format!("scale-up: {why}"));
+    rejected.insert(0, no_up(why));
     match lost {
         Some((target, why)) => {
             because.insert(1, why);
@@ -209,12 +224,12 @@ fn scale_up(facts: &Facts<'_>, up: &[&Judgement<'_>]) -> Recommendation {
 }
 
 /// Why no worker is added, and whether one could be.
-fn no_scale_up(facts: &Facts<'_>) -> String {
+fn no_scale_up(facts: &Facts<'_>) -> Rejected {
     let rooms = host_rooms(facts);
     let blocked = !rooms.is_empty() && rooms.iter().all(|room| room.available.known().is_some() && !room.fits());
     let rooms: Vec<String> = rooms.iter().map(|room| room.describe()).collect();
     let could = if blocked { format!("; none could be added either: {}", rooms.join("; ")) } else { String::new() };
-    format!("scale-up: no rule for it holds{could}")
+    no_up(format!("no rule for it holds{could}"))
 }
 
 fn scale_down(facts: &Facts<'_>, down: &[&Judgement<'_>], mut because: Vec<String>) -> Recommendation {
@@ -228,28 +243,28 @@ fn scale_down(facts: &Facts<'_>, down: &[&Judgement<'_>], mut because: Vec<Strin
                 let then = then.map_or_else(String::new, |(at, value)| format!(", {} at {at}", one.rule.when.show(value)));
                 format!("`{}` does not hold ({value} now{then}, needs {})", one.rule.id, one.rule.when)
             });
-            rejected.push(format!("scale-down: {}", contrary.collect::<Vec<_>>().join("; ")));
+            rejected.push(no_down(contrary.collect::<Vec<_>>().join("; ")));
             none(because, rejected)
         }
         Verdict::InsufficientData => {
             let open: Vec<String> =
                 down.iter().filter(|one| one.sustained == Verdict::InsufficientData).map(|one| open(one)).collect();
-            rejected.push(format!("scale-down: {}", open.join("; ")));
+            rejected.push(no_down(open.join("; ")));
             none(because, rejected)
         }
         Verdict::Met => {
             if let Some(why) = settling(facts) {
-                rejected.push(format!("scale-down: every rule for it holds, but {why}"));
+                rejected.push(no_down(format!("every rule for it holds, but {why}")));
                 return none(because, rejected);
             }
             let removable = match removable(facts) {
                 Reading::Known(removable) => removable,
                 Reading::Unknown { why } => {
-                    rejected.push(format!("scale-down: every rule for it holds, but what it rests on is unknown: {why}"));
+                    rejected.push(no_down(format!("every rule for it holds, but what it rests on is unknown: {why}")));
                     return none(because, rejected);
                 }
             };
-            rejected.extend(removable.rejected.iter().map(|(node, why)| format!("scale-down of {node}: {why}")));
+            rejected.extend(removable.rejected);
             let Some(node) = removable.node else {
                 because.push("every rule for a worker less holds, but no worker can go".to_owned());
                 return none(because, rejected);

@@ -12,17 +12,19 @@ mod cost;
 mod drain;
 mod even;
 mod inventory;
+mod levers;
 mod next;
 mod reshuffle;
 mod scale_down;
 mod scale_up;
+mod spec;
 mod steps;
 
 use std::cell::Cell;
 
 use capplan_model::history::History;
 use capplan_model::ids::{HostName, NodeName, SnapshotId};
-use capplan_model::plan::{Action, Plan, PresenceClaim};
+use capplan_model::plan::{Action, Plan, PresenceClaim, Rejected};
 use capplan_model::policy::Policy;
 use capplan_model::slots::VolumeSlots;
 use capplan_model::{Reading, Snapshot};
@@ -217,7 +219,7 @@ pub(crate) struct Removable {
     /// The cheapest that can go.
     pub node: Option<NodeName>,
     /// Why others cannot.
-    pub rejected: Vec<(String, String)>,
+    pub rejected: Vec<Rejected>,
 }
 
 /// Whether some worker can go, without a search for other pods that could make room; unknown if what that
@@ -243,12 +245,10 @@ pub(crate) fn removable(facts: &Facts<'_>) -> Reading<Removable> {
         if let Some(name) = &node {
             blockers::look_around(&scene, &std::iter::once(name).collect(), &mut around);
         }
-        let mut rejected: Vec<(String, String)> =
-            plan.rejected.into_iter().map(|one| (one.target.unwrap_or_default(), one.why)).collect();
         if let Some((name, blocker)) = node.as_ref().zip(around.blockers.first()) {
-            rejected.push((name.to_string(), blocker.detail.clone()));
+            plan.rejected.push(Rejected::of(Action::ScaleDown, name, &blocker.detail));
             node = None;
         }
-        Removable { node, rejected }
+        Removable { node, rejected: plan.rejected }
     })
 }

@@ -1,67 +1,24 @@
 //! The best next action: every lever is tried on a copy, the cheapest one that clears the rules is taken.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use capplan_model::Reading;
-use capplan_model::change::AddWorker;
-use capplan_model::ids::NodeName;
-use capplan_model::kube::{CONTROL_PLANE_LABEL, MAX_VOLUMES_LABEL, Node, PersistentVolume, Pod};
-use capplan_model::plan::{Action, Condition, Feasibility, GuestRef, Optimality, Plan, Rejected, StepAction};
-use capplan_model::policy::{Direction, Measure};
-use capplan_model::pve::{Guest, GuestKind, Power};
+use capplan_model::plan::{Action, Feasibility, Plan, Rejected};
+use capplan_model::policy::Direction;
 use capplan_model::slots::VolumeSlots;
-use capplan_model::units::Bytes;
 
 use super::after::Standing;
-use super::blockers::unsafe_to_move;
 use super::board::Board;
+use super::levers::{self, Tried};
 use super::scale_up::{self, Standard, Wanted};
-use super::{Count, PlanError, Scene, after, even, scale_down, steps};
-use crate::capacity::{memory_share, node_uses};
+use super::{Count, PlanError, Scene, scale_down};
+use crate::capacity::node_uses;
 use crate::decide::{self, decide};
 use crate::rules::{Facts, Judgement, Verdict, judge_all};
-use crate::simulate::join_workers;
 
 /// Share of its time that a host's CPUs wait for disks, from which nothing is planned that makes them busier.
 ///
 /// # Source
 /// Field notes: alert at 30 % for 10 minutes; six incidents in six weeks, none of which a worker relieved.
 pub(super) const BUSY_IO: f64 = 0.30;
-/// Least part of a guest's memory that must be unused before it is called oversized.
-const UNUSED: f64 = 0.5;
-/// Largest claim that is small.
-const SMALL_CLAIM: Bytes = Bytes(5 << 30);
-/// Words in the name or the image of a pod whose files are a database's.
-///
-/// # Source
-/// Field notes: embedded databases do not survive on NFS; these are the ones met there, and their kin.
-const DATABASES: [&str; 14] = [
-    "postgres",
-    "pg-",
-    "mysql",
-    "maria",
-    "mongo",
-    "redis",
-    "valkey",
-    "clickhouse",
-    "sqlite",
-    "etcd",
-    "elastic",
-    "influx",
-    "dolt",
-    "vault",
-];
-/// Workloads named as candidates for smaller requests.
-const MOST_NAMED: usize = 3;
-
-/// A lever that was tried.
-enum Tried {
-    /// It clears every rule.
-    Works(Box<Plan>),
-    /// It does not, and why.
-    Rejected(String),
-}
-
 /// Plans the best next action.
 pub(super) fn plan(scene: &Scene<'_>, board: &Board<'_>, empty: Plan) -> Result<Plan, PlanError> {
     let (snapshot, policy) = (scene.ground.snapshot, scene.ground.policy);
@@ -82,16 +39,16 @@ pub(super) fn plan(scene: &Scene<'_>, board: &Board<'_>, empty: Plan) -> Result<
             }
             decide::Action::Reclaim => reclaim(scene, &slots, advice, empty),
             decide::Action::InsufficientData => simple(Action::InsufficientData, advice, empty),
-            decide::Action::None | decide::Action::ScaleUp => match raise_label(&slots, &empty) {
+            decide::Action::None | decide::Action::ScaleUp => match levers::raise_label(&slots, &empty) {
                 Tried::Works(mut plan) => {
-                    plan.rejected.extend(rejected(&advice.rejected));
+                    plan.rejected.extend(advice.rejected);
                     *plan
                 }
                 Tried::Rejected(_) => simple(Action::None, advice, empty),
             },
         });
     }
-    let mut plan = levers(scene, board, &standing, &facts, &slots, &empty)?;
+    let mut plan = choose(scene, board, &standing, &facts, &slots, &empty)?;
     plan.because.splice(0..0, standing.held.iter().map(|(rule, why)| format!("`{}` holds: {why}", rule.id)));
     Ok(plan)
 }
@@ -123,33 +80,11 @@ fn simple(action: Action, advice: decide::Recommendation, empty: Plan) -> Plan {
         Feasibility::Feasible
     };
     let undecided = if action == Action::InsufficientData { advice.because.clone() } else { Vec::new() };
-    Plan {
-        action,
-        feasibility,
-        target: advice.target,
-        because: advice.because,
-        rejected: rejected(&advice.rejected),
-        undecided,
-        ..empty
-    }
-}
-
-fn rejected(lines: &[String]) -> Vec<Rejected> {
-    let action = |line: &str| match line.split([':', ' ']).next() {
-        Some("scale-up") => Action::ScaleUp,
-        Some("scale-down") => Action::ScaleDown,
-        Some("reclaim") => Action::Reclaim,
-        Some(_) | None => Action::None,
-    };
-    let why = |line: &str| {
-        let named = line.split_once(": ").filter(|(head, _)| *head == action(line).name());
-        named.map_or(line, |(_, why)| why).to_owned()
-    };
-    lines.iter().map(|line| Rejected { action: action(line), target: None, why: why(line) }).collect()
+    Plan { action, feasibility, target: advice.target, because: advice.because, rejected: advice.rejected, undecided, ..empty }
 }
 
 /// Tries the levers, the cheapest and least risky first.
-fn levers(
+fn choose(
     scene: &Scene<'_>,
     board: &Board<'_>,
     standing: &Standing<'_>,
@@ -165,10 +100,10 @@ fn levers(
         .map(|(host, share)| format!("{} waits for its disks {:.0}% of the time", host.name, share * 100.0))
         .collect();
     let mut tried: Vec<(Action, Tried)> = Vec::new();
-    tried.push((Action::Reclaim, try_reclaim(scene, standing, slots, empty)));
+    tried.push((Action::Reclaim, levers::try_reclaim(scene, standing, slots, empty)));
     if busy.is_empty() {
-        tried.push((Action::Rebalance, rebalance(scene, board, standing, empty)));
-        tried.push((Action::WakeSpare, wake_spare(scene, board, standing, empty)));
+        tried.push((Action::Rebalance, levers::rebalance(scene, board, standing, empty)));
+        tried.push((Action::WakeSpare, levers::wake_spare(scene, board, standing, empty)));
         let up = scale_up::plan(
             scene,
             board,
@@ -189,9 +124,9 @@ fn levers(
             },
         ));
     }
-    tried.push((Action::RightSize, right_size(scene, standing, facts, empty)));
-    tried.push((Action::MoveClaims, move_claims(scene, standing, slots, empty)));
-    tried.push((Action::ResizeGuest, resize_guest(scene, empty)));
+    tried.push((Action::RightSize, levers::right_size(scene, standing, facts, empty)));
+    tried.push((Action::MoveClaims, levers::move_claims(scene, standing, slots, empty)));
+    tried.push((Action::ResizeGuest, levers::resize_guest(scene, empty)));
     let mut chosen: Option<Plan> = None;
     let mut not_chosen = Vec::new();
     for (action, tried) in tried {
@@ -202,7 +137,7 @@ fn levers(
                 target: plan.target.clone(),
                 why: format!("it would do as well; {} costs less or risks less", better.action.name()),
             }),
-            (Tried::Rejected(why), _) => not_chosen.push(Rejected { action, target: None, why }),
+            (Tried::Rejected(why), _) => not_chosen.push(Rejected::action(action, why)),
         }
     }
     // The runbook's answer where nothing clears the rules: what comes next has a place then.
@@ -222,12 +157,12 @@ fn levers(
     if !busy.is_empty() {
         let why = format!("{}: moving or cloning disks makes that worse", busy.join(", "));
         for action in [Action::Rebalance, Action::WakeSpare, Action::ScaleUp] {
-            not_chosen.push(Rejected { action, target: None, why: why.clone() });
+            not_chosen.push(Rejected::action(action, &why));
         }
         plan.warnings.extend(busy);
     }
-    not_chosen.push(Rejected { action: Action::None, target: None, why: "a rule for another worker holds".to_owned() });
-    not_chosen.push(Rejected { action: Action::ScaleDown, target: None, why: "a rule for another worker holds".to_owned() });
+    not_chosen.push(Rejected::action(Action::None, "a rule for another worker holds"));
+    not_chosen.push(Rejected::action(Action::ScaleDown, "a rule for another worker holds"));
     plan.rejected.splice(0..0, not_chosen);
     Ok(plan)
 }
@@ -237,436 +172,7 @@ fn has_empty_worker(slots: &Reading<Vec<VolumeSlots>>) -> bool {
     slots.known().into_iter().flatten().filter_map(|one| one.attached.known()).any(Vec::is_empty)
 }
 
-/// A step that only a human makes.
-fn manual(list: &mut steps::Steps, title: String, command: String) {
-    list.add(title, StepAction::Manual { command }, Vec::new(), Vec::new(), 0);
-}
-
-/// Tells the scheduler how many volumes a worker takes.
-fn label(list: &mut steps::Steps, node: &NodeName, slots: u64, why: String) {
-    let (node, key, value) = (node.clone(), MAX_VOLUMES_LABEL.to_owned(), slots.to_string());
-    list.add(
-        format!("label {node} with {slots} volume slots: {why}"),
-        StepAction::Label { node: node.clone(), key: key.clone(), value: value.clone() },
-        Vec::new(),
-        vec![Condition::Labelled { node: node.clone(), key, value }],
-        30,
-    );
-    list.add(
-        format!("restart the storage plugin's pod on {node}: it reads the label when it registers"),
-        StepAction::Manual { command: format!("kubectl delete pod -n csi-proxmox --field-selector spec.nodeName={node}") },
-        Vec::new(),
-        vec![Condition::WorkerReady { node, slots: Some(slots) }],
-        300,
-    );
-}
-
-/// Steps that give lost slots and forgotten disks back.
-fn reclaim_steps(scene: &Scene<'_>, slots: &Reading<Vec<VolumeSlots>>) -> (Vec<String>, steps::Steps) {
-    let mut list = steps::Steps::default();
-    let mut nodes = Vec::new();
-    for one in slots.known().into_iter().flatten() {
-        let Some(guest) = scene.ground.guest(&one.node).map(GuestRef::of) else { continue };
-        for (slot, volume) in one.ghosts.known().into_iter().flatten() {
-            let (slot, volume) = (format!("scsi{slot}"), volume.clone());
-            list.add(
-                format!("unplug ghost {volume} from {slot} of {guest}: its data stays"),
-                StepAction::UnplugGhost { guest: guest.clone(), slot: slot.clone(), volume: volume.clone() },
-                vec![Condition::GuestIs { guest: guest.clone() }, Condition::Ghost { guest: guest.clone(), volume }],
-                vec![Condition::SlotEmpty { guest: guest.clone(), slot }],
-                120,
-            );
-        }
-        if let Some(phantom) = one.phantom().filter(|phantom| *phantom > 0)
-            && let Some(real) = one.config.known().map(|config| config.real())
-        {
-            label(&mut list, &one.node, real, format!("{phantom} of the slots it advertises do not exist"));
-        }
-        if one.ghosts.known().is_some_and(|ghosts| !ghosts.is_empty()) || one.phantom().is_some_and(|phantom| phantom > 0) {
-            nodes.push(one.node.to_string());
-        }
-    }
-    let snapshot = scene.ground.snapshot;
-    let released: Vec<&PersistentVolume> =
-        snapshot.kube.persistent_volumes.items().iter().filter(|volume| volume.phase == "Released").collect();
-    if !released.is_empty() {
-        let names: Vec<String> = released.iter().map(|volume| volume.name.to_string()).collect();
-        manual(
-            &mut list,
-            format!("look at {} Released volumes: their disks still fill the pool", released.len()),
-            format!("kubectl get pv {}", names.join(" ")),
-        );
-    }
-    let failed =
-        snapshot.kube.pods.items().iter().filter(|pod| pod.phase == capplan_model::kube::Phase::Failed && pod.owner.is_some());
-    let failed: Vec<String> = failed.map(|pod| pod.object_name().0).collect();
-    if !failed.is_empty() {
-        manual(
-            &mut list,
-            format!("delete {} failed pods that are kept as records", failed.len()),
-            "kubectl get pods -A --field-selector status.phase=Failed".to_owned(),
-        );
-    }
-    (nodes, list)
-}
-
 fn reclaim(scene: &Scene<'_>, slots: &Reading<Vec<VolumeSlots>>, advice: decide::Recommendation, empty: Plan) -> Plan {
-    let (_, list) = reclaim_steps(scene, slots);
+    let (_, list) = levers::reclaim_steps(scene, slots);
     Plan { steps: list.done(), ..simple(Action::Reclaim, advice, empty) }
-}
-
-/// Whether giving lost slots back clears the rules.
-fn try_reclaim(scene: &Scene<'_>, standing: &Standing<'_>, slots: &Reading<Vec<VolumeSlots>>, empty: &Plan) -> Tried {
-    let (nodes, list) = reclaim_steps(scene, slots);
-    if nodes.is_empty() {
-        return Tried::Rejected("no slot is lost to ghosts or phantoms".to_owned());
-    }
-    let mut state = scene.ground.snapshot.clone();
-    for pve in &mut state.pve {
-        let Reading::Known(guests) = &mut pve.guests else { continue };
-        for guest in guests {
-            let ghosts = slots.known().into_iter().flatten().filter(|one| one.vmid.known() == Some(&guest.vmid));
-            let ghosts: BTreeSet<String> =
-                ghosts.flat_map(|one| one.ghosts.known().into_iter().flatten()).map(|(_, volume)| volume.clone()).collect();
-            if let Reading::Known(config) = &mut guest.config {
-                config.disks.retain(|_, disk| !ghosts.contains(&disk.volume));
-            }
-        }
-    }
-    match standing.left(scene, state).first() {
-        None => Tried::Works(Box::new(Plan {
-            action: Action::Reclaim,
-            target: Some(nodes.join(", ")),
-            feasibility: Feasibility::Feasible,
-            because: vec!["cleaning up alone clears every rule".to_owned()],
-            steps: list.done(),
-            ..empty.clone()
-        })),
-        Some((rule, why)) => Tried::Rejected(format!("worth doing on {}, but `{rule}` {why}", nodes.join(", "))),
-    }
-}
-
-/// The scheduler is told of slots that are there and that it does not know of.
-fn raise_label(slots: &Reading<Vec<VolumeSlots>>, empty: &Plan) -> Tried {
-    let mut list = steps::Steps::default();
-    let mut nodes = Vec::new();
-    for one in slots.known().into_iter().flatten() {
-        let (Some(Some(advertised)), Some(counted), Some(config)) =
-            (one.advertised.known(), one.counted.known(), one.config.known())
-        else {
-            continue;
-        };
-        let real = config.real();
-        let full = counted.len() as u64 >= *advertised;
-        if full && *advertised < real && config.occupied() < capplan_model::slots::PLUGIN_SLOTS {
-            nodes.push(one.node.to_string());
-            label(&mut list, &one.node, real, format!("it advertises {advertised} and is full by that only"));
-        }
-    }
-    if nodes.is_empty() {
-        return Tried::Rejected("no worker is full by its label only".to_owned());
-    }
-    Tried::Works(Box::new(Plan {
-        action: Action::RaiseVolumeLabel,
-        target: Some(nodes.join(", ")),
-        feasibility: Feasibility::Feasible,
-        because: vec![format!("the scheduler takes {} for full, its VM has free slots", nodes.join(", "))],
-        steps: list.done(),
-        ..empty.clone()
-    }))
-}
-
-/// Volumes are moved off the fullest workers.
-fn rebalance(scene: &Scene<'_>, board: &Board<'_>, standing: &Standing<'_>, empty: &Plan) -> Tried {
-    let by_attachments = [Measure::VolumeAttachments, Measure::PlannedVolumes, Measure::AttachFailures];
-    if !by_attachments.iter().any(|measure| standing.rule(*measure).is_some()) {
-        return Tried::Rejected("where pods are does not change what they ask for in all".to_owned());
-    }
-    let Some(most) = scale_down::most_attached(scene) else {
-        return Tried::Rejected("the policy has no rule about attachments".to_owned());
-    };
-    let mut trial = board.clone();
-    let found = even::even_out(scene, &mut trial, most);
-    if let Some(why) = unsafe_to_move(scene, &trial) {
-        return Tried::Rejected(why);
-    }
-    let (landings, bound) = match found {
-        Ok(found) => found,
-        Err(why) => return Tried::Rejected(why),
-    };
-    if landings.is_empty() {
-        return Tried::Rejected("no pod that may move has a volume on the fullest workers".to_owned());
-    }
-    let state = after::with_workers(scene, &trial.scheduler.cluster, &landings, &[]);
-    if let Some((rule, why)) = standing.left(scene, state).first() {
-        return Tried::Rejected(format!("with {} pods moved `{rule}` {why}", landings.len()));
-    }
-    if let Some((lost, why)) = scale_down::losses_not_survived(scene, &mut trial, &[]).first() {
-        return Tried::Rejected(format!("with {} pods moved, {lost}: {why}", landings.len()));
-    }
-    let mut plan = Plan {
-        action: Action::Rebalance,
-        feasibility: Feasibility::Feasible,
-        because: vec![format!("{} pods moved bring every worker to {most} volumes or fewer", landings.len())],
-        optimality: Optimality::of(landings.len() as u64, bound, "fewest moves that take volumes off the fullest workers"),
-        ..empty.clone()
-    };
-    scale_up::moves(scene, &trial, &landings, &mut plan);
-    plan.target = Some(plan.order.iter().map(|one| one.node.to_string()).collect::<Vec<_>>().join(", "));
-    let mut list = steps::Steps::default();
-    steps::of_moves(&plan, &mut list);
-    plan.steps = list.done();
-    Tried::Works(Box::new(plan))
-}
-
-/// Stopped VMs that were workers: named like one, and no node.
-fn spares<'s>(scene: &Scene<'s>) -> Vec<&'s Guest> {
-    let nodes: Vec<&Node> = scene.ground.snapshot.workers().into_known().unwrap_or_default();
-    let stem = |name: &str| name.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned();
-    let stems: BTreeSet<String> = nodes.iter().map(|node| stem(node.name.as_str())).filter(|stem| !stem.is_empty()).collect();
-    let is_spare = |guest: &&Guest| {
-        guest.kind == GuestKind::Qemu
-            && !guest.template
-            && guest.power == Power::Stopped
-            && stem(&guest.name) != guest.name
-            && stems.contains(&stem(&guest.name))
-            && nodes.iter().all(|node| node.name.as_str() != guest.name)
-    };
-    scene.ground.snapshot.guests().filter(is_spare).collect()
-}
-
-/// A stopped worker is started and joins again.
-fn wake_spare(scene: &Scene<'_>, board: &Board<'_>, standing: &Standing<'_>, empty: &Plan) -> Tried {
-    let mut why = "there is no stopped VM that was a worker".to_owned();
-    for guest in spares(scene) {
-        // A volume that was left in it would be in two machines at once.
-        let Some(config) = guest.config.known() else {
-            why = format!("{} ({}): its configuration is not known", guest.name, guest.vmid);
-            continue;
-        };
-        if let Some((slot, disk)) = config.disks.iter().find(|(_, disk)| disk.is_csi()) {
-            why = format!("{} ({}) still has volume {} on {slot}: take it out first", guest.name, guest.vmid, disk.volume);
-            continue;
-        }
-        let add = AddWorker {
-            count: 1,
-            memory: Some(guest.memory()),
-            cores: (guest.cpus > 0).then_some(guest.cpus),
-            host: Some(guest.host.clone()),
-            like: scale_up::like(scene, &Wanted::default()),
-            ..AddWorker::default()
-        };
-        let joined = match join_workers(scene.ground, board.scheduler.cluster.clone(), board.plugs.clone(), &add) {
-            Ok(joined) => joined,
-            Err(error) => {
-                why = error.to_string();
-                continue;
-            }
-        };
-        if let Some(refused) = joined.workers.iter().find_map(|worker| worker.refused.as_ref()) {
-            let text = match refused {
-                crate::simulate::Refusal::NoRoom(text) | crate::simulate::Refusal::Unknown(text) => text,
-            };
-            why = format!("{} ({}): {text}", guest.name, guest.vmid);
-            continue;
-        }
-        let state = after::with_workers(scene, &board.scheduler.cluster, &[], &joined.workers);
-        if let Some((rule, text)) = standing.left(scene, state).first() {
-            why = format!("with {} ({}) `{rule}` {text}", guest.name, guest.vmid);
-            continue;
-        }
-        let mut list = steps::Steps::default();
-        let (name, meant) = (NodeName(guest.name.clone()), GuestRef::of(guest));
-        let needed = guest.memory() + scene.ground.policy.worker.host_reserve;
-        list.add(
-            format!("start {meant} with a new join token: its old one and its certificates are of no use"),
-            StepAction::StartGuest { guest: meant.clone() },
-            vec![
-                Condition::GuestIs { guest: meant.clone() },
-                Condition::GuestStopped { guest: meant.clone() },
-                Condition::VolumesGone { node: name.clone(), guest: Some(meant) },
-                Condition::HostMemory { host: guest.host.clone(), available: needed },
-            ],
-            vec![Condition::WorkerReady { node: name, slots: None }],
-            900,
-        );
-        return Tried::Works(Box::new(Plan {
-            action: Action::WakeSpare,
-            target: Some(format!("{} ({})", guest.name, guest.vmid)),
-            feasibility: Feasibility::Feasible,
-            because: vec![format!("{} is there already: {} of memory and no disk to clone", guest.name, guest.memory())],
-            steps: list.done(),
-            ..empty.clone()
-        }));
-    }
-    Tried::Rejected(why)
-}
-
-/// Requests are lowered to what is used.
-fn right_size(scene: &Scene<'_>, standing: &Standing<'_>, facts: &Facts<'_>, empty: &Plan) -> Tried {
-    let Some(rule) = standing.rule(Measure::MemoryRequests) else {
-        return Tried::Rejected("memory requests are not what is short".to_owned());
-    };
-    let Some(uses) = facts.uses.known() else { return Tried::Rejected("requests are unknown".to_owned()) };
-    let share = memory_share(uses, rule.scope);
-    let members: Vec<_> = uses.iter().filter(|one| one.is_in(rule.scope)).collect();
-    let allocatable: u64 = members.iter().map(|one| one.node.allocatable.memory.0).sum();
-    let requested: u64 = members.iter().map(|one| one.requests.memory.0).sum();
-    let excess = requested.saturating_sub((rule.when.value * allocatable as f64) as u64);
-    let metrics: BTreeMap<&NodeName, Bytes> =
-        scene.ground.snapshot.kube.node_metrics.items().iter().map(|one| (&one.name, one.memory)).collect();
-    let used: Option<u64> = members.iter().map(|one| metrics.get(&one.node.name).map(|used| used.0)).sum();
-    let Some(used) = used else { return Tried::Rejected("what is really used is not known: no metrics were read".to_owned()) };
-    if used + excess > requested {
-        let percent = used as f64 / requested.max(1) as f64 * 100.0;
-        return Tried::Rejected(format!("{percent:.0}% of what is requested is used: there is too little to give back"));
-    }
-    let mut workloads: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-    let pods = scene.ground.snapshot.kube.pods.items().iter().filter(|pod| !pod.is_terminal() && !pod.belongs_to_node());
-    for pod in pods {
-        let owner = pod.owner.as_ref().map_or(pod.name.as_str(), |owner| owner.name.as_str());
-        let entry = workloads.entry(format!("{}/{owner}", pod.namespace)).or_default();
-        *entry = (entry.0 + pod.requests.memory.0, entry.1 + 1);
-    }
-    let mut largest: Vec<(String, (u64, u64))> = workloads.into_iter().collect();
-    largest.sort_by(|a, b| b.1.0.cmp(&a.1.0).then(a.0.cmp(&b.0)));
-    let named: Vec<String> = largest
-        .iter()
-        .take(MOST_NAMED)
-        .map(|(name, (memory, pods))| format!("{name} ({} in {pods} pods)", Bytes(*memory)))
-        .collect();
-    let mut list = steps::Steps::default();
-    manual(
-        &mut list,
-        format!("lower memory requests by {} in all; the largest: {}", Bytes(excess), named.join(", ")),
-        "kubectl top pods -A --sort-by=memory".to_owned(),
-    );
-    Tried::Works(Box::new(Plan {
-        action: Action::RightSize,
-        target: largest.first().map(|(name, _)| name.clone()),
-        feasibility: Feasibility::Feasible,
-        because: vec![format!(
-            "{} are requested ({:.1}%), {} are used: {} less would clear the rule",
-            Bytes(requested),
-            share.requested().unwrap_or_default() * 100.0,
-            Bytes(used),
-            Bytes(excess)
-        )],
-        steps: list.done(),
-        ..empty.clone()
-    }))
-}
-
-/// Small claims that are no database move to another storage than the VMs' slots.
-fn move_claims(scene: &Scene<'_>, standing: &Standing<'_>, slots: &Reading<Vec<VolumeSlots>>, empty: &Plan) -> Tried {
-    let Some(most) = scale_down::most_attached(scene).filter(|_| standing.rule(Measure::VolumeAttachments).is_some()) else {
-        return Tried::Rejected("attachments are not what is short".to_owned());
-    };
-    let is_database = |pod: &Pod| {
-        let names = std::iter::once(&pod.name).chain(&pod.images).map(|name| name.to_lowercase());
-        names.into_iter().any(|name| DATABASES.iter().any(|word| name.contains(word)))
-    };
-    let mut list = steps::Steps::default();
-    let mut moved = Vec::new();
-    for one in slots.known().into_iter().flatten() {
-        let attached = one.attached.known().map_or(0, Vec::len) as u64;
-        let excess = usize::try_from(attached.saturating_sub(most)).unwrap_or(0);
-        if excess == 0 {
-            continue;
-        }
-        let here = scene
-            .ground
-            .snapshot
-            .kube
-            .pods
-            .items()
-            .iter()
-            .filter(|pod| pod.node.as_ref() == Some(&one.node) && !pod.is_terminal());
-        let mut small: Vec<(Bytes, String)> = here
-            .filter(|pod| !is_database(pod))
-            .flat_map(|pod| scene.inventory.volumes(pod).map(move |volume| (pod, volume)))
-            .filter(|(_, volume)| volume.driver == scene.ground.policy.attacher && volume.capacity <= SMALL_CLAIM)
-            .filter_map(|(_, volume)| Some((volume.capacity, volume.claim.as_ref()?.0.clone())))
-            .collect();
-        small.sort();
-        small.dedup();
-        if small.len() < excess {
-            return Tried::Rejected(format!(
-                "{} has {} small claims that are no database's, {excess} would have to go",
-                one.node,
-                small.len()
-            ));
-        }
-        for (size, claim) in small.into_iter().take(excess) {
-            manual(
-                &mut list,
-                format!(
-                    "move claim {claim} ({size}) of {} to a storage without slots, after a look for an embedded database",
-                    one.node
-                ),
-                format!("kubectl get pvc {claim}"),
-            );
-            moved.push(claim);
-        }
-    }
-    if moved.is_empty() {
-        return Tried::Rejected("no worker has more volumes than it may".to_owned());
-    }
-    Tried::Works(Box::new(Plan {
-        action: Action::MoveClaims,
-        target: Some(moved.join(", ")),
-        feasibility: Feasibility::Feasible,
-        because: vec![format!("{} small claims on another storage bring every worker to {most} volumes or fewer", moved.len())],
-        steps: list.done(),
-        ..empty.clone()
-    }))
-}
-
-/// A guest that uses little of its memory gives some back, so that a worker fits.
-fn resize_guest(scene: &Scene<'_>, empty: &Plan) -> Tried {
-    let snapshot = scene.ground.snapshot;
-    let needed = scene.ground.policy.worker.memory + scene.ground.policy.worker.host_reserve;
-    let masters = snapshot.kube.nodes.items().iter().filter(|node| node.labels.contains_key(CONTROL_PLANE_LABEL));
-    let masters: BTreeSet<_> = masters.filter_map(|node| scene.ground.guest(&node.name)).map(|guest| guest.vmid).collect();
-    let metrics: BTreeMap<&NodeName, Bytes> =
-        snapshot.kube.node_metrics.items().iter().map(|one| (&one.name, one.memory)).collect();
-    for node in snapshot.kube.nodes.items() {
-        let Some(guest) = scene.ground.guest(&node.name).filter(|guest| masters.contains(&guest.vmid)) else { continue };
-        // What runs inside; PVE's own figure for a guest counts what was ever touched.
-        let Some(used) = metrics.get(&node.name).copied().or(guest.memory_used) else { continue };
-        let smaller = Bytes((used.0 * 2).next_multiple_of(1 << 30)).max(Bytes(4 << 30));
-        let freed = guest.memory().minus(smaller);
-        let host = snapshot.hosts().find(|host| host.name == guest.host);
-        let Some(available) = host.and_then(|host| host.memory.known()).map(|memory| memory.available()) else { continue };
-        if (used.0 as f64) > guest.memory().0 as f64 * UNUSED || available + freed < needed {
-            continue;
-        }
-        let mut list = steps::Steps::default();
-        manual(
-            &mut list,
-            format!(
-                "shrink VM {} ({}) from {} to {smaller}, in a quiet hour: it restarts",
-                guest.vmid,
-                guest.name,
-                guest.memory()
-            ),
-            format!("qm set {} --memory {}", guest.vmid, smaller.0 >> 20),
-        );
-        manual(&mut list, "then plan again: a worker fits".to_owned(), "capplan plan scale-up".to_owned());
-        return Tried::Works(Box::new(Plan {
-            action: Action::ResizeGuest,
-            target: Some(format!("{} ({})", guest.name, guest.vmid)),
-            feasibility: Feasibility::Feasible,
-            because: vec![format!(
-                "{} uses {used} of its {}: {freed} more on {} make room for a worker of {}",
-                guest.name,
-                guest.memory(),
-                guest.host,
-                scene.ground.policy.worker.memory
-            )],
-            steps: list.done(),
-            ..empty.clone()
-        }));
-    }
-    Tried::Rejected("no control plane has so much memory unused that a worker would fit".to_owned())
 }

@@ -169,7 +169,7 @@ fn reject(plan: &mut Plan, node: &NodeName, found: &Findings) {
         format!("{}: {}: {}{more}", list[0].code.name(), list[0].subject, list[0].detail)
     });
     let why = text.collect::<Vec<_>>().join("; ");
-    plan.rejected.push(Rejected { action: Action::ScaleDown, target: Some(node.to_string()), why });
+    plan.rejected.push(Rejected::of(Action::ScaleDown, node, why));
     plan.blockers.extend(found.blockers.iter().cloned());
 }
 
