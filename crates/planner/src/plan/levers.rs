@@ -106,6 +106,26 @@ pub(super) fn reclaim_steps(scene: &Scene<'_>, slots: &Reading<Vec<VolumeSlots>>
             nodes.push(one.node.to_string());
         }
     }
+    for guest in spares(scene).into_iter().filter(|guest| guest.config.known().is_some_and(|config| config.on_boot)) {
+        let guest = GuestRef::of(guest);
+        list.add(
+            format!("keep {guest} from starting with its host: it is no node, and would come back as one"),
+            StepAction::KeepGuestOff { guest: guest.clone() },
+            vec![Condition::GuestIs { guest: guest.clone() }, Condition::GuestStopped { guest: guest.clone() }],
+            vec![Condition::GuestStaysOff { guest }],
+            30,
+        );
+    }
+    for one in slots.known().into_iter().flatten() {
+        let Some((config, vmid)) = one.config.known().zip(one.vmid.known()) else { continue };
+        if !config.unused.is_empty() {
+            manual(
+                &mut list,
+                format!("look at {} detached volumes of VM {vmid} ({}): they hold pool space", config.unused.len(), one.node),
+                format!("qm config {vmid} | grep ^unused"),
+            );
+        }
+    }
     let snapshot = scene.ground.snapshot;
     let released: Vec<&PersistentVolume> =
         snapshot.kube.persistent_volumes.items().iter().filter(|volume| volume.phase == "Released").collect();
