@@ -12,6 +12,9 @@ use crate::ui::{CliError, Exit};
 const CLUSTER_ROLE: &str = include_str!("../../deploy/clusterrole.yaml");
 /// Commands that make a reader's role, user and token on Proxmox VE.
 const PVE_ROLE: &str = include_str!("../../deploy/pve-role.sh");
+/// The same for an account that carries plans out.
+const APPLY_ROLE: &str = include_str!("../../deploy/clusterrole-apply.yaml");
+const PVE_APPLY_ROLE: &str = include_str!("../../deploy/pve-role-apply.sh");
 /// Seconds that two clocks may differ before ages and windows mean something else.
 const CLOCK_SECONDS: i64 = 30;
 
@@ -24,12 +27,19 @@ pub struct Args {
     /// Print the least-privilege ClusterRole and the commands for the PVE role, and check nothing
     #[arg(long)]
     print_roles: bool,
+    /// With --print-roles: print what `apply` needs, too, with an account of its own
+    #[arg(long, requires = "print_roles")]
+    apply: bool,
 }
 
 /// Runs the command.
 pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError> {
     if args.print_roles {
-        super::print(&format!("{CLUSTER_ROLE}---\n# On a Proxmox VE host:\n{}", commented(PVE_ROLE)))?;
+        let mut roles = format!("{CLUSTER_ROLE}---\n# On a Proxmox VE host:\n{}", commented(PVE_ROLE));
+        if args.apply {
+            roles.push_str(&format!("---\n{APPLY_ROLE}---\n# On a Proxmox VE host:\n{}", commented(PVE_APPLY_ROLE)));
+        }
+        super::print(&roles)?;
         return Ok(Exit::Done);
     }
     let config = Config::load(options)?;

@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub mod apply;
 pub mod doctor;
 pub mod history;
 pub mod init;
@@ -7,6 +8,7 @@ pub mod man;
 pub mod plan;
 pub mod policy;
 pub mod report;
+pub mod runs;
 pub mod schema;
 pub mod simulate;
 pub mod snapshot;
@@ -51,6 +53,14 @@ pub enum Command {
     Simulate(Box<simulate::Args>),
     /// What to do: the best next step, or how to empty, add or remove nodes.
     Plan(Box<plan::Args>),
+    /// Carry a plan out, step by step; it can be interrupted anywhere.
+    Apply(apply::Args),
+    /// Go on with a run that stopped.
+    Resume(apply::ResumeArgs),
+    /// Give a run up: open what it closed, and say how things are.
+    Abort(apply::AbortArgs),
+    /// What was carried out: when, by whom, how far.
+    Runs(runs::Args),
     /// Save both planes to one file.
     Snapshot(snapshot::Args),
     /// The samples that sustained rules and forecasts rest on.
@@ -78,6 +88,10 @@ pub async fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Report(args) => report::run(&cli.options, &args).await,
         Command::Simulate(args) => simulate::run(&cli.options, &args).await,
         Command::Plan(args) => plan::run(&cli.options, &args).await,
+        Command::Apply(args) => apply::run(&cli.options, &args).await,
+        Command::Resume(args) => apply::resume(&cli.options, &args).await,
+        Command::Abort(args) => apply::abort(&cli.options, &args).await,
+        Command::Runs(args) => runs::run(&cli.options, &args),
         Command::Snapshot(args) => snapshot::run(&cli.options, &args).await,
         Command::History(args) => history::run(&cli.options, &args).await,
         Command::Init(args) => init::run(&cli.options, &args),

@@ -131,13 +131,15 @@ pub async fn live(config: &Config) -> Result<Snapshot, CliError> {
     }
     let progress = Progress::start("reading");
     let reading = |what: &str| progress.reading(what);
-    observe::observe(&config.kubernetes, &config.proxmox, taken, &reading).await.map_err(|error| {
-        let hint = error.hint();
-        let exit = if matches!(error, observe::ObserveError::Endpoint(_)) { Exit::Usage } else { Exit::Unexpected };
-        let error = CliError::from_error(exit, &error);
-        match hint {
-            Some(hint) => error.hint(hint),
-            None => error,
-        }
-    })
+    observe::observe(&config.kubernetes, &config.proxmox, taken, &reading).await.map_err(|error| unobserved(&error))
+}
+
+/// Nothing could be read.
+pub fn unobserved(error: &observe::ObserveError) -> CliError {
+    let exit = if matches!(error, observe::ObserveError::Endpoint(_)) { Exit::Usage } else { Exit::Unexpected };
+    let told = CliError::from_error(exit, error);
+    match error.hint() {
+        Some(hint) => told.hint(hint),
+        None => told,
+    }
 }

@@ -6,6 +6,7 @@
 mod support;
 
 mod access;
+mod apply;
 mod attach;
 mod campaign;
 mod faults;
@@ -50,9 +51,9 @@ fn scenario(name: &str) -> Snapshot {
     Scenario::parse(&text).expect("a valid scenario").snapshot()
 }
 
-/// The objects that `capplan doctor --print-roles` prints for `kubectl apply`.
+/// The objects that `capplan doctor --print-roles --apply` prints for `kubectl apply`.
 fn printed_roles() -> Vec<Value> {
-    let printed = World::new().run(&["doctor", "--print-roles"]).done().out;
+    let printed = World::new().run(&["doctor", "--print-roles", "--apply"]).done().out;
     let documents: Vec<Option<Value>> = serde_saphyr::from_multiple(&printed).expect("YAML");
     documents.into_iter().flatten().collect()
 }

@@ -184,6 +184,12 @@ pub struct Image {
 /// Key of the taint that the node controller puts on a cordoned node (`TaintNodeUnschedulable`).
 pub const UNSCHEDULABLE_TAINT: &str = "node.kubernetes.io/unschedulable";
 
+/// Seconds for which a node that came back is left alone.
+///
+/// # Source
+/// Runbook: never drain while another node was rebooted less than an hour ago.
+const SETTLING: i64 = 3600;
+
 impl Taint {
     /// The taint of a cordoned node.
     pub fn unschedulable() -> Self {
@@ -228,6 +234,19 @@ impl Node {
     /// Whether the Ready condition is True.
     pub fn is_ready(&self) -> bool {
         self.condition("Ready").is_some_and(|condition| condition.status == "True")
+    }
+
+    /// Why nothing else is to be changed while this node is as it is; `None` if it is well.
+    pub fn unrest(&self, at: Timestamp) -> Option<String> {
+        let ready_for = self.condition("Ready").and_then(|one| one.since).map(|since| at.duration_since(since).as_secs());
+        if self.unschedulable {
+            Some("is cordoned: finish what is going on there first".to_owned())
+        } else if !self.is_ready() {
+            Some("is not ready: mend it first".to_owned())
+        } else {
+            let seconds = ready_for.filter(|seconds| (0..SETTLING).contains(seconds))?;
+            Some(format!("became ready {} min ago: wait until an hour has passed", seconds / 60))
+        }
     }
 
     /// A condition by its type.

@@ -13,6 +13,7 @@ pub mod plan;
 pub mod policy;
 pub mod pve;
 pub mod reading;
+pub mod run;
 pub mod scenario;
 pub mod slots;
 pub mod snapshot;

@@ -545,11 +545,11 @@ pub enum Condition {
         /// Its UID.
         uid: String,
     },
-    /// As many pods of the owner are ready as before, and the newest of them is on one of these nodes.
+    /// As many pods of the owner are ready as before, without the one that was evicted.
     SuccessorReady {
         /// `Kind/namespace/name`.
         owner: String,
-        /// Where it is expected.
+        /// Where the newest is expected; the scheduler may decide otherwise.
         on: Vec<NodeName>,
     },
     /// Only pods that belong to the node are on it.

@@ -2,6 +2,8 @@
 //!
 //! The planner is not known here: only values of `capplan-model` pass between them.
 
+pub mod check;
+pub mod execute;
 pub mod kube;
 pub mod manifest;
 pub mod observe;
@@ -10,3 +12,4 @@ pub mod pve;
 pub mod secret;
 pub mod store;
 mod tls;
+pub mod world;

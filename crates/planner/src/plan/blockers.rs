@@ -11,11 +11,6 @@ use super::Scene;
 use super::inventory::Inventory;
 use crate::scheduler::{Cluster, NodeId, PodId};
 
-/// Seconds for which a node that came back is left alone.
-///
-/// # Source
-/// Runbook: never drain while another node was rebooted less than an hour ago.
-const SETTLING: i64 = 3600;
 /// Images a kubelet lists by default; a longer list is cut.
 ///
 /// # Source
@@ -63,16 +58,7 @@ pub(super) fn look_around(scene: &Scene<'_>, targets: &BTreeSet<&NodeName>, foun
     let Some(first) = targets.first() else { return };
     let taken = scene.ground.snapshot.taken;
     for node in scene.ground.snapshot.kube.nodes.items().iter().filter(|node| !targets.contains(&node.name)) {
-        let ready_for = node.condition("Ready").and_then(|one| one.since).map(|since| taken.duration_since(since).as_secs());
-        let why = if node.unschedulable {
-            "is cordoned: finish what is going on there first".to_owned()
-        } else if !node.is_ready() {
-            "is not ready: mend it first".to_owned()
-        } else if let Some(seconds) = ready_for.filter(|seconds| (0..SETTLING).contains(seconds)) {
-            format!("became ready {} min ago: wait until an hour has passed", seconds / 60)
-        } else {
-            continue;
-        };
+        let Some(why) = node.unrest(taken) else { continue };
         found.blockers.insert(Blocker {
             node: (*first).clone(),
             code: BlockCode::GateFailed,

@@ -14,6 +14,7 @@ mod even;
 mod inventory;
 mod levers;
 mod next;
+mod rehearse;
 mod reshuffle;
 mod scale_down;
 mod scale_up;
@@ -207,6 +208,20 @@ pub fn plan(seen: &Observation<'_>, id: SnapshotId, request: &Request, limits: L
 /// [`PlanError`] if nodes or pods are unknown.
 pub fn end_state(seen: &Observation<'_>, plan: &Plan) -> Result<Snapshot, PlanError> {
     seen.with(NO_SEARCH, |scene, board| Ok(after::end_state(scene, &board, plan)))
+}
+
+/// Whether what is left of a plan, from a step on, is still possible on this reading.
+///
+/// # Errors
+/// What does not fit any more, or is not known.
+pub fn rehearse(seen: &Observation<'_>, plan: &Plan, from: u64) -> Result<(), String> {
+    let mut answer = Ok(());
+    let played = seen.with(NO_SEARCH, |scene, board| {
+        answer = rehearse::rehearse(scene, board, plan, from);
+        Ok(())
+    });
+    played.map_err(|error| error.to_string())?;
+    answer
 }
 
 /// Claims that hold at the instant of the snapshot.

@@ -178,7 +178,7 @@ impl Reader {
         self.send(path, request).await
     }
 
-    async fn send(&self, path: &str, request: Result<Request<Body>, http::Error>) -> Result<Vec<u8>, KubeError> {
+    pub(super) async fn send(&self, path: &str, request: Result<Request<Body>, http::Error>) -> Result<Vec<u8>, KubeError> {
         let connect =
             |source: Box<dyn std::error::Error + Send + Sync>| KubeError::Connect { server: self.server.clone(), source };
         let request = request.map_err(|error| connect(Box::new(error)))?;
@@ -245,7 +245,7 @@ impl Reader {
         Ok(Some(page.items.len() as u64 + page.remaining.unwrap_or_default()))
     }
 
-    /// Asks whether the account may `verb` a resource; nothing is changed by asking.
+    /// Asks whether the account may `verb` a resource, such as `pods/eviction`; nothing is changed by asking.
     ///
     /// # Errors
     /// [`KubeError`] if the server does not answer the review.
@@ -259,10 +259,11 @@ impl Reader {
             allowed: bool,
         }
         const PATH: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+        let (resource, part) = resource.split_once('/').unwrap_or((resource, ""));
         let review = serde_json::json!({
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectAccessReview",
-            "spec": { "resourceAttributes": { "verb": verb, "group": group, "resource": resource } },
+            "spec": { "resourceAttributes": { "verb": verb, "group": group, "resource": resource, "subresource": part } },
         });
         let request =
             Request::post(PATH).header("Content-Type", "application/json").body(Body::from(review.to_string().into_bytes()));

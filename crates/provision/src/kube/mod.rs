@@ -1,12 +1,14 @@
-//! The Kubernetes plane: a client that only reads, the API's JSON, and saved lists.
+//! The Kubernetes plane: a client that only reads, one that changes, the API's JSON, and saved lists.
 
 pub mod client;
 pub mod lists;
 pub mod observe;
 mod stream;
 mod wire;
+pub mod writer;
 
 pub use client::{Connection, KubeError, Reader};
+pub use writer::{Evicted, Writer};
 
 /// Reads one pod, or the template of one, from its API object.
 pub(crate) fn template_pod(object: serde_json::Value) -> Result<capplan_model::kube::Pod, serde_json::Error> {

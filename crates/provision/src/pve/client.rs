@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
-use reqwest::{Client, Response, Url};
+use reqwest::{Client, Method, RequestBuilder, Response, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -132,7 +132,7 @@ impl Reader {
             }
         };
         let envelope: Envelope<T> = serde_json::from_slice(&body)
-            .map_err(|error| PveError::Decode { path: path.to_owned(), source: self.cause(&error.to_string()) })?;
+            .map_err(|error| PveError::Decode { request: format!("GET {path}"), source: self.cause(&error.to_string()) })?;
         Ok(envelope.data)
     }
 
@@ -141,7 +141,17 @@ impl Reader {
         if !query.is_empty() {
             request = request.query(query);
         }
-        let response = request.send().await.map_err(|error| self.transport(path, &error))?;
+        self.answer(&format!("GET {path}"), request).await
+    }
+
+    /// Prepares a request of any method, for the writer.
+    pub(super) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.base))
+    }
+
+    /// Sends a request once; `what` is it in words.
+    pub(super) async fn answer(&self, what: &str, request: RequestBuilder) -> Result<Vec<u8>, PveError> {
+        let response = request.send().await.map_err(|error| self.transport(what, &error))?;
         let status = response.status().as_u16();
         let reason = reason(&response);
         let body = response.bytes().await;
@@ -151,16 +161,16 @@ impl Reader {
         if !(200..300).contains(&status) {
             // The message may have been lost with the connection: the reason phrase still says it.
             let message = self.line(&message(&body.unwrap_or_default(), &reason));
-            let path = path.to_owned();
+            let request = what.to_owned();
             return Err(match status {
-                403 => PveError::Forbidden { path, message },
-                _ => PveError::Api { path, status, message },
+                403 => PveError::Forbidden { request, message },
+                _ => PveError::Api { request, status, message },
             });
         }
-        body.map(Into::into).map_err(|error| self.transport(path, &error))
+        body.map(Into::into).map_err(|error| self.transport(what, &error))
     }
 
-    fn transport(&self, path: &str, error: &reqwest::Error) -> PveError {
+    fn transport(&self, what: &str, error: &reqwest::Error) -> PveError {
         let url = self.base.clone();
         if let Some((expected, found)) = self.pin.as_ref().and_then(|pin| pin.mismatch()).filter(|_| error.is_connect()) {
             return PveError::Fingerprint { url, expected, found };
@@ -169,7 +179,7 @@ impl Reader {
         if is_tls(error) {
             PveError::Tls { url, source }
         } else if error.is_timeout() && !error.is_connect() {
-            PveError::Timeout { path: path.to_owned(), seconds: TIMEOUT.as_secs() }
+            PveError::Timeout { request: what.to_owned(), seconds: TIMEOUT.as_secs() }
         } else {
             PveError::Connect { url, source }
         }
@@ -191,9 +201,10 @@ impl Reader {
     }
 }
 
+/// What every good answer is in.
 #[derive(Deserialize)]
-struct Envelope<T> {
-    data: T,
+pub(super) struct Envelope<T> {
+    pub(super) data: T,
 }
 
 /// Encodes one segment of a path: PVE's UPIDs and volumes hold `:`, `/`, `@` and `!`.

@@ -87,10 +87,10 @@ pub enum PveError {
         source: Cause,
     },
     /// No answer in time.
-    #[error("GET {path}: no answer within {seconds} s")]
+    #[error("{request}: no answer within {seconds} s")]
     Timeout {
-        /// What was asked for.
-        path: String,
+        /// What was asked for: method and path.
+        request: String,
         /// How long it was waited for.
         seconds: u64,
     },
@@ -121,28 +121,28 @@ pub enum PveError {
         reason: String,
     },
     /// The token may not do this (403).
-    #[error("GET {path}: {message}")]
+    #[error("{request}: {message}")]
     Forbidden {
-        /// What was asked for.
-        path: String,
+        /// What was asked for: method and path.
+        request: String,
         /// Names path and privilege, mostly.
         message: String,
     },
     /// Any other answer that is not a success.
-    #[error("GET {path}: {message} (status {status})")]
+    #[error("{request}: {message} (status {status})")]
     Api {
-        /// What was asked for.
-        path: String,
+        /// What was asked for: method and path.
+        request: String,
         /// HTTP status.
         status: u16,
         /// Message of the body, or the reason phrase.
         message: String,
     },
     /// The answer is not what the API documents.
-    #[error("GET {path}: unexpected answer")]
+    #[error("{request}: unexpected answer")]
     Decode {
-        /// What was asked for.
-        path: String,
+        /// What was asked for: method and path.
+        request: String,
         /// Where it differs.
         source: Cause,
     },
@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     fn api(status: u16, message: &str) -> PveError {
-        PveError::Api { path: "/x".into(), status, message: message.into() }
+        PveError::Api { request: "GET /x".into(), status, message: message.into() }
     }
 
     #[test]
@@ -229,11 +229,11 @@ mod tests {
             api(501, "Method 'GET /x' not implemented"),
             api(500, "Configuration file 'nodes/pve1/qemu-server/777.conf' does not exist"),
             PveError::Unauthorized { url: url(), reason: "No ticket".into() },
-            PveError::Forbidden { path: "/x".into(), message: "got timeout".into() },
+            PveError::Forbidden { request: "GET /x".into(), message: "got timeout".into() },
             PveError::Fingerprint { url: url(), expected: "A".into(), found: "B".into() },
             PveError::Tls { url: url(), source: "unknown issuer".into() },
-            PveError::Timeout { path: "/x".into(), seconds: 40 },
-            PveError::Decode { path: "/x".into(), source: "eof".into() },
+            PveError::Timeout { request: "GET /x".into(), seconds: 40 },
+            PveError::Decode { request: "GET /x".into(), source: "eof".into() },
         ] {
             assert_eq!(error.pause_after(1), None, "{error}");
         }

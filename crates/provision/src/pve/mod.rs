@@ -1,6 +1,6 @@
-//! The Proxmox VE plane: a client that only reads, and what it makes of the answers.
+//! The Proxmox VE plane: a client that only reads, what it makes of the answers, and one that changes.
 //!
-//! Nothing here changes anything on a host: [`Reader`] knows no method but GET.
+//! [`Reader`] sends nothing but GET; commands that only look hold no [`Writer`].
 
 mod access;
 mod answers;
@@ -13,6 +13,7 @@ mod history;
 mod observe;
 mod tls;
 pub mod wire;
+mod writer;
 
 pub use check::{check, clocks, missing_privileges, samples};
 pub use client::{Endpoint, Reader, Trust};
@@ -20,3 +21,4 @@ pub use error::{EndpointError, PveError};
 pub use files::from_files;
 pub use history::{Consolidation, RrdPoint, StoragePoint, Timeframe, rrd, rrd_storage};
 pub use observe::observe;
+pub use writer::{TaskState, Writer};

@@ -1,4 +1,5 @@
-//! What is kept on disk: snapshots and history.
+//! What is kept on disk: snapshots, history, and the journals of runs.
 
 pub mod history;
+pub mod journal;
 pub mod snapshot;

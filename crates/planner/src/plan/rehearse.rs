@@ -1,0 +1,100 @@
+//! Whether what is left of a plan is still possible: played once more on a fresh reading.
+
+use std::collections::BTreeSet;
+
+use capplan_model::ids::NodeName;
+use capplan_model::kube::Pod;
+use capplan_model::plan::{Plan, PodMove, StepAction};
+
+use super::Scene;
+use super::board::{Board, Choice};
+use crate::scheduler::{NodeId, PodId};
+
+/// Plays the steps from `from` on; the error says what does not fit any more.
+pub(super) fn rehearse(scene: &Scene<'_>, mut board: Board<'_>, plan: &Plan, from: u64) -> Result<(), String> {
+    let evicts = |change: &StepAction| matches!(change, StepAction::Evict { .. });
+    let done = plan.steps.iter().filter(|step| step.number < from && evicts(&step.change)).count();
+    let left: Vec<&PodMove> = plan.moves().skip(done).collect();
+    for step in plan.steps.iter().filter(|step| step.number < from) {
+        close(&mut board, &step.change);
+    }
+    strangers(&board, plan, &left)?;
+    let mut rng = fastrand::Rng::with_seed(scene.limits.seed);
+    let mut moved: BTreeSet<PodId> = BTreeSet::new();
+    let mut next = left.iter();
+    for step in plan.steps.iter().filter(|step| step.number >= from) {
+        close(&mut board, &step.change);
+        let Some(one) = evicts(&step.change).then(|| next.next()).flatten() else { continue };
+        let Some(pod) = find(&board, one, &moved) else { continue };
+        if !moved.insert(pod) {
+            continue;
+        }
+        // Those that share a volume with it leave with it.
+        let partners = left.iter().filter(|other| one.with.contains(&other.pod));
+        let mut together = vec![pod];
+        for partner in partners {
+            together.extend(find(&board, partner, &moved).filter(|partner| moved.insert(*partner)));
+        }
+        let shut: Vec<NodeId> = one
+            .close
+            .iter()
+            .filter_map(|node| board.scheduler.cluster.node_named(node))
+            .filter(|node| !is_shut(&board, *node))
+            .collect();
+        shut.iter().for_each(|node| board.cordon(*node));
+        let landed = board.relocate(&together, &mut Choice::Scheduler(&mut rng));
+        shut.iter().for_each(|node| board.uncordon(*node));
+        if landed.is_none() {
+            return Err(format!("{} would find no place any more: plan again", one.pod));
+        }
+    }
+    match board.unknown.first() {
+        Some(node) => Err(format!("the slots of {} are not known", board.scheduler.cluster.node(*node).name)),
+        None => Ok(()),
+    }
+}
+
+fn is_shut(board: &Board<'_>, node: NodeId) -> bool {
+    board.scheduler.cluster.node(node).unschedulable
+}
+
+fn close(board: &mut Board<'_>, change: &StepAction) {
+    let named = |board: &Board<'_>, node: &NodeName| board.scheduler.cluster.node_named(node);
+    if let StepAction::Cordon { node } = change
+        && let Some(id) = named(board, node)
+    {
+        board.cordon(id);
+    }
+    if let StepAction::Uncordon { node } = change
+        && let Some(id) = named(board, node)
+    {
+        board.uncordon(id);
+    }
+}
+
+fn is_meant(pod: &Pod, one: &PodMove) -> bool {
+    let owner = || pod.owner.as_ref().map(|owner| format!("{}/{}/{}", owner.kind, pod.namespace, owner.name));
+    if one.uid.is_empty() { owner().as_deref() == Some(&one.owner) } else { pod.uid == one.uid }
+}
+
+fn find(board: &Board<'_>, one: &PodMove, moved: &BTreeSet<PodId>) -> Option<PodId> {
+    let cluster = &board.scheduler.cluster;
+    let node = cluster.node_named(&one.from)?;
+    let mut mine = cluster.pods_on(node).iter().copied().filter(|pod| !moved.contains(pod));
+    mine.find(|pod| is_meant(cluster.pod(*pod), one))
+}
+
+/// A pod on a node that is being emptied that the plan does not know.
+fn strangers(board: &Board<'_>, plan: &Plan, left: &[&PodMove]) -> Result<(), String> {
+    let cluster = &board.scheduler.cluster;
+    let emptied = plan.order.iter().filter_map(|order| cluster.node_named(&order.node)).filter(|node| is_shut(board, *node));
+    for node in emptied.collect::<BTreeSet<_>>() {
+        let pods = cluster.pods_on(node).iter().map(|pod| cluster.pod(*pod));
+        let mut strangers = pods.filter(|pod| !pod.belongs_to_node() && pod.deleting.is_none());
+        let stranger = strangers.find(|pod| !left.iter().any(|one| one.from == cluster.node(node).name && is_meant(pod, one)));
+        if let Some(pod) = stranger {
+            return Err(format!("{} is on {} and no part of the plan: plan again", pod.object_name(), cluster.node(node).name));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,243 @@
+//! Whether what a step asks for holds, on one fresh reading of both planes.
+
+use capplan_model::ids::NodeName;
+use capplan_model::kube::{Node, Phase, Pod};
+use capplan_model::plan::{Condition, GuestRef};
+use capplan_model::pve::{Disk, Guest, GuestConfig, Power};
+use capplan_model::{Reading, Snapshot};
+
+/// Whether a condition holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It does.
+    Holds,
+    /// It does not, and why.
+    Not(String),
+    /// What it rests on could not be read: neither yes nor no.
+    Unknown(String),
+}
+
+/// What a condition needs beyond the reading.
+#[derive(Clone, Copy, Debug)]
+pub struct Against<'a> {
+    /// The storage plugin's driver.
+    pub driver: &'a str,
+    /// Pods of the evicted pod's owner that were ready before, if the step evicts one.
+    pub ready_before: Option<u64>,
+    /// UID of the pod that the step evicts.
+    pub evicted: Option<&'a str>,
+}
+
+/// A reading, with `?` for what is unknown.
+type Checked = Result<Verdict, String>;
+
+fn known<T>(reading: &Reading<T>) -> Result<&T, String> {
+    match reading {
+        Reading::Known(value) => Ok(value),
+        Reading::Unknown { why } => Err(why.clone()),
+    }
+}
+
+fn when(holds: bool, why: impl FnOnce() -> String) -> Checked {
+    Ok(if holds { Verdict::Holds } else { Verdict::Not(why()) })
+}
+
+/// Judges one condition.
+pub fn check(condition: &Condition, seen: &Snapshot, against: Against<'_>) -> Verdict {
+    judge(condition, seen, against).unwrap_or_else(Verdict::Unknown)
+}
+
+fn judge(condition: &Condition, seen: &Snapshot, against: Against<'_>) -> Checked {
+    match condition {
+        Condition::OthersHealthy { except } => {
+            let others = nodes(seen)?.iter().filter(|node| !except.contains(&node.name));
+            let unwell = others.filter_map(|node| Some(format!("{} {}", node.name, node.unrest(seen.taken)?))).next();
+            Ok(unwell.map_or(Verdict::Holds, Verdict::Not))
+        }
+        Condition::NodeIs { node, uid } => match find(seen, node)? {
+            Some(found) => when(found.uid == *uid, || format!("{node} is another object than the plan was made for")),
+            None => Ok(Verdict::Not(format!("there is no node {node}"))),
+        },
+        Condition::NodeGone { node } => when(find(seen, node)?.is_none(), || format!("{node} is still there")),
+        Condition::Cordoned { node } => on(seen, node, |one| one.unschedulable, "is open"),
+        Condition::Schedulable { node } => on(seen, node, |one| !one.unschedulable, "is cordoned"),
+        Condition::NodeReady { node } => on(seen, node, Node::is_ready, "is not ready"),
+        Condition::Labelled { node, key, value } => {
+            on(seen, node, |one| one.labels.get(key) == Some(value), &format!("has no label {key}={value}"))
+        }
+        Condition::PodIs { pod, uid, owner, node } => {
+            let here = |one: &&Pod| one.node.as_ref() == Some(node) && one.deleting.is_none() && !one.is_terminal();
+            let mut pods = pods(seen)?.iter().filter(here);
+            let found = pods.any(|one| if uid.is_empty() { owned(one, owner) } else { named(one, pod) && one.uid == *uid });
+            when(found, || format!("{pod} is not on {node} any more, or is another pod"))
+        }
+        Condition::PodGone { pod, uid } => {
+            let uid = if uid.is_empty() { against.evicted.unwrap_or_default() } else { uid };
+            let there = pods(seen)?.iter().any(|one| named(one, pod) && one.uid == uid);
+            when(!there, || format!("{pod} is still there"))
+        }
+        // Where it went is for the executor to compare: the scheduler has the last word.
+        Condition::SuccessorReady { owner, on: _ } => successor(seen, owner, against),
+        Condition::NodeEmpty { node } => {
+            let stays = |one: &&Pod| one.node.as_ref() == Some(node) && !one.is_terminal() && !one.belongs_to_node();
+            match pods(seen)?.iter().find(stays) {
+                Some(pod) => Ok(Verdict::Not(format!("{} is still on {node}", pod.object_name()))),
+                None => Ok(Verdict::Holds),
+            }
+        }
+        Condition::VolumesGone { node, guest } => volumes_gone(seen, node, guest.as_ref()),
+        Condition::GuestIs { guest } => guest_is(seen, guest).map(|found| found.map_or_else(Verdict::Not, |_| Verdict::Holds)),
+        Condition::GuestStopped { guest } => {
+            with_guest(seen, guest, |one| when(one.power == Power::Stopped, || format!("{guest} is running")))
+        }
+        Condition::GuestStaysOff { guest } => with_guest(seen, guest, |one| {
+            let config = known(&one.config)?;
+            when(!config.on_boot, || format!("{guest} starts with its host"))
+        }),
+        Condition::HostMemory { host, available } => {
+            let Some(found) = seen.hosts().find(|one| one.name == *host) else {
+                return Err(format!("host {host} was not read"));
+            };
+            let now = known(&found.memory)?.available();
+            when(now >= *available, || format!("{host} has {now} available, {available} are needed"))
+        }
+        Condition::Unused { host, vmid, address } => {
+            let guests = seen.guests_known();
+            known(&guests)?;
+            if let Some(guest) = seen.guests().find(|one| one.vmid == *vmid && one.host == *host) {
+                return Ok(Verdict::Not(format!("VMID {vmid} is taken by {}", guest.name)));
+            }
+            let Some(address) = address.as_deref().and_then(|text| text.split('/').next()) else { return Ok(Verdict::Holds) };
+            let node = nodes(seen)?.iter().find(|node| node.internal_ips.iter().any(|ip| ip == address));
+            when(node.is_none(), || format!("{address} is an address of {}", node.map_or("a node", |node| node.name.as_str())))
+        }
+        Condition::WorkerReady { node, slots } => {
+            let Some(found) = find(seen, node)? else { return Ok(Verdict::Not(format!("there is no node {node}"))) };
+            if !found.is_ready() {
+                return Ok(Verdict::Not(format!("{node} is not ready")));
+            }
+            let csi = known(&seen.kube.csi_nodes)?.iter().find(|one| one.name == *node);
+            let driver = csi.and_then(|one| one.drivers.iter().find(|one| one.name == against.driver));
+            match (driver, slots) {
+                (None, _) => Ok(Verdict::Not(format!("{} is not registered on {node}", against.driver))),
+                (Some(driver), Some(slots)) => when(driver.count == Some(*slots), || {
+                    let count = driver.count.map_or_else(|| "no limit".to_owned(), |count| count.to_string());
+                    format!("{node} advertises {count} volumes, {slots} are expected")
+                }),
+                (Some(_), None) => Ok(Verdict::Holds),
+            }
+        }
+        Condition::Ghost { guest, volume } => with_guest(seen, guest, |one| {
+            let holds = known(&one.config)?.disks.values().any(|disk| disk.volume == *volume);
+            if !holds {
+                return Ok(Verdict::Not(format!("{volume} is not in {guest} any more")));
+            }
+            match attached_as(seen, volume, against.driver)? {
+                Some(node) => Ok(Verdict::Not(format!("{volume} is attached to {node}: it is no ghost"))),
+                None => Ok(Verdict::Holds),
+            }
+        }),
+        Condition::SlotEmpty { guest, slot } => with_guest(seen, guest, |one| {
+            let config = known(&one.config)?;
+            // A removal that waits for a restart is none yet.
+            let waits = one.pending.contains_key(slot);
+            when(!config.disks.contains_key(slot) && !waits, || format!("{slot} of {guest} still holds a disk"))
+        }),
+    }
+}
+
+fn nodes(seen: &Snapshot) -> Result<&[Node], String> {
+    known(&seen.kube.nodes).map(Vec::as_slice)
+}
+
+fn pods(seen: &Snapshot) -> Result<&[Pod], String> {
+    known(&seen.kube.pods).map(Vec::as_slice)
+}
+
+fn find<'a>(seen: &'a Snapshot, node: &NodeName) -> Result<Option<&'a Node>, String> {
+    Ok(nodes(seen)?.iter().find(|one| one.name == *node))
+}
+
+fn on(seen: &Snapshot, node: &NodeName, test: impl FnOnce(&Node) -> bool, otherwise: &str) -> Checked {
+    match find(seen, node)? {
+        Some(found) => when(test(found), || format!("{node} {otherwise}")),
+        None => Ok(Verdict::Not(format!("there is no node {node}"))),
+    }
+}
+
+fn named(pod: &Pod, name: &str) -> bool {
+    name.split_once('/').is_some_and(|(namespace, name)| pod.namespace == namespace && pod.name == name)
+}
+
+/// Whether a pod belongs to `Kind/namespace/name`.
+pub(crate) fn owned(pod: &Pod, owner: &str) -> bool {
+    let mut parts = owner.splitn(3, '/');
+    let own = pod.owner.as_ref();
+    parts.next() == own.map(|one| one.kind.as_str())
+        && parts.next() == Some(&pod.namespace)
+        && parts.next() == own.map(|one| one.name.as_str())
+}
+
+/// Pods of an owner that serve: running, ready, and not on their way out.
+pub(crate) fn serving<'a>(pods: &'a [Pod], owner: &str) -> impl Iterator<Item = &'a Pod> {
+    let ready = |pod: &&Pod| {
+        pod.phase == Phase::Running && pod.deleting.is_none() && pod.conditions.iter().all(|one| one.kind != "Ready")
+    };
+    pods.iter().filter(move |pod| owned(pod, owner)).filter(ready)
+}
+
+fn successor(seen: &Snapshot, owner: &str, against: Against<'_>) -> Checked {
+    let before = against.ready_before.ok_or_else(|| format!("how many pods of {owner} were ready before is not known"))?;
+    let now = serving(pods(seen)?, owner).filter(|pod| Some(pod.uid.as_str()) != against.evicted).count() as u64;
+    when(now >= before, || format!("{now} of {before} pods of {owner} are ready"))
+}
+
+/// Where the newest serving pod of an owner is.
+pub(crate) fn newest<'a>(seen: &'a Snapshot, owner: &str) -> Option<&'a NodeName> {
+    let serving = serving(pods(seen).ok()?, owner);
+    serving.max_by_key(|pod| (pod.created, &pod.uid))?.node.as_ref()
+}
+
+/// The guest that is meant, or why that is not the one that is there.
+fn guest_is<'a>(seen: &'a Snapshot, meant: &GuestRef) -> Result<Result<&'a Guest, String>, String> {
+    let guests = seen.guests_known();
+    known(&guests)?;
+    let Some(found) = seen.guests().find(|guest| guest.host == meant.host && guest.vmid == meant.vmid) else {
+        return Ok(Err(format!("{meant} is not there")));
+    };
+    known(&found.config)?;
+    let now = GuestRef::of(found);
+    Ok(if now == *meant { Ok(found) } else { Err(format!("{now} is not the guest that was meant, which was {meant}")) })
+}
+
+fn with_guest(seen: &Snapshot, meant: &GuestRef, test: impl FnOnce(&Guest) -> Checked) -> Checked {
+    match guest_is(seen, meant)? {
+        Ok(guest) => test(guest),
+        Err(why) => Ok(Verdict::Not(why)),
+    }
+}
+
+fn volumes_gone(seen: &Snapshot, node: &NodeName, guest: Option<&GuestRef>) -> Checked {
+    if let Some(one) = known(&seen.kube.volume_attachments)?.iter().find(|one| one.node == *node) {
+        let volume = one.volume.as_ref().map_or("a volume", |volume| volume.as_str());
+        return Ok(Verdict::Not(format!("{volume} is attached to {node}")));
+    }
+    let Some(guest) = guest else { return Err(format!("which VM {node} is")) };
+    with_guest(seen, guest, |one| {
+        let held = |config: &GuestConfig| config.disks.values().find(|disk| Disk::is_csi(disk)).map(|disk| disk.volume.clone());
+        let volume = held(known(&one.config)?);
+        Ok(volume.map_or(Verdict::Holds, |volume| Verdict::Not(format!("{volume} is still in {guest}"))))
+    })
+}
+
+/// The node that a volume is attached to by Kubernetes, by the name that a VM's configuration has for it.
+fn attached_as(seen: &Snapshot, volume: &str, driver: &str) -> Result<Option<NodeName>, String> {
+    known(&seen.kube.persistent_volumes)?;
+    let ours = seen.volumes_of(driver);
+    let attachments = known(&seen.kube.volume_attachments)?;
+    let names = |one: &&capplan_model::kube::VolumeAttachment| {
+        let volid = one.volume.as_ref().and_then(|name| ours.get(name)).cloned().flatten();
+        volid.as_deref() == Some(volume)
+    };
+    Ok(attachments.iter().find(names).map(|one| one.node.clone()))
+}

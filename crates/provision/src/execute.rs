@@ -1,0 +1,571 @@
+//! Carries a plan out, step by step: nothing is chosen here, nothing is done before its line is on disk, and
+//! nothing counts as done before it was read back.
+//!
+//! What is not here: whether what is left of a plan is still a good idea. That is asked of the caller before
+//! each eviction, with a fresh reading.
+
+use std::time::{Duration, Instant};
+
+use capplan_model::Snapshot;
+use capplan_model::ids::{HostName, NodeName};
+use capplan_model::plan::{Condition, GuestRef, Plan, Step, StepAction};
+use capplan_model::run::{Event, StepState};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::check::{Against, Verdict, check, newest, owned, serving};
+use crate::kube::{Evicted, KubeError};
+use crate::observe::causes;
+use crate::pve::{PveError, TaskState};
+use crate::store::journal::{Journal, JournalError};
+use crate::world::{RouteError, World};
+
+/// Pause between two looks while an effect is waited for: short at first, as most come at once.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+/// Pauses before a step is looked at again that an API's answer got in the way of.
+const PAUSES: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(10), Duration::from_secs(30)];
+/// Pause after the eviction API said "not now".
+///
+/// # Source
+/// `kubectl drain` waits 5 s after a 429 (`pkg/drain/drain.go`).
+const EVICTION_PAUSE: Duration = Duration::from_secs(5);
+/// Between the two readings that make a ghost.
+///
+/// # Source
+/// An attach under way looks like a ghost: confirmed twice, 60 s apart (runbook's slot ledger).
+const GHOST_PAUSE: Duration = Duration::from_secs(60);
+/// Seconds that a guest has to shut down.
+///
+/// # Source
+/// Runbook: `shutdown --timeout 300`; it is never powered off instead.
+const SHUTDOWN_SECONDS: u64 = 300;
+
+/// What happens, for a human or a machine to follow.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "event")]
+pub enum Told {
+    /// A step is looked at.
+    Step {
+        /// Its number.
+        step: u64,
+        /// How many there are.
+        of: u64,
+        /// In words.
+        title: String,
+    },
+    /// It is waited for.
+    Waiting {
+        /// The step.
+        step: u64,
+        /// For what.
+        why: String,
+        /// Since the step began.
+        seconds: u64,
+    },
+    /// Something to know, which stops nothing.
+    Note {
+        /// The step.
+        step: u64,
+        /// What.
+        text: String,
+    },
+    /// Its effect was read back.
+    Done {
+        /// The step.
+        step: u64,
+        /// Whether it was there before anything was done.
+        already: bool,
+        /// Since the step began.
+        seconds: u64,
+    },
+}
+
+/// How far it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every step is done.
+    Finished,
+    /// A human has to do a step, and to say so.
+    Human {
+        /// The step.
+        step: u64,
+        /// What to do.
+        command: String,
+    },
+    /// The cluster is not the one that the plan was made for, and nothing of the step was done: plan again.
+    Surprise {
+        /// The step.
+        step: u64,
+        /// What differs.
+        why: String,
+    },
+    /// It stops for now, and can go on from here.
+    Stopped {
+        /// The step.
+        step: u64,
+        /// Why.
+        why: String,
+    },
+}
+
+/// Is what is left of a plan, from this step on, still possible on this reading?
+pub type Rehearse<'r> = dyn Fn(&Snapshot, u64) -> Result<(), String> + Sync + 'r;
+
+/// What a plan is carried out with.
+pub struct Executor<'e> {
+    /// Both planes.
+    pub world: &'e World,
+    /// The plan.
+    pub plan: &'e Plan,
+    /// The storage plugin's driver.
+    pub driver: &'e str,
+    /// Asked before each eviction.
+    pub rehearse: &'e Rehearse<'e>,
+    /// Told what happens.
+    pub tell: &'e (dyn Fn(&Told) + Sync),
+}
+
+/// Why a step does not go on.
+enum Halt {
+    Surprise(String),
+    Stopped(String),
+    /// It may go well a moment later: an answer was lost, or somebody was busy.
+    Passing(String),
+    Human(String),
+    Journal(JournalError),
+}
+
+impl From<JournalError> for Halt {
+    fn from(error: JournalError) -> Self {
+        Self::Journal(error)
+    }
+}
+
+impl From<KubeError> for Halt {
+    fn from(error: KubeError) -> Self {
+        let why = causes(&error);
+        match error {
+            KubeError::Connect { .. } | KubeError::Api { status: 409 | 429 | 500.., .. } => Self::Passing(why),
+            KubeError::Config(_)
+            | KubeError::Unauthorized { .. }
+            | KubeError::Forbidden { .. }
+            | KubeError::NotFound { .. }
+            | KubeError::Api { .. }
+            | KubeError::Decode { .. } => Self::Stopped(why),
+        }
+    }
+}
+
+impl From<PveError> for Halt {
+    fn from(error: PveError) -> Self {
+        let why = causes(&error);
+        // An answer that did not come in time says nothing: the effect is read back.
+        let passes = error.is_passing() || matches!(error, PveError::Timeout { .. });
+        if passes { Self::Passing(why) } else { Self::Stopped(why) }
+    }
+}
+
+impl From<RouteError> for Halt {
+    fn from(error: RouteError) -> Self {
+        Self::Surprise(error.to_string())
+    }
+}
+
+impl Executor<'_> {
+    /// Goes on until the plan is done or something is in the way.
+    ///
+    /// # Errors
+    /// [`JournalError`] if a line cannot be written: what it announces was not done.
+    pub async fn run(&self, journal: &mut Journal) -> Result<Outcome, JournalError> {
+        let of = self.plan.steps.len() as u64;
+        while let Some(number) = journal.state.next(of) {
+            let place = usize::try_from(number - 1).expect("steps are in memory");
+            let step = &self.plan.steps[place];
+            (self.tell)(&Told::Step { step: number, of, title: step.title.clone() });
+            let mut halt = self.step(step, journal).await;
+            for pause in PAUSES {
+                let Err(Halt::Passing(why)) = &halt else { break };
+                (self.tell)(&Told::Note { step: number, text: format!("{why}; again in {} s", pause.as_secs()) });
+                tokio::time::sleep(pause).await;
+                // As after a crash: what was begun is read back before anything is done again.
+                halt = self.step(step, journal).await;
+            }
+            let outcome = match halt {
+                Ok(()) => continue,
+                Err(Halt::Journal(error)) => return Err(error),
+                Err(Halt::Surprise(why)) => Outcome::Surprise { step: number, why },
+                Err(Halt::Stopped(why) | Halt::Passing(why)) => Outcome::Stopped { step: number, why },
+                Err(Halt::Human(command)) => Outcome::Human { step: number, command },
+            };
+            let why = match &outcome {
+                Outcome::Finished => return Ok(outcome),
+                Outcome::Human { command, .. } => format!("a human has to do it: {command}"),
+                Outcome::Surprise { why, .. } | Outcome::Stopped { why, .. } => why.clone(),
+            };
+            journal.append(&Event::Stopped { step: number, at: Timestamp::now(), why })?;
+            return Ok(outcome);
+        }
+        journal.append(&Event::Finished { at: Timestamp::now() })?;
+        Ok(Outcome::Finished)
+    }
+
+    /// Opens what was closed for this plan, as far as that is always safe, and says what is left.
+    ///
+    /// # Errors
+    /// [`JournalError`] if the last line cannot be written.
+    pub async fn abort(&self, journal: &mut Journal, by: &str) -> Result<Vec<String>, JournalError> {
+        let mut left = Vec::new();
+        let mut open: Vec<NodeName> = journal.state.steps.values().flat_map(|step| step.closed.clone()).collect();
+        for step in self.plan.steps.iter().filter(|step| journal.state.step(step.number).started) {
+            // One that was closed before stays so: its step was done without being started.
+            if let StepAction::Cordon { node } = &step.change {
+                open.push(node.clone());
+            } else if let StepAction::Uncordon { node } | StepAction::DeleteNode { node, .. } = &step.change {
+                open.retain(|one| one != node);
+            }
+            if !journal.state.step(step.number).ensured {
+                left.push(format!("step {} may have had its effect: {}", step.number, step.title));
+            } else if matches!(step.change, StepAction::DeleteNode { .. } | StepAction::KeepGuestOff { .. }) {
+                left.push(format!("done, and not taken back: {}", step.title));
+            }
+        }
+        open.sort();
+        open.dedup();
+        for node in open {
+            match self.world.kube.set_unschedulable(node.as_str(), false).await {
+                Ok(()) => left.push(format!("{node} is open again")),
+                Err(KubeError::NotFound { .. }) => left.push(format!("{node} is gone")),
+                Err(error) => left.push(format!("{node} may still be cordoned: {}", causes(&error))),
+            }
+        }
+        journal.append(&Event::Aborted { at: Timestamp::now(), by: by.to_owned(), left: left.clone() })?;
+        Ok(left)
+    }
+
+    async fn observe(&self) -> Result<Snapshot, Halt> {
+        self.world.observe().await.map_err(|error| Halt::Passing(causes(&error)))
+    }
+
+    fn verdict(&self, condition: &Condition, seen: &Snapshot, state: &StepState) -> Verdict {
+        let evicted = state.chosen.as_ref().map(|(_, uid)| uid.as_str());
+        check(condition, seen, Against { driver: self.driver, ready_before: state.ready, evicted })
+    }
+
+    /// The first condition that does not hold, and why.
+    fn unmet(&self, list: &[Condition], seen: &Snapshot, state: &StepState) -> Option<String> {
+        list.iter().find_map(|condition| match self.verdict(condition, seen, state) {
+            Verdict::Holds => None,
+            Verdict::Not(why) => Some(why),
+            Verdict::Unknown(why) => Some(format!("not known: {why}")),
+        })
+    }
+
+    async fn step(&self, step: &Step, journal: &mut Journal) -> Result<(), Halt> {
+        let begun = Instant::now();
+        let number = step.number;
+        let state = journal.state.step(number);
+        if let StepAction::Manual { command } = &step.change {
+            if !state.confirmed {
+                return Err(Halt::Human(command.clone()));
+            }
+            return self.wait(step, journal, begun).await;
+        }
+        let seen = self.observe().await?;
+        if seen.cluster != self.plan.cluster {
+            return Err(Halt::Surprise("this is another cluster than the plan was made for".to_owned()));
+        }
+        if !step.ensures.is_empty() && self.unmet(&step.ensures, &seen, &state).is_none() && state.closed.is_empty() {
+            journal.append(&Event::Ensured { step: number, at: Timestamp::now() })?;
+            (self.tell)(&Told::Done { step: number, already: !state.started, seconds: begun.elapsed().as_secs() });
+            return Ok(());
+        }
+        // A task that works on it already, or whose request was answered to nobody.
+        if state.started && self.follow_what_runs(step, &state, journal, begun).await? {
+            return self.wait(step, journal, begun).await;
+        }
+        match self.unmet(&step.requires, &seen, &state) {
+            None => self.act(step, &seen, journal, begun).await?,
+            // It was begun before: the effect is on its way, or never comes.
+            Some(why) if state.started => {
+                (self.tell)(&Told::Note { step: number, text: format!("it was begun before: {why}") });
+            }
+            Some(why) => return Err(self.refusal(step, &seen, &state, why)),
+        }
+        self.wait(step, journal, begun).await
+    }
+
+    /// Others that are not well may be so later; anything else is no longer what was planned.
+    fn refusal(&self, step: &Step, seen: &Snapshot, state: &StepState, why: String) -> Halt {
+        let passes = |condition: &&Condition| matches!(condition, Condition::OthersHealthy { .. } | Condition::HostMemory { .. });
+        let rest: Vec<Condition> = step.requires.iter().filter(|one| !passes(one)).cloned().collect();
+        if self.unmet(&rest, seen, state).is_none() { Halt::Stopped(why) } else { Halt::Surprise(why) }
+    }
+
+    /// Waits for the effect, opens what was closed meanwhile, and writes that it is done.
+    async fn wait(&self, step: &Step, journal: &mut Journal, begun: Instant) -> Result<(), Halt> {
+        let number = step.number;
+        let deadline = Duration::from_secs(step.deadline_seconds);
+        let mut last = String::new();
+        let mut pause = PAUSE.0;
+        loop {
+            let why = match self.world.observe().await {
+                Ok(seen) => match self.unmet(&step.ensures, &seen, &journal.state.step(number)) {
+                    None => {
+                        self.open_again(number, journal).await?;
+                        self.compare(step, &seen);
+                        break;
+                    }
+                    Some(why) => why,
+                },
+                Err(error) => causes(&error),
+            };
+            if begun.elapsed() >= deadline {
+                return Err(Halt::Stopped(format!("not within {} s: {why}", deadline.as_secs())));
+            }
+            if why != last {
+                (self.tell)(&Told::Waiting { step: number, why: why.clone(), seconds: begun.elapsed().as_secs() });
+                last = why;
+            }
+            rest(&mut pause).await;
+        }
+        journal.append(&Event::Ensured { step: number, at: Timestamp::now() })?;
+        (self.tell)(&Told::Done { step: number, already: false, seconds: begun.elapsed().as_secs() });
+        Ok(())
+    }
+
+    /// Says where a successor went, if that is not where it was expected.
+    fn compare(&self, step: &Step, seen: &Snapshot) {
+        for condition in &step.ensures {
+            if let Condition::SuccessorReady { owner, on } = condition
+                && let Some(node) = newest(seen, owner)
+                && !on.contains(node)
+            {
+                let text = format!("the successor of {owner} went to {node}, which was not expected");
+                (self.tell)(&Told::Note { step: step.number, text });
+            }
+        }
+    }
+
+    async fn open_again(&self, number: u64, journal: &mut Journal) -> Result<(), Halt> {
+        for node in journal.state.step(number).closed {
+            match self.world.kube.set_unschedulable(node.as_str(), false).await {
+                Ok(()) | Err(KubeError::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+            journal.append(&Event::Opened { step: number, node })?;
+        }
+        Ok(())
+    }
+
+    async fn act(&self, step: &Step, seen: &Snapshot, journal: &mut Journal, begun: Instant) -> Result<(), Halt> {
+        let number = step.number;
+        let kube = &self.world.kube;
+        let started = |ready| Event::Started { step: number, at: Timestamp::now(), ready };
+        match &step.change {
+            StepAction::Wait => journal.append(&started(None))?,
+            StepAction::Cordon { node } => {
+                journal.append(&started(None))?;
+                kube.set_unschedulable(node.as_str(), true).await?;
+            }
+            StepAction::Uncordon { node } => {
+                journal.append(&started(None))?;
+                kube.set_unschedulable(node.as_str(), false).await?;
+            }
+            StepAction::Label { node, key, value } => {
+                journal.append(&started(None))?;
+                kube.label(node.as_str(), key, value).await?;
+            }
+            StepAction::DeleteNode { node, uid } => {
+                journal.append(&started(None))?;
+                match kube.delete_node(node.as_str(), uid).await {
+                    Ok(()) | Err(KubeError::NotFound { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            StepAction::Evict { .. } => self.evict(step, seen, journal, begun).await?,
+            StepAction::KeepGuestOff { guest } => {
+                let (writer, host) = self.world.pve(&guest.host)?;
+                journal.append(&started(None))?;
+                writer.set_options(&host, guest.vmid, &[("onboot", "0")]).await?;
+            }
+            StepAction::ShutDownGuest { guest } => {
+                let (writer, host) = self.world.pve(&guest.host)?;
+                journal.append(&started(None))?;
+                let upid = writer.shut_down(&host, guest.vmid, SHUTDOWN_SECONDS).await?;
+                self.submitted(number, &guest.host, upid, journal, begun).await?;
+            }
+            StepAction::StartGuest { guest } => {
+                let (writer, host) = self.world.pve(&guest.host)?;
+                journal.append(&started(None))?;
+                let upid = writer.start(&host, guest.vmid).await?;
+                self.submitted(number, &guest.host, upid, journal, begun).await?;
+            }
+            StepAction::UnplugGhost { guest, slot, .. } => {
+                let (writer, host) = self.world.pve(&guest.host)?;
+                (self.tell)(&Told::Waiting {
+                    step: number,
+                    why: format!("a second look in {} s: an attach under way looks the same", GHOST_PAUSE.as_secs()),
+                    seconds: begun.elapsed().as_secs(),
+                });
+                tokio::time::sleep(GHOST_PAUSE).await;
+                let again = self.observe().await?;
+                if let Some(why) = self.unmet(&step.requires, &again, &journal.state.step(number)) {
+                    return Err(Halt::Surprise(why));
+                }
+                journal.append(&started(None))?;
+                let upid = writer.take_out(&host, guest.vmid, slot).await?;
+                self.submitted(number, &guest.host, upid, journal, begun).await?;
+            }
+            StepAction::AddWorker(spec) => {
+                return Err(Halt::Surprise(format!("adding {} is not something this version does", spec.name)));
+            }
+            StepAction::Manual { command } => return Err(Halt::Human(command.clone())),
+        }
+        Ok(())
+    }
+
+    /// The pod that a step evicts now: by its UID, or the owner's on that node.
+    fn target(step: &Step, seen: &Snapshot, state: &StepState) -> Option<(String, String)> {
+        let StepAction::Evict { pod, uid, owner, node, .. } = &step.change else { return None };
+        if !uid.is_empty() {
+            return Some((pod.clone(), uid.clone()));
+        }
+        if let Some(chosen) = &state.chosen {
+            return Some(chosen.clone());
+        }
+        let pods = seen.kube.pods.items().iter();
+        let mut mine: Vec<_> =
+            pods.filter(|one| owned(one, owner) && one.node.as_ref() == Some(node) && one.deleting.is_none()).collect();
+        mine.sort_by_key(|one| &one.uid);
+        mine.first().map(|one| (one.object_name().0, one.uid.clone()))
+    }
+
+    async fn evict(&self, step: &Step, seen: &Snapshot, journal: &mut Journal, begun: Instant) -> Result<(), Halt> {
+        let StepAction::Evict { owner, close, wait_seconds, .. } = &step.change else { return Ok(()) };
+        let number = step.number;
+        let state = journal.state.step(number);
+        if *wait_seconds > 0 && !state.started {
+            let why = format!("{wait_seconds} s between two pods");
+            (self.tell)(&Told::Waiting { step: number, why, seconds: begun.elapsed().as_secs() });
+            tokio::time::sleep(Duration::from_secs(*wait_seconds)).await;
+        }
+        // What is left is looked at again each time: pods come and go while a drain runs.
+        let fresh = if *wait_seconds > 0 { Some(self.observe().await?) } else { None };
+        let seen = fresh.as_ref().unwrap_or(seen);
+        (self.rehearse)(seen, number).map_err(Halt::Surprise)?;
+        let Some((pod, uid)) = Self::target(step, seen, &state) else {
+            return Err(Halt::Surprise(format!("no pod of {owner} is there to be evicted")));
+        };
+        let ready = serving(seen.kube.pods.items(), owner).count() as u64;
+        journal.append(&Event::Started { step: number, at: Timestamp::now(), ready: Some(ready) })?;
+        journal.append(&Event::Chose { step: number, pod: pod.clone(), uid: uid.clone() })?;
+        for node in close {
+            let open = seen.kube.nodes.items().iter().any(|one| one.name == *node && !one.unschedulable);
+            if open {
+                journal.append(&Event::Closing { step: number, node: node.clone() })?;
+                self.world.kube.set_unschedulable(node.as_str(), true).await?;
+            }
+        }
+        let (namespace, name) = pod.split_once('/').unwrap_or(("", &pod));
+        let deadline = Duration::from_secs(step.deadline_seconds);
+        loop {
+            match self.world.kube.evict(namespace, name, &uid).await {
+                Ok(Evicted::Accepted | Evicted::Gone) => return Ok(()),
+                Ok(Evicted::Never { why }) => return Err(Halt::Stopped(format!("{pod} cannot be evicted: {why}"))),
+                Ok(Evicted::Later { why }) => {
+                    if begun.elapsed() >= deadline {
+                        return Err(Halt::Stopped(format!("{pod} may not be evicted within {} s: {why}", deadline.as_secs())));
+                    }
+                    (self.tell)(&Told::Waiting { step: number, why, seconds: begun.elapsed().as_secs() });
+                    tokio::time::sleep(EVICTION_PAUSE).await;
+                }
+                // The answer was lost, or the server is away: the effect is read back.
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Notes a task and follows it to its end.
+    async fn submitted(
+        &self,
+        number: u64,
+        host: &HostName,
+        upid: String,
+        journal: &mut Journal,
+        begun: Instant,
+    ) -> Result<(), Halt> {
+        journal.append(&Event::Submitted { step: number, upid: upid.clone() })?;
+        self.follow(number, host, &upid, begun).await
+    }
+
+    async fn follow(&self, number: u64, host: &HostName, upid: &str, begun: Instant) -> Result<(), Halt> {
+        let (writer, _) = self.world.pve(host)?;
+        let mut last = String::new();
+        let mut pause = PAUSE.0;
+        loop {
+            match writer.state(upid).await? {
+                TaskState::Done { exit } => {
+                    if exit != "OK" {
+                        (self.tell)(&Told::Note { step: number, text: format!("the task ended with {exit}: see its log") });
+                    }
+                    return Ok(());
+                }
+                TaskState::Failed { why } => return Err(Halt::Stopped(format!("the task failed: {why}"))),
+                TaskState::Running { line } => {
+                    if line != last {
+                        let why = if line.is_empty() { "the task of Proxmox VE".to_owned() } else { line.clone() };
+                        (self.tell)(&Told::Waiting { step: number, why, seconds: begun.elapsed().as_secs() });
+                        last = line;
+                    }
+                    rest(&mut pause).await;
+                }
+            }
+        }
+    }
+
+    /// Follows the task of a step that was begun before, if there is one at work; whether there was.
+    async fn follow_what_runs(
+        &self,
+        step: &Step,
+        state: &StepState,
+        journal: &mut Journal,
+        begun: Instant,
+    ) -> Result<bool, Halt> {
+        let Some((guest, kind)) = task_of(&step.change) else { return Ok(false) };
+        let (writer, host) = self.world.pve(&guest.host)?;
+        if let Some(upid) = &state.upid {
+            if matches!(writer.state(upid).await?, TaskState::Running { .. }) {
+                self.follow(step.number, &guest.host, upid, begun).await?;
+                return Ok(true);
+            }
+        } else if let Some(upid) = writer.at_work(&host, guest.vmid, kind).await? {
+            self.submitted(step.number, &guest.host, upid, journal, begun).await?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+}
+
+/// Waits, each time longer.
+async fn rest(pause: &mut Duration) {
+    tokio::time::sleep(*pause).await;
+    *pause = (*pause * 2).min(PAUSE.1);
+}
+
+/// The guest and the type of the task that a step makes.
+fn task_of(change: &StepAction) -> Option<(&GuestRef, &'static str)> {
+    match change {
+        StepAction::ShutDownGuest { guest } => Some((guest, "qmshutdown")),
+        StepAction::StartGuest { guest } => Some((guest, "qmstart")),
+        StepAction::UnplugGhost { guest, .. } => Some((guest, "qmconfig")),
+        StepAction::Cordon { .. }
+        | StepAction::Uncordon { .. }
+        | StepAction::Evict { .. }
+        | StepAction::AddWorker(_)
+        | StepAction::DeleteNode { .. }
+        | StepAction::KeepGuestOff { .. }
+        | StepAction::Label { .. }
+        | StepAction::Wait
+        | StepAction::Manual { .. } => None,
+    }
+}

@@ -1,0 +1,181 @@
+//! What changes a Proxmox VE cluster, each change once: nothing here is tried again on its own.
+//!
+//! A change is done when its task says so, not when its request was answered.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use capplan_model::ids::VmId;
+use reqwest::Method;
+use serde::Deserialize;
+
+use super::client::{Envelope, Reader, segment};
+use super::error::PveError;
+use super::wire::Permissions;
+
+/// A client that may change what `apply` changes.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    reader: Arc<Reader>,
+}
+
+/// Where a task stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TaskState {
+    /// It is at work; its last line of log, such as `transferred 1.2 GiB of 32.0 GiB (3.75%)`.
+    Running {
+        /// The line.
+        line: String,
+    },
+    /// It ended well, perhaps with warnings.
+    Done {
+        /// `OK` or `WARNINGS: n`.
+        exit: String,
+    },
+    /// It failed.
+    Failed {
+        /// Its own words.
+        why: String,
+    },
+}
+
+#[derive(Deserialize)]
+struct Status {
+    status: String,
+    exitstatus: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Line {
+    #[serde(default)]
+    t: String,
+}
+
+/// How many lines of a task's log are asked for: enough to hold the last one of a clone.
+const LINES: &str = "5000";
+
+impl Writer {
+    /// Writes where `reader` reads.
+    pub fn new(reader: Reader) -> Self {
+        Self { reader: Arc::new(reader) }
+    }
+
+    /// The client that reads.
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// Sets options of a VM at once; only for what touches no disk, which takes longer than an answer may.
+    ///
+    /// # Errors
+    /// [`PveError`]; after one the effect may be there or not.
+    pub async fn set_options(&self, host: &str, vmid: VmId, options: &[(&str, &str)]) -> Result<(), PveError> {
+        let path = format!("/nodes/{}/qemu/{vmid}/config", segment(host));
+        self.change(Method::PUT, &path, options).await.map(drop)
+    }
+
+    /// Takes a disk out of a VM's configuration; what it holds stays. A volume that the VM does not own is
+    /// let go of, one of its own becomes `unusedN`.
+    ///
+    /// # Errors
+    /// [`PveError`]; after one the task may be at work or not.
+    ///
+    /// # Source
+    /// `vmconfig_register_unused_drive` of qemu-server: only a volume of the VM's own becomes `unusedN`.
+    pub async fn take_out(&self, host: &str, vmid: VmId, slot: &str) -> Result<String, PveError> {
+        let path = format!("/nodes/{}/qemu/{vmid}/config", segment(host));
+        self.task(Method::POST, &path, &[("delete", slot)]).await
+    }
+
+    /// Starts a VM.
+    ///
+    /// # Errors
+    /// [`PveError`]; after one the task may be at work or not.
+    pub async fn start(&self, host: &str, vmid: VmId) -> Result<String, PveError> {
+        self.task(Method::POST, &format!("/nodes/{}/qemu/{vmid}/status/start", segment(host)), &[]).await
+    }
+
+    /// Asks a VM to shut down; it is never powered off by this.
+    ///
+    /// # Errors
+    /// [`PveError`]; after one the task may be at work or not.
+    pub async fn shut_down(&self, host: &str, vmid: VmId, seconds: u64) -> Result<String, PveError> {
+        let path = format!("/nodes/{}/qemu/{vmid}/status/shutdown", segment(host));
+        self.task(Method::POST, &path, &[("timeout", &seconds.to_string())]).await
+    }
+
+    /// Where a task stands.
+    ///
+    /// # Errors
+    /// [`PveError`] if that cannot be read.
+    pub async fn state(&self, upid: &str) -> Result<TaskState, PveError> {
+        let host = upid.split(':').nth(1).unwrap_or_default();
+        let path = format!("/nodes/{}/tasks/{}", segment(host), segment(upid));
+        let status: Status = self.reader.get(&format!("{path}/status"), &[]).await?;
+        if status.status == "running" {
+            let log: Vec<Line> = self.reader.get(&format!("{path}/log"), &[("limit", LINES)]).await.unwrap_or_default();
+            return Ok(TaskState::Running { line: log.into_iter().next_back().map(|line| line.t).unwrap_or_default() });
+        }
+        let exit = status.exitstatus.unwrap_or_else(|| "no exit status".to_owned());
+        // `status_is_error` of PVE::UPID: warnings are no failure.
+        let good = exit == "OK" || exit.starts_with("WARNINGS:");
+        Ok(if good { TaskState::Done { exit } } else { TaskState::Failed { why: exit } })
+    }
+
+    /// A task of this type that works on a VM right now: one whose request was answered to nobody.
+    ///
+    /// # Errors
+    /// [`PveError`] if that cannot be read.
+    pub async fn at_work(&self, host: &str, vmid: VmId, kind: &str) -> Result<Option<String>, PveError> {
+        #[derive(Deserialize)]
+        struct Row {
+            upid: String,
+        }
+        let query = [("vmid", vmid.to_string()), ("typefilter", kind.to_owned()), ("source", "active".to_owned())];
+        let query: Vec<(&str, &str)> = query.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        let rows: Vec<Row> = self.reader.get(&format!("/nodes/{}/tasks", segment(host)), &query).await?;
+        for row in rows {
+            if matches!(self.state(&row.upid).await?, TaskState::Running { .. }) {
+                return Ok(Some(row.upid));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Privileges of the token on a path, with those that it inherits.
+    ///
+    /// # Errors
+    /// [`PveError`] if that cannot be read.
+    pub async fn privileges(&self, path: &str) -> Result<BTreeSet<String>, PveError> {
+        let permissions: Permissions = self.reader.get("/access/permissions", &[("path", path)]).await?;
+        Ok(permissions.0.into_values().flat_map(|held| held.into_keys().collect::<Vec<_>>()).collect())
+    }
+
+    /// Names of the hosts that this endpoint speaks for.
+    ///
+    /// # Errors
+    /// [`PveError`] if that cannot be read.
+    pub async fn hosts(&self) -> Result<Vec<String>, PveError> {
+        #[derive(Deserialize)]
+        struct Row {
+            node: String,
+        }
+        let rows: Vec<Row> = self.reader.get("/nodes", &[]).await?;
+        Ok(rows.into_iter().map(|row| row.node).collect())
+    }
+
+    async fn task(&self, method: Method, path: &str, form: &[(&str, &str)]) -> Result<String, PveError> {
+        let request = format!("{method} {path}");
+        let answer = self.change(method, path, form).await?;
+        answer.as_str().map(str::to_owned).ok_or_else(|| PveError::Decode { request, source: "no task in the answer".into() })
+    }
+
+    async fn change(&self, method: Method, path: &str, form: &[(&str, &str)]) -> Result<serde_json::Value, PveError> {
+        let what = format!("{method} {path}");
+        let request = self.reader.request(method, path).form(form);
+        let body = self.reader.answer(&what, request).await?;
+        let envelope: Envelope<serde_json::Value> = serde_json::from_slice(&body)
+            .map_err(|error| PveError::Decode { request: what, source: error.to_string().into() })?;
+        Ok(envelope.data)
+    }
+}

@@ -1,0 +1,375 @@
+//! `capplan apply`, `resume` and `abort`: carry a plan out, go on with it, give it up.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use capplan_model::Snapshot;
+use capplan_model::history::History;
+use capplan_model::plan::{Feasibility, Plan, StepAction};
+use capplan_model::run::{Event, FORMAT, RunState};
+use capplan_planner::plan::{Observation, audit, rehearse};
+use capplan_provision::execute::{Executor, Outcome, Told};
+use capplan_provision::store::journal::{Journal, JournalError, Lock, Runs};
+use capplan_provision::world::World;
+use clap::ValueEnum;
+use jiff::Timestamp;
+
+use super::observed::{live, unobserved};
+use crate::config::{Config, Options};
+use crate::render;
+use crate::ui::{CliError, Exit, Progress, note};
+
+/// Carry a plan out, step by step
+///
+/// The plan is a file of `capplan plan`. It is shown and confirmed first. Each step is checked on a fresh reading,
+/// written down before it is done, and read back afterwards: it can be interrupted anywhere, and `capplan resume`
+/// goes on. Exits with 4 if a gate refuses and nothing was changed, with 5 if it stopped midway.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The plan
+    #[arg(value_name = "PLANFILE")]
+    plan: PathBuf,
+    /// Check everything that can be checked without changing anything
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    how: How,
+}
+
+/// Go on with a run that stopped
+#[derive(Debug, clap::Args)]
+pub struct ResumeArgs {
+    /// The run [default: the one that is unfinished]
+    #[arg(value_name = "RUN")]
+    run: Option<String>,
+    /// Say that the step that only a human does is done
+    #[arg(long)]
+    done: bool,
+    #[command(flatten)]
+    how: How,
+}
+
+/// Give a run up: open what it closed, and say how things are
+///
+/// Nothing else is taken back: pods stay where they are, what is deleted stays so.
+#[derive(Debug, clap::Args)]
+pub struct AbortArgs {
+    /// The run
+    #[arg(value_name = "RUN")]
+    run: String,
+}
+
+/// How it is asked and told.
+#[derive(Clone, Debug, clap::Args)]
+struct How {
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+    /// How to tell what happens
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// How to tell what happens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// A line for each step, on stderr
+    #[default]
+    Text,
+    /// A JSON object for each event, one a line, on stdout
+    Json,
+}
+
+/// Carries a plan out.
+pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError> {
+    let config = Config::load(options)?;
+    let text = std::fs::read(&args.plan)
+        .map_err(|error| CliError::new(Exit::Usage, format!("cannot read the plan {}: {error}", args.plan.display())))?;
+    let plan = Plan::read(&text).map_err(|error| {
+        let error = CliError::from_error(Exit::Usage, &error);
+        CliError { what: format!("cannot use {}: {}", args.plan.display(), error.what), ..error }
+            .hint("`capplan plan -o FILE` writes a plan; take the .json, not the text beside it")
+    })?;
+    if let Some(exit) = nothing_to_do(&plan)? {
+        return Ok(exit);
+    }
+    let runs = Runs::of(&config.state_dir);
+    let lock = if args.dry_run { None } else { Some(only_run(&runs)?) };
+    let world = connect(&config).await?;
+    let missing = world.missing(&plan).await.map_err(|error| unobserved(&error))?;
+    if !missing.is_empty() {
+        let error = CliError::new(Exit::Refused, "privileges are missing; nothing was changed");
+        return Err(CliError { causes: missing, ..error }.hint("`capplan doctor --print-roles --apply` prints what to grant"));
+    }
+    let seen = live(&config).await?;
+    gate(&config, &plan, &seen)?;
+    if args.dry_run {
+        note(render::plan::text(&plan, false));
+        note("it could be carried out now; nothing was changed");
+        return Ok(Exit::Done);
+    }
+    if !args.how.yes {
+        confirm(&plan)?;
+    }
+    let at = Timestamp::now();
+    let digits = plan.id.strip_prefix("sha256:").unwrap_or(&plan.id);
+    let run = format!("{}-{}", at.strftime("%Y%m%dT%H%M%SZ"), digits.get(..8).unwrap_or(digits));
+    let first = Event::Began { format: FORMAT.to_owned(), at, by: by(), plan: plan.id.clone() };
+    let journal = runs.begin(&run, &plan, &first).map_err(unwritten)?;
+    go_on(&config, &world, &plan, journal, args.how.output, lock).await
+}
+
+/// Goes on with a run.
+pub(super) async fn resume(options: &Options, args: &ResumeArgs) -> Result<Exit, CliError> {
+    let config = Config::load(options)?;
+    let runs = Runs::of(&config.state_dir);
+    let lock = runs.lock().map_err(unwritten)?;
+    let run = match &args.run {
+        Some(run) => run.clone(),
+        None => match unfinished(&runs)? {
+            Some(run) => run,
+            None => {
+                note("nothing to do: no run is unfinished");
+                return Ok(Exit::Done);
+            }
+        },
+    };
+    let (plan, mut journal) = runs.open(&run).map_err(unwritten)?;
+    if let Some(end) = journal.state.end {
+        note(format!("nothing to do: {run} is {}", super::runs::ended(end)));
+        return Ok(Exit::Done);
+    }
+    let world = connect(&config).await?;
+    journal.append(&Event::Resumed { at: Timestamp::now(), by: by() }).map_err(unwritten)?;
+    if args.done {
+        let step = journal.state.next(plan.steps.len() as u64).and_then(|next| plan.steps.iter().find(|one| one.number == next));
+        match step.filter(|step| matches!(step.change, StepAction::Manual { .. })) {
+            Some(step) => {
+                let confirmed = Event::Confirmed { step: step.number, at: Timestamp::now(), by: by() };
+                journal.append(&confirmed).map_err(unwritten)?;
+            }
+            None => return Err(CliError::new(Exit::Usage, format!("{run} waits for no human: leave --done out"))),
+        }
+    }
+    go_on(&config, &world, &plan, journal, args.how.output, Some(lock)).await
+}
+
+/// Gives a run up.
+pub(super) async fn abort(options: &Options, args: &AbortArgs) -> Result<Exit, CliError> {
+    let config = Config::load(options)?;
+    let runs = Runs::of(&config.state_dir);
+    let _lock = runs.lock().map_err(unwritten)?;
+    let (plan, mut journal) = runs.open(&args.run).map_err(unwritten)?;
+    if let Some(end) = journal.state.end {
+        note(format!("nothing to do: {} is {}", args.run, super::runs::ended(end)));
+        return Ok(Exit::Done);
+    }
+    let world = connect(&config).await?;
+    let executor =
+        Executor { world: &world, plan: &plan, driver: &config.policy.attacher, rehearse: &|_, _| Ok(()), tell: &|_| {} };
+    let left = executor.abort(&mut journal, &by()).await.map_err(unwritten)?;
+    note(format!("{} is given up", args.run));
+    left.iter().for_each(|line| note(format!("  {line}")));
+    Ok(Exit::Done)
+}
+
+/// A plan without a step, or one that cannot be done.
+fn nothing_to_do(plan: &Plan) -> Result<Option<Exit>, CliError> {
+    let why = plan.because.first().or(plan.undecided.first()).cloned().unwrap_or_default();
+    if plan.feasibility != Feasibility::Feasible {
+        let mut error = CliError::new(Exit::Refused, "the plan cannot be carried out; nothing was changed");
+        error.causes.extend(plan.blockers.iter().map(|one| format!("{} {}: {}", one.code.name(), one.subject, one.detail)));
+        error.causes.push(why);
+        return Err(error);
+    }
+    if plan.steps.is_empty() {
+        note(format!("nothing to do: {why}"));
+        return Ok(Some(Exit::Done));
+    }
+    if let Some(step) = plan.steps.iter().find(|step| matches!(step.change, StepAction::AddWorker(_))) {
+        return Err(CliError::new(Exit::Refused, format!("step {} ({}) is not done by this version", step.number, step.title))
+            .hint("add the worker by hand as the plan says; nothing was changed"));
+    }
+    Ok(None)
+}
+
+/// Takes the lock, and refuses while another run is unfinished.
+fn only_run(runs: &Runs) -> Result<Lock, CliError> {
+    let lock = runs.lock().map_err(unwritten)?;
+    match unfinished(runs)? {
+        None => Ok(lock),
+        Some(run) => Err(CliError::new(Exit::Refused, format!("run {run} is not finished; nothing was changed"))
+            .hint(format!("`capplan resume {run}` goes on with it, `capplan abort {run}` gives it up"))),
+    }
+}
+
+fn unfinished(runs: &Runs) -> Result<Option<String>, CliError> {
+    for run in runs.names().map_err(unwritten)? {
+        if runs.read(&run).map_err(unwritten)?.2.end.is_none() {
+            return Ok(Some(run));
+        }
+    }
+    Ok(None)
+}
+
+async fn connect(config: &Config) -> Result<World, CliError> {
+    let progress = Progress::start("connecting");
+    progress.reading("both planes");
+    World::connect(&config.kubernetes, &config.proxmox).await.map_err(|error| unobserved(&error))
+}
+
+/// The plan must be about this cluster, and still be allowed as it is now.
+fn gate(config: &Config, plan: &Plan, seen: &Snapshot) -> Result<(), CliError> {
+    let refused = |why: String| {
+        CliError { causes: vec![why], ..CliError::new(Exit::Refused, "refused before step 1, nothing was changed") }
+            .hint("the cluster is not as it was: plan again")
+    };
+    if seen.cluster != plan.cluster {
+        return Err(refused("this is another cluster than the plan was made for".to_owned()));
+    }
+    if let Some(violation) = audit(seen, &config.policy, plan).into_iter().next() {
+        return Err(refused(violation.to_string()));
+    }
+    look(config, plan, seen, 1).map_err(refused)
+}
+
+/// Whether what is left of the plan is still possible.
+fn look(config: &Config, plan: &Plan, seen: &Snapshot, from: u64) -> Result<(), String> {
+    let seen = Observation { snapshot: seen, history: &History::default(), policy: &config.policy, claims: &[] };
+    rehearse(&seen, plan, from)
+}
+
+fn confirm(plan: &Plan) -> Result<(), CliError> {
+    note(render::plan::text(plan, false));
+    if !std::io::stdin().is_terminal() {
+        return Err(CliError::new(Exit::Refused, "nobody is there to confirm it; nothing was changed").hint("--yes confirms it"));
+    }
+    // What takes a machine away is confirmed by its name, not by a habit.
+    let removed = plan
+        .steps
+        .iter()
+        .find_map(|step| if let StepAction::DeleteNode { node, .. } = &step.change { Some(node.to_string()) } else { None });
+    let word = removed.unwrap_or_else(|| "yes".to_owned());
+    let typed = inquire::Text::new(&format!("type `{word}` to carry it out:")).prompt();
+    if typed.is_ok_and(|typed| typed.trim() == word) {
+        return Ok(());
+    }
+    Err(CliError::new(Exit::Refused, "not confirmed; nothing was changed"))
+}
+
+async fn go_on(
+    config: &Config,
+    world: &World,
+    plan: &Plan,
+    mut journal: Journal,
+    output: Output,
+    lock: Option<Lock>,
+) -> Result<Exit, CliError> {
+    let run = journal.run.clone();
+    let executor = Executor {
+        world,
+        plan,
+        driver: &config.policy.attacher,
+        rehearse: &|seen, from| look(config, plan, seen, from),
+        tell: &|told| tell(told, output),
+    };
+    let outcome = match executor.run(&mut journal).await {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            let exit = if changed(&journal.state) { Exit::Midway } else { Exit::Unexpected };
+            return Err(CliError { exit, ..unwritten(error) }.hint(format!("then `capplan resume {run}`")));
+        }
+    };
+    let (step, why) = match outcome {
+        Outcome::Finished => {
+            note(format!("done: {} steps, see `capplan runs {run}`", plan.steps.len()));
+            return Ok(Exit::Done);
+        }
+        Outcome::Human { step, command } => {
+            note(format!("step {step} is for you: {command}"));
+            note(format!("then `capplan resume {run} --done`"));
+            return Ok(Exit::Midway);
+        }
+        Outcome::Stopped { step, why } if changed(&journal.state) => {
+            return Err(CliError {
+                causes: vec![why],
+                ..CliError::new(Exit::Midway, format!("stopped at step {step} of {}", plan.steps.len()))
+            }
+            .hint(format!("`capplan resume {run}` goes on from there, `capplan abort {run}` gives it up")));
+        }
+        Outcome::Surprise { step, why } if out_of_return(plan, &journal.state) => {
+            return Err(CliError {
+                causes: vec![why],
+                ..CliError::new(Exit::Midway, format!("step {step} is not possible as planned, and a node is out already"))
+            }
+            .hint(format!("mend it by hand, then `capplan resume {run}`; `capplan abort {run}` leaves it as it is")));
+        }
+        Outcome::Surprise { step, why } | Outcome::Stopped { step, why } => (step, why),
+    };
+    let before = changed(&journal.state);
+    let left = executor.abort(&mut journal, &by()).await.map_err(unwritten)?;
+    drop(lock);
+    let error = if before {
+        let mut error = CliError::new(Exit::Midway, format!("given up at step {step} of {}", plan.steps.len()));
+        error.causes.push(why);
+        error.causes.extend(left);
+        error.hint("the cluster is not as it was: plan again")
+    } else {
+        CliError { causes: vec![why], ..CliError::new(Exit::Refused, "refused before step 1, nothing was changed") }
+            .hint("plan again once that is mended")
+    };
+    Err(error)
+}
+
+/// Whether anything was done at all.
+fn changed(state: &RunState) -> bool {
+    state.steps.values().any(|step| step.started)
+}
+
+/// Whether a node is being taken out: there is no way back by opening it.
+fn out_of_return(plan: &Plan, state: &RunState) -> bool {
+    let is_out = |change: &StepAction| matches!(change, StepAction::DeleteNode { .. });
+    plan.steps.iter().any(|step| is_out(&step.change) && state.step(step.number).started)
+}
+
+fn tell(told: &Told, output: Output) {
+    match (output, told) {
+        (Output::Json, _) => {
+            if let Ok(line) = serde_json::to_string(told) {
+                // A reader that hangs up does not stop the work.
+                drop(super::print(&format!("{line}\n")));
+            }
+        }
+        (Output::Text, Told::Step { step, of, title }) => note(format!("[{step}/{of}] {title}")),
+        (Output::Text, Told::Waiting { why, seconds, .. }) => note(format!("      {seconds:>4} s  waiting: {why}")),
+        (Output::Text, Told::Note { text, .. }) => note(format!("      note: {text}")),
+        (Output::Text, Told::Done { already: true, .. }) => note("      was so already"),
+        (Output::Text, Told::Done { seconds, .. }) => note(format!("      {seconds:>4} s  done")),
+    }
+}
+
+/// Who does it: user and machine.
+fn by() -> String {
+    let user = ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok()).unwrap_or_else(|| "somebody".to_owned());
+    let machine = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
+    format!("{user}@{}", if machine.trim().is_empty() { "unknown" } else { machine.trim() })
+}
+
+pub(super) fn unwritten(error: JournalError) -> CliError {
+    let exit = match &error {
+        JournalError::Locked { .. } => Exit::Refused,
+        JournalError::Missing { .. } => Exit::Usage,
+        JournalError::Io { .. }
+        | JournalError::Exists { .. }
+        | JournalError::Line { .. }
+        | JournalError::Order { .. }
+        | JournalError::Plan { .. }
+        | JournalError::OtherPlan { .. } => Exit::Unexpected,
+    };
+    let hint = error.hint();
+    let told = CliError::from_error(exit, &error);
+    match hint {
+        Some(hint) => told.hint(hint),
+        None => told,
+    }
+}
