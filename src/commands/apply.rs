@@ -1,17 +1,17 @@
 //! `capplan apply`, `resume` and `abort`: carry a plan out, go on with it, give it up.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use capplan_model::Snapshot;
 use capplan_model::history::History;
 use capplan_model::plan::{Feasibility, Plan, StepAction};
 use capplan_model::run::{Event, FORMAT, RunState};
-use capplan_planner::plan::{Observation, audit, rehearse};
+use capplan_planner::plan::{Count, Observation, Removal, Request, audit, rehearse};
 use capplan_provision::execute::{Executor, Outcome, Told};
 use capplan_provision::store::journal::{Journal, JournalError, Lock, Runs};
 use capplan_provision::world::World;
-use clap::ValueEnum;
+use clap::{Subcommand, ValueEnum};
 use jiff::Timestamp;
 
 use super::observed::{live, unobserved};
@@ -25,10 +25,46 @@ use crate::ui::{CliError, Exit, Progress, note};
 /// written down before it is done, and read back afterwards: it can be interrupted anywhere, and `capplan resume`
 /// goes on. Exits with 4 if a gate refuses and nothing was changed, with 5 if it stopped midway.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
     /// The plan
-    #[arg(value_name = "PLANFILE")]
-    plan: PathBuf,
+    #[arg(value_name = "PLANFILE", required = true)]
+    plan: Option<PathBuf>,
+    #[command(flatten)]
+    try_or_do: TryOrDo,
+}
+
+/// What is planned and carried out in one go.
+#[derive(Clone, Debug, Subcommand)]
+enum What {
+    /// Take a worker out: empty it, delete its Node, shut its VM down
+    ///
+    /// Its VM stays, off and kept from starting with its host, unless it is to be destroyed.
+    RemoveWorker {
+        /// The worker
+        #[arg(value_name = "NODE")]
+        node: String,
+        /// Keep the VM, off: the default
+        #[arg(long, conflicts_with = "destroy")]
+        keep_as_spare: bool,
+        /// Destroy the VM with its own disks; it must have the tag `capplan`
+        #[arg(long)]
+        destroy: bool,
+        /// Do it although the policy's rules for it do not hold; the plan says so
+        #[arg(long = "override", value_name = "REASON")]
+        anyway: Option<String>,
+        /// Confirm that no growth is coming: a scale-down needs a human to say so
+        #[arg(long)]
+        confirm_no_growth: bool,
+        #[command(flatten)]
+        try_or_do: TryOrDo,
+    },
+}
+
+#[derive(Clone, Debug, clap::Args)]
+struct TryOrDo {
     /// Check everything that can be checked without changing anything
     #[arg(long)]
     dry_run: bool,
@@ -82,19 +118,26 @@ enum Output {
 
 /// Carries a plan out.
 pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError> {
-    let config = Config::load(options)?;
-    let text = std::fs::read(&args.plan)
-        .map_err(|error| CliError::new(Exit::Usage, format!("cannot read the plan {}: {error}", args.plan.display())))?;
-    let plan = Plan::read(&text).map_err(|error| {
-        let error = CliError::from_error(Exit::Usage, &error);
-        CliError { what: format!("cannot use {}: {}", args.plan.display(), error.what), ..error }
-            .hint("`capplan plan -o FILE` writes a plan; take the .json, not the text beside it")
-    })?;
+    let mut config = Config::load(options)?;
+    let runs = Runs::of(&config.state_dir);
+    let try_or_do = match &args.what {
+        None => &args.try_or_do,
+        Some(What::RemoveWorker { try_or_do, .. }) => try_or_do,
+    };
+    let lock = if try_or_do.dry_run { None } else { Some(only_run(&runs)?) };
+    let plan = match (&args.what, &args.plan) {
+        (Some(What::RemoveWorker { node, destroy, anyway, confirm_no_growth, .. }), _) => {
+            config.policy.plan.no_growth_confirmed |= *confirm_no_growth;
+            let node = Some(node.as_str().into());
+            let removal = Removal { count: Count::Exactly(1), node, anyway: anyway.clone(), destroy: *destroy };
+            super::plan::live(&config, &Request::ScaleDown(removal)).await?
+        }
+        (None, Some(path)) => saved(path)?,
+        (None, None) => return Err(CliError::new(Exit::Usage, "no plan is named")),
+    };
     if let Some(exit) = nothing_to_do(&plan)? {
         return Ok(exit);
     }
-    let runs = Runs::of(&config.state_dir);
-    let lock = if args.dry_run { None } else { Some(only_run(&runs)?) };
     let world = connect(&config).await?;
     let missing = world.missing(&plan).await.map_err(|error| unobserved(&error))?;
     if !missing.is_empty() {
@@ -103,12 +146,12 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
     }
     let seen = live(&config).await?;
     gate(&config, &plan, &seen)?;
-    if args.dry_run {
+    if try_or_do.dry_run {
         note(render::plan::text(&plan, false));
         note("it could be carried out now; nothing was changed");
         return Ok(Exit::Done);
     }
-    if !args.how.yes {
+    if !try_or_do.how.yes {
         confirm(&plan)?;
     }
     let at = Timestamp::now();
@@ -116,7 +159,17 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
     let run = format!("{}-{}", at.strftime("%Y%m%dT%H%M%SZ"), digits.get(..8).unwrap_or(digits));
     let first = Event::Began { format: FORMAT.to_owned(), at, by: by(), plan: plan.id.clone() };
     let journal = runs.begin(&run, &plan, &first).map_err(unwritten)?;
-    go_on(&config, &world, &plan, journal, args.how.output, lock).await
+    go_on(&config, &world, &plan, journal, try_or_do.how.output, lock).await
+}
+
+fn saved(path: &Path) -> Result<Plan, CliError> {
+    let text = std::fs::read(path)
+        .map_err(|error| CliError::new(Exit::Usage, format!("cannot read the plan {}: {error}", path.display())))?;
+    Plan::read(&text).map_err(|error| {
+        let error = CliError::from_error(Exit::Usage, &error);
+        CliError { what: format!("cannot use {}: {}", path.display(), error.what), ..error }
+            .hint("`capplan plan -o FILE` writes a plan; take the .json, not the text beside it")
+    })
 }
 
 /// Goes on with a run.

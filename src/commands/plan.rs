@@ -5,13 +5,16 @@ use std::path::{Path, PathBuf};
 use capplan_model::ids::VmId;
 use capplan_model::plan::{Feasibility, Plan, PresenceClaim};
 use capplan_model::units::Bytes;
-use capplan_planner::plan::{Count, Limits, Observation, PlanError, Request, Wanted, plan};
+use capplan_planner::plan::{Count, Limits, Observation, PlanError, Removal, Request, Wanted, plan};
 use clap::{Subcommand, ValueEnum};
 
 use super::observed::From;
 use crate::config::{Config, Options};
 use crate::render;
 use crate::ui::{CliError, Exit, Progress, note};
+
+/// Seconds for the search of a better plan, if nothing is said.
+const SECONDS: f64 = 30.0;
 
 /// What to do: the best next step, or how to empty, add or remove nodes
 ///
@@ -96,6 +99,12 @@ enum What {
         /// Confirm that no growth is coming: a scale-down needs a human to say so
         #[arg(long)]
         confirm_no_growth: bool,
+        /// This worker and no other
+        #[arg(long, value_name = "NODE", conflicts_with = "count")]
+        node: Option<String>,
+        /// Destroy their VMs in the end; otherwise they stay, and stay off
+        #[arg(long)]
+        destroy: bool,
         #[command(flatten)]
         how: How,
     },
@@ -146,7 +155,7 @@ struct How {
     #[arg(long)]
     explain: bool,
     /// Seconds for the search of a better plan
-    #[arg(long, value_name = "SECONDS", default_value_t = 30.0, value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value_t = SECONDS, value_parser = seconds)]
     time_limit: f64,
     /// Seed of the ties
     #[arg(long, default_value_t = 1)]
@@ -181,7 +190,10 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
         Some(What::Drain { nodes: names, how }) => (Request::Drain(nodes(names)), how),
         Some(What::DrainOrder { nodes: names, how }) => (Request::DrainOrder(nodes(names)), how),
         Some(What::Evacuate { host, how }) => (Request::Evacuate(host.as_str().into()), how),
-        Some(What::ScaleDown { count, anyway, how, .. }) => (Request::ScaleDown { count: *count, anyway: anyway.clone() }, how),
+        Some(What::ScaleDown { count, anyway, node, destroy, how, confirm_no_growth: _ }) => {
+            let node = node.clone().map(Into::into);
+            (Request::ScaleDown(Removal { count: *count, node, anyway: anyway.clone(), destroy: *destroy }), how)
+        }
         Some(What::ScaleUp { count, memory, cores, host, like, name, vmid, ip, template, how }) => {
             let wanted = Wanted {
                 count: *count,
@@ -229,6 +241,17 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
     };
     super::print(&text)?;
     Ok(exit(&made))
+}
+
+/// Plans on the cluster as it is now, for those who carry it out.
+pub(super) async fn live(config: &Config, request: &Request) -> Result<Plan, CliError> {
+    let observed = super::observed::From::default().observe(config).await?;
+    let history = super::history::of(config, &observed).await;
+    let progress = Progress::start("planning");
+    let seen = Observation { snapshot: &observed.snapshot, history: &history, policy: &config.policy, claims: &[] };
+    let made = plan(&seen, observed.id(), request, Limits { seconds: SECONDS, seed: 1 }).map_err(refused)?;
+    drop(progress);
+    Ok(made)
 }
 
 fn json(plan: &Plan) -> Result<String, CliError> {

@@ -22,17 +22,18 @@ now = "2026-03-02T06:00:00Z"
 
 [[hosts]]
 name = "pve1"
-memory = "128GiB"
+memory = "256GiB"
 available = "60GiB"
 cpus = 32
 "#;
 
-/// A rig with three workers and a Deployment of four pods that the real scheduler has placed.
-fn started() -> Result<(Rig, World), Failure> {
+/// A rig with so many workers and a Deployment of four pods that the real scheduler has placed.
+fn started(workers: u32) -> Result<(Rig, World), Failure> {
     let mut text = WORKERS.to_owned();
-    for number in 1..=3 {
+    for number in 1..=workers {
+        let vmid = 200 + number;
         text.push_str(&format!(
-            "\n[[nodes]]\nname = \"w{number}\"\nvmid = 20{number}\nhost = \"pve1\"\nmemory = \"16GiB\"\nallocatable = \"15GiB\"\ncpus = 8\n"
+            "\n[[nodes]]\nname = \"w{number}\"\nvmid = {vmid}\nhost = \"pve1\"\nmemory = \"8GiB\"\nallocatable = \"7GiB\"\ncpus = 8\n"
         ));
     }
     let snapshot = Scenario::parse(&text).expect("a valid scenario").snapshot();
@@ -88,7 +89,7 @@ fn a_drain_moves_every_pod_once_and_a_second_one_has_nothing_to_do() -> Tested {
     if skipped() {
         return Ok(());
     }
-    let (rig, world) = started()?;
+    let (rig, world) = started(3)?;
     let before = settled(rig.api())?;
     let there: Vec<&String> = before.iter().filter(|(node, _)| node == "w1").map(|(_, uid)| uid).collect();
     let file = planned(&world, &["drain", "w1"]);
@@ -115,17 +116,19 @@ fn a_worker_that_is_removed_is_empty_gone_off_and_stays_off() -> Tested {
     if skipped() {
         return Ok(());
     }
-    let (mut rig, world) = started()?;
-    let file = planned(&world, &["scale-down", "--override", "test"]);
-    let plan: Value = serde_json::from_str(&std::fs::read_to_string(&file).expect("just written")).expect("JSON");
-    let gone = plan["target"].as_str().expect("a worker").to_owned();
-    let vmid: u32 = format!("20{}", gone.trim_start_matches('w')).parse().expect("a number");
-    let refused = world.run(&["apply", &file, "--yes"]).ends(4);
+    let (mut rig, world) = started(3)?;
+    let (gone, vmid) = next_out(&rig)?;
+    let remove = |more: &str| {
+        let remove = ["apply", "remove-worker", &gone, "--override", "test", "--yes", more];
+        world.run(&remove.map(str::to_owned).iter().map(String::as_str).filter(|one| !one.is_empty()).collect::<Vec<_>>())
+    };
+    remove("--destroy").ends(4).says(&["it has no tag `capplan`", "nothing was changed"]);
+    let refused = remove("").ends(4);
     let vm = format!("/vms/{vmid}");
     let lacking = [format!("VM.PowerMgmt on {vm}"), format!("VM.Config.Options on {vm}"), "nothing was changed".to_owned()];
     refused.says(&lacking.each_ref().map(String::as_str));
     rig.double()?.grant(&[("/", &READER), (&vm, &["VM.Audit", "VM.PowerMgmt", "VM.Config.Options"])])?;
-    world.run(&["apply", &file, "--yes"]).done();
+    remove("--keep-as-spare").done();
     assert!(settled(rig.api())?.iter().all(|(node, _)| *node != gone));
     let nodes = rig.api().list("/api/v1/nodes")?;
     assert!(nodes.iter().all(|node| node["metadata"]["name"] != gone.as_str()), "{gone} is still there");
@@ -171,7 +174,7 @@ fn a_drain_that_is_killed_after_any_line_of_its_journal_is_done_once_by_resume()
     if skipped() {
         return Ok(());
     }
-    let (rig, world) = started()?;
+    let (rig, world) = started(3)?;
     let mut killed = 0;
     for point in 1.. {
         let (node, there) = fullest(&rig)?;
@@ -217,7 +220,7 @@ fn a_write_that_fails_or_whose_answer_is_lost_has_its_effect_once() -> Tested {
     if skipped_without_own_plane() {
         return Ok(());
     }
-    let (mut rig, mut world) = started()?;
+    let (mut rig, mut world) = started(3)?;
     rig.plant(printed_roles(), MissingOwners::Drop)?;
     rig.start_gate()?;
     // The account that `doctor` proposes, which is all that is needed.
@@ -242,5 +245,133 @@ fn a_write_that_fails_or_whose_answer_is_lost_has_its_effect_once() -> Tested {
             rig.gate()?.heal()?;
         }
     }
+    Ok(())
+}
+
+/// A worker to take out, with pods if any has some, and its VMID.
+fn next_out(rig: &Rig) -> Result<(String, u32), Failure> {
+    let pods = settled(rig.api())?;
+    let nodes = rig.api().list("/api/v1/nodes")?;
+    let names = nodes.iter().filter_map(|node| node["metadata"]["name"].as_str().map(str::to_owned));
+    let name = names.max_by_key(|name| pods.iter().filter(|(at, _)| at == name).count()).expect("a worker is left");
+    let number: u32 = name.trim_start_matches('w').parse().expect("a number");
+    Ok((name, 200 + number))
+}
+
+/// Requests of a method to a path's end that were answered well.
+fn done(requests: &[Value], method: &str, end: &str) -> usize {
+    let is = |one: &&Value| {
+        one["method"] == method
+            && one["path"].as_str().is_some_and(|path| path.ends_with(end))
+            && one["status"].as_u64().is_some_and(|status| status < 300)
+    };
+    requests.iter().filter(is).count()
+}
+
+#[test]
+fn a_removal_that_is_killed_after_any_line_takes_one_worker_out_once() -> Tested {
+    if skipped() {
+        return Ok(());
+    }
+    const MOST: u32 = 24;
+    let (mut rig, world) = started(MOST)?;
+    let (mut killed, mut ended) = (0, false);
+    for point in 1..MOST as usize - 1 {
+        let (node, vmid) = next_out(&rig)?;
+        let allocate: &[&str] = &["VM.Audit", "VM.PowerMgmt", "VM.Config.Options", "VM.Allocate"];
+        rig.double()?.grant(&[("/", &READER), (&format!("/vms/{vmid}"), allocate)])?;
+        let operator = rig.double()?.operator().clone();
+        operator.change(http::Method::PUT, &format!("/nodes/pve1/qemu/{vmid}/config"), &[("tags", "capplan")])?;
+        let remove = ["apply", "remove-worker", &node, "--destroy", "--override", "test", "--yes"];
+        let runs = || std::fs::read_dir(world.path(STATE).join("runs")).map_or(0, Iterator::count);
+        let before = runs().max(1);
+        let said = File::create(world.path("said")).expect("a file of ours");
+        let mut child = world.command(&remove).stderr(said).spawn().expect("it starts");
+        while !(runs() > before && lines(&world) >= point) && child.try_wait().expect("a child").is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        ended = child.try_wait().expect("a child").is_some();
+        drop(child.kill());
+        child.wait().expect("a child");
+        if point % 2 == 0 {
+            rig.double()?.kill();
+            rig.double()?.restart()?;
+            // Our own connections died with it: the first request only finds that out.
+            drop(rig.double()?.guests());
+            drop(rig.double()?.operator().clone().change(http::Method::GET, "/version", &[]));
+        }
+        let said = std::fs::read_to_string(world.path("said")).expect("a file of ours");
+        if !ended {
+            killed += 1;
+            let begun = lines(&world) > 0 && runs() > before;
+            let again = if begun { vec!["resume"] } else { remove.to_vec() };
+            world.run(&again).done();
+        }
+        let nodes = rig.api().list("/api/v1/nodes")?;
+        assert!(nodes.iter().all(|one| one["metadata"]["name"] != node.as_str()), "point {point}: {node} is there: {said}");
+        assert!(nodes.iter().all(|one| one["spec"]["unschedulable"] != true), "point {point}: a node is closed: {said}");
+        assert!(settled(rig.api())?.iter().all(|(at, _)| *at != node));
+        let guests = rig.double()?.guests()?;
+        assert!(guests.iter().all(|one| one["vmid"] != vmid), "point {point}: {vmid} is there: {said}");
+        let requests = rig.double()?.requests()?;
+        for (method, end) in [("POST", "/status/shutdown"), ("DELETE", "")] {
+            let times = done(&requests, method, &format!("/qemu/{vmid}{end}"));
+            // A host whose API dies takes the task along that it had accepted.
+            assert!(times <= 1 + usize::from(point % 2 == 0), "point {point}: {method} {end} {times} times: {said}");
+        }
+        if ended {
+            break;
+        }
+    }
+    assert!(ended && killed >= 12, "killed at {killed} points");
+    assert_eq!(rig.double()?.violations()?, Vec::<Value>::new());
+    println!("killed at {killed} points");
+    Ok(())
+}
+
+#[test]
+fn a_removal_meets_every_way_in_which_proxmox_fails_and_is_done_in_the_end() -> Tested {
+    if skipped() {
+        return Ok(());
+    }
+    let requests = [("PUT", "config"), ("POST", "status/shutdown"), ("DELETE", "")];
+    let faults = [
+        json!({"status": 500, "message": "can't lock file '/var/lock/qemu-server/lock-1.conf' - got timeout"}),
+        json!({"status": 595, "message": "No route to host"}),
+        json!({"status": 596, "message": "Connection timed out", "after": true}),
+        json!({"reset": true, "after": true}),
+        json!({"task": "storage 'local-lvm' is not online"}),
+        json!({"task": "WARNINGS: 1"}),
+    ];
+    let (mut rig, world) = started(2 + u32::try_from(requests.len() * faults.len()).expect("few"))?;
+    let mut resumed = 0;
+    for (method, end) in requests {
+        // A change of options is no task.
+        for fault in faults.iter().filter(|fault| fault["task"].is_null() || method != "PUT") {
+            let (node, vmid) = next_out(&rig)?;
+            let allocate: &[&str] = &["VM.Audit", "VM.PowerMgmt", "VM.Config.Options", "VM.Allocate"];
+            rig.double()?.grant(&[("/", &READER), (&format!("/vms/{vmid}"), allocate)])?;
+            let config = format!("/nodes/pve1/qemu/{vmid}/config");
+            rig.double()?.operator().clone().change(http::Method::PUT, &config, &[("tags", "capplan")])?;
+            let path = format!("/nodes/pve1/qemu/{vmid}/{end}");
+            let mut rule = fault.clone();
+            (rule["method"], rule["path"], rule["times"]) = (json!(method), json!(path.trim_end_matches('/')), json!(1));
+            rig.double()?.fail(&rule)?;
+            let first = world.run(&["apply", "remove-worker", &node, "--destroy", "--override", "test", "--yes"]);
+            if first.code != 0 {
+                let told = format!("{rule}: {}", first.err);
+                assert!(first.code == 5 && first.err.contains("capplan resume") && first.err.contains("not online"), "{told}");
+                resumed += 1;
+                world.run(&["resume"]).done();
+            }
+            rig.double()?.heal()?;
+            let nodes = rig.api().list("/api/v1/nodes")?;
+            assert!(nodes.iter().all(|one| one["metadata"]["name"] != node.as_str()), "{rule}: {node} is there");
+            assert!(rig.double()?.guests()?.iter().all(|one| one["vmid"] != vmid), "{rule}: {vmid} is there");
+            let seen = rig.double()?.requests()?;
+            assert!(done(&seen, "DELETE", &format!("/qemu/{vmid}")) <= 2, "{rule}");
+        }
+    }
+    assert_eq!(resumed, 2, "a task that failed stops the run, and nothing else does");
     Ok(())
 }

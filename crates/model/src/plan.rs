@@ -463,6 +463,11 @@ pub enum StepAction {
         /// The guest.
         guest: GuestRef,
     },
+    /// Destroys a guest with its own disks.
+    DestroyGuest {
+        /// The guest.
+        guest: GuestRef,
+    },
     /// Sets a label of a node.
     Label {
         /// The node.
@@ -571,6 +576,16 @@ pub enum Condition {
     },
     /// The guest is stopped.
     GuestStopped {
+        /// The guest.
+        guest: GuestRef,
+    },
+    /// The guest may be destroyed: our tag, no disk but its own, nothing that a volume of a claim is on.
+    Disposable {
+        /// The guest.
+        guest: GuestRef,
+    },
+    /// No guest has this VMID on that host.
+    GuestGone {
         /// The guest.
         guest: GuestRef,
     },

@@ -217,12 +217,65 @@ pub struct Guest {
     pub pending: BTreeMap<String, Option<String>>,
 }
 
+/// Tag of the VMs that capplan may destroy: those that it made, and those that were given to it.
+pub const OWN_TAG: &str = "capplan";
+
+/// Why a guest must not be destroyed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotDisposable {
+    /// What is on it is not known.
+    #[error("its configuration is not known: {why}")]
+    Unknown {
+        /// Why.
+        why: String,
+    },
+    /// Others are clones of it.
+    #[error("it is a template")]
+    Template,
+    /// A disk that is not its own: a volume of a claim, another VM's.
+    #[error("{volume} on {slot} is not its own: it would be lost, or stay behind attached to nothing")]
+    Volume {
+        /// Slot.
+        slot: String,
+        /// Volume.
+        volume: String,
+    },
+    /// Nobody said that capplan may.
+    #[error("it has no tag `{OWN_TAG}`: only such VMs are destroyed; `qm set {vmid} --tags {OWN_TAG}` gives it")]
+    Untagged {
+        /// VMID.
+        vmid: VmId,
+    },
+}
+
 impl Guest {
     /// Whether it is a placeholder of a replicated volume and no machine.
     pub fn is_placeholder(&self) -> bool {
         self.vmid.0 >= PLACEHOLDER_VMID
             && self.power != Power::Running
             && self.config.known().is_some_and(|config| config.disks.values().any(Disk::is_csi))
+    }
+
+    /// Why the guest must not be destroyed; `None` if nothing is known to speak against it.
+    pub fn not_disposable(&self) -> Option<NotDisposable> {
+        let config = match &self.config {
+            Reading::Known(config) => config,
+            Reading::Unknown { why } => return Some(NotDisposable::Unknown { why: why.clone() }),
+        };
+        if self.template {
+            return Some(NotDisposable::Template);
+        }
+        let disks = || config.disks.iter().map(|(slot, disk)| (slot, &disk.volume, disk.cdrom));
+        let unused = config.unused.iter().map(|(slot, volume)| (slot, volume, false));
+        for (slot, volume, cdrom) in disks().chain(unused) {
+            // `local-lvm:vm-204-disk-0`, `store:204/vm-204-disk-0.qcow2`; what another owns stays, whoever made it.
+            let name = volume.split_once(':').map_or(volume.as_str(), |(_, name)| name);
+            let name = name.rsplit('/').next().unwrap_or(name);
+            if !cdrom && !name.starts_with(&format!("vm-{}-", self.vmid)) {
+                return Some(NotDisposable::Volume { slot: slot.clone(), volume: volume.clone() });
+            }
+        }
+        (!self.tags.iter().any(|tag| tag == OWN_TAG)).then_some(NotDisposable::Untagged { vmid: self.vmid })
     }
 
     /// Memory the guest takes when it runs.

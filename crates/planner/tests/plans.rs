@@ -12,7 +12,7 @@ use capplan_model::policy::Policy;
 use capplan_model::scenario::Scenario;
 use capplan_model::units::{Bytes, MilliCpu};
 use capplan_model::{Reading, Snapshot};
-use capplan_planner::plan::{Count, Limits, Observation, Request, audit, end_state, plan};
+use capplan_planner::plan::{Count, Limits, Observation, Removal, Request, audit, end_state, plan};
 use proptest::prelude::*;
 
 /// What a pod takes, where it is, and what it minds.
@@ -158,7 +158,7 @@ fn drained(nodes: usize, shapes: &[Shape], seed: u64) -> Plan {
 fn consolidated(nodes: usize, shapes: &[Shape]) -> Plan {
     let text = capplan_model::policy::BUILT_IN.replace("\"> 90%\"", "\"> 100%\"").replace("\">= 25\"", "\">= 64\"");
     let policy = Policy::parse(&text).expect("a policy");
-    let request = Request::ScaleDown { count: Count::Most, anyway: Some("test".into()) };
+    let request = Request::ScaleDown(Removal { count: Count::Most, node: None, anyway: Some("test".into()), destroy: false });
     let limits = Limits { seconds: 20.0, seed: 1 };
     planned(&snapshot(nodes, shapes), &History::default(), &policy, &request, limits)
 }
@@ -326,7 +326,8 @@ fn each_check_of_the_audit_notices_what_it_is_for() {
     let scenario = steady(&[(1, 4, 2), (1, 4, 2), (1, 4, 2)], 80);
     let (before, policy) = (scenario.snapshot(), Policy::built_in());
     let limits = Limits { seconds: 5.0, seed: 1 };
-    let request = Request::ScaleDown { count: Count::Exactly(1), anyway: Some("test".into()) };
+    let request =
+        Request::ScaleDown(Removal { count: Count::Exactly(1), node: None, anyway: Some("test".into()), destroy: false });
     let good = planned(&before, &scenario.history(), &policy, &request, limits);
     assert_eq!((good.feasibility, good.moves().count()), (Feasibility::Feasible, 4), "{good:?}");
     assert_eq!(audit(&before, &policy, &good), []);

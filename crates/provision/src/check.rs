@@ -90,6 +90,15 @@ fn judge(condition: &Condition, seen: &Snapshot, against: Against<'_>) -> Checke
         Condition::GuestStopped { guest } => {
             with_guest(seen, guest, |one| when(one.power == Power::Stopped, || format!("{guest} is running")))
         }
+        Condition::Disposable { guest } => {
+            with_guest(seen, guest, |one| Ok(one.not_disposable().map_or(Verdict::Holds, |why| Verdict::Not(why.to_string()))))
+        }
+        Condition::GuestGone { guest } => {
+            let guests = seen.guests_known();
+            known(&guests)?;
+            let there = seen.guests().any(|one| one.host == guest.host && one.vmid == guest.vmid);
+            when(!there, || format!("{guest} is still there"))
+        }
         Condition::GuestStaysOff { guest } => with_guest(seen, guest, |one| {
             let config = known(&one.config)?;
             when(!config.on_boot, || format!("{guest} starts with its host"))

@@ -29,6 +29,8 @@ const PAUSES: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(10), 
 /// # Source
 /// `kubectl drain` waits 5 s after a 429 (`pkg/drain/drain.go`).
 const EVICTION_PAUSE: Duration = Duration::from_secs(5);
+/// What PVE answers for a log without a line.
+const NO_LOG: &str = "no content";
 /// Between the two readings that make a ghost.
 ///
 /// # Source
@@ -225,7 +227,10 @@ impl Executor<'_> {
             }
             if !journal.state.step(step.number).ensured {
                 left.push(format!("step {} may have had its effect: {}", step.number, step.title));
-            } else if matches!(step.change, StepAction::DeleteNode { .. } | StepAction::KeepGuestOff { .. }) {
+            } else if matches!(
+                step.change,
+                StepAction::DeleteNode { .. } | StepAction::KeepGuestOff { .. } | StepAction::ShutDownGuest { .. }
+            ) {
                 left.push(format!("done, and not taken back: {}", step.title));
             }
         }
@@ -392,13 +397,19 @@ impl Executor<'_> {
                 let (writer, host) = self.world.pve(&guest.host)?;
                 journal.append(&started(None))?;
                 let upid = writer.shut_down(&host, guest.vmid, SHUTDOWN_SECONDS).await?;
-                self.submitted(number, &guest.host, upid, journal, begun).await?;
+                self.submitted(step, &guest.host, upid, journal, begun).await?;
             }
             StepAction::StartGuest { guest } => {
                 let (writer, host) = self.world.pve(&guest.host)?;
                 journal.append(&started(None))?;
                 let upid = writer.start(&host, guest.vmid).await?;
-                self.submitted(number, &guest.host, upid, journal, begun).await?;
+                self.submitted(step, &guest.host, upid, journal, begun).await?;
+            }
+            StepAction::DestroyGuest { guest } => {
+                let (writer, host) = self.world.pve(&guest.host)?;
+                journal.append(&started(None))?;
+                let upid = writer.destroy(&host, guest.vmid).await?;
+                self.submitted(step, &guest.host, upid, journal, begun).await?;
             }
             StepAction::UnplugGhost { guest, slot, .. } => {
                 let (writer, host) = self.world.pve(&guest.host)?;
@@ -414,7 +425,7 @@ impl Executor<'_> {
                 }
                 journal.append(&started(None))?;
                 let upid = writer.take_out(&host, guest.vmid, slot).await?;
-                self.submitted(number, &guest.host, upid, journal, begun).await?;
+                self.submitted(step, &guest.host, upid, journal, begun).await?;
             }
             StepAction::AddWorker(spec) => {
                 return Err(Halt::Surprise(format!("adding {} is not something this version does", spec.name)));
@@ -488,35 +499,41 @@ impl Executor<'_> {
     /// Notes a task and follows it to its end.
     async fn submitted(
         &self,
-        number: u64,
+        step: &Step,
         host: &HostName,
         upid: String,
         journal: &mut Journal,
         begun: Instant,
     ) -> Result<(), Halt> {
-        journal.append(&Event::Submitted { step: number, upid: upid.clone() })?;
-        self.follow(number, host, &upid, begun).await
+        journal.append(&Event::Submitted { step: step.number, upid: upid.clone() })?;
+        self.follow(step, host, &upid, begun).await
     }
 
-    async fn follow(&self, number: u64, host: &HostName, upid: &str, begun: Instant) -> Result<(), Halt> {
+    async fn follow(&self, step: &Step, host: &HostName, upid: &str, begun: Instant) -> Result<(), Halt> {
         let (writer, _) = self.world.pve(host)?;
-        let mut last = String::new();
+        let mut last = None;
         let mut pause = PAUSE.0;
         loop {
             match writer.state(upid).await? {
                 TaskState::Done { exit } => {
                     if exit != "OK" {
-                        (self.tell)(&Told::Note { step: number, text: format!("the task ended with {exit}: see its log") });
+                        let text = format!("the task ended with {exit}: see its log");
+                        (self.tell)(&Told::Note { step: step.number, text });
                     }
                     return Ok(());
                 }
                 TaskState::Failed { why } => return Err(Halt::Stopped(format!("the task failed: {why}"))),
+                TaskState::Running { .. } if begun.elapsed() >= Duration::from_secs(step.deadline_seconds) => {
+                    let why = format!("its task still runs after {} s: {upid}", step.deadline_seconds);
+                    return Err(Halt::Stopped(why));
+                }
                 TaskState::Running { line } => {
-                    if line != last {
-                        let why = if line.is_empty() { "the task of Proxmox VE".to_owned() } else { line.clone() };
-                        (self.tell)(&Told::Waiting { step: number, why, seconds: begun.elapsed().as_secs() });
-                        last = line;
+                    if last.as_ref() != Some(&line) {
+                        let line = if line.is_empty() || line == NO_LOG { "the task of Proxmox VE" } else { line.as_str() };
+                        let told = Told::Waiting { step: step.number, why: line.to_owned(), seconds: begun.elapsed().as_secs() };
+                        (self.tell)(&told);
                     }
+                    last = Some(line);
                     rest(&mut pause).await;
                 }
             }
@@ -535,11 +552,11 @@ impl Executor<'_> {
         let (writer, host) = self.world.pve(&guest.host)?;
         if let Some(upid) = &state.upid {
             if matches!(writer.state(upid).await?, TaskState::Running { .. }) {
-                self.follow(step.number, &guest.host, upid, begun).await?;
+                self.follow(step, &guest.host, upid, begun).await?;
                 return Ok(true);
             }
         } else if let Some(upid) = writer.at_work(&host, guest.vmid, kind).await? {
-            self.submitted(step.number, &guest.host, upid, journal, begun).await?;
+            self.submitted(step, &guest.host, upid, journal, begun).await?;
             return Ok(true);
         }
         Ok(false)
@@ -558,6 +575,7 @@ fn task_of(change: &StepAction) -> Option<(&GuestRef, &'static str)> {
         StepAction::ShutDownGuest { guest } => Some((guest, "qmshutdown")),
         StepAction::StartGuest { guest } => Some((guest, "qmstart")),
         StepAction::UnplugGhost { guest, .. } => Some((guest, "qmconfig")),
+        StepAction::DestroyGuest { guest } => Some((guest, "qmdestroy")),
         StepAction::Cordon { .. }
         | StepAction::Uncordon { .. }
         | StepAction::Evict { .. }

@@ -89,6 +89,7 @@ impl World {
                 StepAction::StartGuest { guest } | StepAction::ShutDownGuest { guest } => {
                     pve.insert(on(guest, "VM.PowerMgmt"));
                 }
+                StepAction::DestroyGuest { guest } => drop(pve.insert(on(guest, "VM.Allocate"))),
                 StepAction::KeepGuestOff { guest } => drop(pve.insert(on(guest, "VM.Config.Options"))),
                 StepAction::UnplugGhost { guest, .. } => drop(pve.insert(on(guest, "VM.Config.Disk"))),
                 StepAction::AddWorker(_) | StepAction::Wait | StepAction::Manual { .. } => {}

@@ -262,6 +262,7 @@ pub(super) fn end_state(scene: &Scene<'_>, board: &Board<'_>, plan: &Plan) -> Sn
             | StepAction::DeleteNode { .. }
             | StepAction::ShutDownGuest { .. }
             | StepAction::StartGuest { .. }
+            | StepAction::DestroyGuest { .. }
             | StepAction::Wait
             | StepAction::Manual { .. } => {}
         }

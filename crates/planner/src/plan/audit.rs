@@ -226,6 +226,13 @@ impl Audit<'_> {
                 self.deleted.insert(node.clone());
             }
             StepAction::ShutDownGuest { guest } | StepAction::KeepGuestOff { guest } => self.stops(guest, step),
+            StepAction::DestroyGuest { guest } => {
+                self.stops(guest, step);
+                let needed = [Condition::GuestStopped { guest: guest.clone() }, Condition::Disposable { guest: guest.clone() }];
+                if guest.uuid.is_none() || !needed.iter().all(|one| step.requires.contains(one)) {
+                    self.fail(format!("nothing makes sure that {guest} may be destroyed"));
+                }
+            }
             StepAction::StartGuest { guest: meant } => {
                 let guest = meant.find(self.snapshot);
                 let clean = |config: &GuestConfig| !config.disks.values().any(Disk::is_csi);
@@ -327,7 +334,11 @@ impl Audit<'_> {
     /// A guest may be kept off only once its node is empty, be stopped only once that is deleted, and only the
     /// one that was meant.
     fn stops(&mut self, meant: &GuestRef, step: &Step) {
-        let out = if matches!(step.change, StepAction::ShutDownGuest { .. }) { &self.deleted } else { &self.empty };
+        let out = if matches!(step.change, StepAction::ShutDownGuest { .. } | StepAction::DestroyGuest { .. }) {
+            &self.deleted
+        } else {
+            &self.empty
+        };
         let mine = out.iter().any(|node| self.ground.guest(node).is_some_and(|guest| GuestRef::of(guest) == *meant));
         // One that is off and no node harms nobody by staying off.
         let idle = matches!(step.change, StepAction::KeepGuestOff { .. })

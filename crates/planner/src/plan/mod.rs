@@ -57,12 +57,20 @@ pub enum Request {
     /// Empty every node of a host.
     Evacuate(HostName),
     /// Remove workers.
-    ScaleDown {
-        /// How many.
-        count: Count,
-        /// Why it is done although the rules for it do not hold.
-        anyway: Option<String>,
-    },
+    ScaleDown(Removal),
+}
+
+/// Which workers are removed, and what becomes of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Removal {
+    /// How many.
+    pub count: Count,
+    /// This one and no other.
+    pub node: Option<NodeName>,
+    /// Why it is done although the rules for it do not hold.
+    pub anyway: Option<String>,
+    /// Whether their VMs are destroyed; otherwise they stay, and stay off.
+    pub destroy: bool,
 }
 
 /// How many workers are removed.
@@ -191,9 +199,7 @@ pub fn plan(seen: &Observation<'_>, id: SnapshotId, request: &Request, limits: L
         Request::ScaleUp(wanted) => scale_up::plan(scene, &board, wanted, Standard::Asked, empty(Action::ScaleUp)),
         Request::Drain(names) => drain::together(scene, board, names, empty(Action::Drain)),
         Request::DrainOrder(names) => drain::in_turn(scene, board, names, empty(Action::DrainOrder)),
-        Request::ScaleDown { count, anyway } => {
-            Ok(scale_down::plan(scene, board, *count, anyway.as_deref(), empty(Action::ScaleDown)))
-        }
+        Request::ScaleDown(removal) => scale_down::plan(scene, board, removal, empty(Action::ScaleDown)),
         Request::Evacuate(host) => drain::host(scene, board, host, empty(Action::Evacuate)),
     })?;
     match audit(seen.snapshot, seen.policy, &plan).into_iter().next() {

@@ -9,7 +9,7 @@ use super::after::Standing;
 use super::board::Board;
 use super::levers::{self, Tried};
 use super::scale_up::{self, Standard, Wanted};
-use super::{Count, PlanError, Scene, scale_down};
+use super::{Count, PlanError, Removal, Scene, scale_down};
 use crate::capacity::node_uses;
 use crate::decide::{self, decide};
 use crate::rules::{Facts, Judgement, Verdict, judge_all};
@@ -32,8 +32,8 @@ pub(super) fn plan(scene: &Scene<'_>, board: &Board<'_>, empty: Plan) -> Result<
     if standing.held.is_empty() {
         return Ok(match advice.action {
             decide::Action::ScaleDown => {
-                let mut plan =
-                    scale_down::plan(scene, board.clone(), Count::Exactly(1), None, Plan { action: Action::ScaleDown, ..empty });
+                let one = Removal { count: Count::Exactly(1), node: None, anyway: None, destroy: false };
+                let mut plan = scale_down::plan(scene, board.clone(), &one, Plan { action: Action::ScaleDown, ..empty })?;
                 plan.because.splice(0..0, advice.because);
                 plan
             }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use capplan_model::ids::NodeName;
 use capplan_model::plan::{Action, BlockCode, Blocker, Feasibility, Optimality, OptimalityStatus, Plan, Rejected};
 use capplan_model::policy::{Direction, Measure};
+use capplan_model::pve::NotDisposable;
 use capplan_model::slots::VolumeSlots;
 use jiff::SignedDuration;
 
@@ -12,7 +13,7 @@ use super::blockers::{self, Findings};
 use super::board::{Board, Choice};
 use super::cost::in_order;
 use super::drain::{self, Costs, Emptied, How};
-use super::{Count, Scene, after, reshuffle, steps};
+use super::{Count, PlanError, Removal, Scene, after, reshuffle, steps};
 use crate::capacity::node_uses;
 use crate::place::{Answer, BinState};
 use crate::rules::{Facts, Verdict, judge_all};
@@ -30,13 +31,21 @@ struct Tried {
 }
 
 /// Plans the removal of workers.
-pub(super) fn plan(scene: &Scene<'_>, mut board: Board<'_>, count: Count, anyway: Option<&str>, mut plan: Plan) -> Plan {
+///
+/// # Errors
+/// [`PlanError::NoNode`] if the worker that is named does not exist.
+pub(super) fn plan(scene: &Scene<'_>, mut board: Board<'_>, removal: &Removal, mut plan: Plan) -> Result<Plan, PlanError> {
     let cluster = &board.scheduler.cluster;
+    let only = removal.node.as_ref().map(|name| drain::find(cluster, name)).transpose()?;
     let mut workers: Vec<NodeId> = cluster.nodes().filter(|node| !cluster.node(*node).runs_control_plane()).collect();
     drain::by_cost(scene, cluster, &mut workers);
-    gates(scene, anyway, &mut plan);
-    let candidates = candidates(scene, &board, &workers, &mut plan);
-    match choose(scene, &mut board, &workers, &candidates, count, &mut plan) {
+    gates(scene, removal.anyway.as_deref(), &mut plan);
+    let asked = only.map_or_else(|| workers.clone(), |node| vec![node]);
+    let mut candidates = candidates(scene, &board, &asked, &mut plan);
+    if removal.destroy {
+        candidates.retain(|node| is_disposable(scene, &board, *node, &mut plan));
+    }
+    match choose(scene, &mut board, &workers, &candidates, removal.count, &mut plan) {
         Some(tried) => {
             let cluster = &board.scheduler.cluster;
             plan.target = Some(drain::named(&board, &tried.nodes));
@@ -49,7 +58,10 @@ pub(super) fn plan(scene: &Scene<'_>, mut board: Board<'_>, count: Count, anyway
             blockers::look_around(scene, &tried.nodes.iter().map(|node| &cluster.node(*node).name).collect(), &mut found);
             found.blockers.extend(plan.blockers.clone());
             drain::conclude(scene, &board, &tried.nodes, tried.emptied, found, &mut plan);
-            plan.steps = steps::of_removal(scene, &board.scheduler.cluster, &plan);
+            plan.steps = steps::of_removal(scene, &board.scheduler.cluster, &plan, removal.destroy);
+            if removal.destroy && plan.feasibility == Feasibility::Feasible {
+                plan.warnings.insert(0, "the VMs are destroyed with their own disks: there is no way back".to_owned());
+            }
         }
         None => {
             plan.feasibility = if plan.undecided.is_empty() { Feasibility::Blocked } else { Feasibility::Undecided };
@@ -59,7 +71,24 @@ pub(super) fn plan(scene: &Scene<'_>, mut board: Board<'_>, count: Count, anyway
             plan.blockers.dedup();
         }
     }
-    plan
+    Ok(plan)
+}
+
+/// Whether the VM of a worker may be destroyed: it has our tag, and no disk but its own.
+fn is_disposable(scene: &Scene<'_>, board: &Board<'_>, node: NodeId, plan: &mut Plan) -> bool {
+    let name = &board.scheduler.cluster.node(node).name;
+    let why = match scene.ground.guest(name) {
+        None => "which VM it is, is not certain".to_owned(),
+        // Volumes in use now are gone from it by then.
+        Some(guest) => match guest.not_disposable().filter(|why| !matches!(why, NotDisposable::Volume { .. })) {
+            None => return true,
+            Some(why) => why.to_string(),
+        },
+    };
+    let blocker = Blocker { node: name.clone(), code: BlockCode::GateFailed, subject: name.to_string(), detail: why.clone() };
+    plan.blockers.push(blocker);
+    plan.rejected.push(Rejected::of(Action::ScaleDown, name, why));
+    false
 }
 
 /// What the policy's rules for a removal say. Those that do not hold block it, unless it is done anyway.

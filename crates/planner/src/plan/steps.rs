@@ -22,6 +22,9 @@ const POD: u64 = 900;
 /// Runbook: `shutdown --timeout 300`.
 const SHUTDOWN: u64 = 330;
 
+/// Seconds for a guest's disks to be freed: thin volumes go at once, files on a busy pool do not.
+const DESTROY: u64 = 600;
+
 /// What becomes of nodes once they are empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Afterwards {
@@ -63,11 +66,11 @@ pub(super) fn of_drain(scene: &Scene<'_>, cluster: &Cluster<'_>, plan: &Plan, af
 }
 
 /// Steps that empty the nodes of a plan's order and take each out: its object, then its VM.
-pub(super) fn of_removal(scene: &Scene<'_>, cluster: &Cluster<'_>, plan: &Plan) -> Vec<Step> {
+pub(super) fn of_removal(scene: &Scene<'_>, cluster: &Cluster<'_>, plan: &Plan, destroy: bool) -> Vec<Step> {
     let mut steps = Steps::default();
     if plan.feasibility == Feasibility::Feasible {
         emptied(scene, cluster, plan, Afterwards::StaysClosed, &mut steps, &mut |node, steps| {
-            take_out(scene, cluster, node, steps);
+            take_out(scene, cluster, node, destroy, steps);
         });
     }
     steps.done()
@@ -117,7 +120,7 @@ fn uid(cluster: &Cluster<'_>, node: &NodeName) -> String {
 
 /// Takes an empty node out for good: its VM must not come back with its host, volumes are gone from it before
 /// its object goes, and then it is shut down. One that comes back unasked is the worst of all.
-fn take_out(scene: &Scene<'_>, cluster: &Cluster<'_>, node: &NodeName, steps: &mut Steps) {
+fn take_out(scene: &Scene<'_>, cluster: &Cluster<'_>, node: &NodeName, destroy: bool, steps: &mut Steps) {
     let Some(guest) = scene.ground.guest(node) else { return };
     let guest = GuestRef::of(guest);
     let is = Condition::GuestIs { guest: guest.clone() };
@@ -142,10 +145,19 @@ fn take_out(scene: &Scene<'_>, cluster: &Cluster<'_>, node: &NodeName, steps: &m
     steps.add(
         format!("shut down {guest}"),
         StepAction::ShutDownGuest { guest: guest.clone() },
-        vec![is, free],
-        vec![Condition::GuestStopped { guest }, gone],
+        vec![is.clone(), free.clone()],
+        vec![Condition::GuestStopped { guest: guest.clone() }, gone.clone()],
         SHUTDOWN,
     );
+    if destroy {
+        steps.add(
+            format!("destroy {guest} with its own disks"),
+            StepAction::DestroyGuest { guest: guest.clone() },
+            vec![is, Condition::GuestStopped { guest: guest.clone() }, Condition::Disposable { guest: guest.clone() }, gone],
+            vec![Condition::GuestGone { guest }],
+            DESTROY,
+        );
+    }
 }
 
 fn emptied(

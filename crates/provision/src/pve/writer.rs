@@ -104,6 +104,19 @@ impl Writer {
         self.task(Method::POST, &path, &[("timeout", &seconds.to_string())]).await
     }
 
+    /// Destroys a stopped VM with the disks that its configuration names as its own, and nothing else.
+    ///
+    /// # Errors
+    /// [`PveError`]; after one the task may be at work or not.
+    pub async fn destroy(&self, host: &str, vmid: VmId) -> Result<String, PveError> {
+        let path = format!("/nodes/{}/qemu/{vmid}", segment(host));
+        let what = format!("DELETE {path}");
+        // A DELETE takes its parameters in the query: a body is refused.
+        let query = [("purge", "1"), ("destroy-unreferenced-disks", "0")];
+        let body = self.reader.answer(&what, self.reader.request(Method::DELETE, &path).query(&query)).await?;
+        upid(what, &body)
+    }
+
     /// Where a task stands.
     ///
     /// # Errors
@@ -165,17 +178,20 @@ impl Writer {
     }
 
     async fn task(&self, method: Method, path: &str, form: &[(&str, &str)]) -> Result<String, PveError> {
-        let request = format!("{method} {path}");
-        let answer = self.change(method, path, form).await?;
-        answer.as_str().map(str::to_owned).ok_or_else(|| PveError::Decode { request, source: "no task in the answer".into() })
+        let what = format!("{method} {path}");
+        upid(what, &self.change(method, path, form).await?)
     }
 
-    async fn change(&self, method: Method, path: &str, form: &[(&str, &str)]) -> Result<serde_json::Value, PveError> {
+    async fn change(&self, method: Method, path: &str, form: &[(&str, &str)]) -> Result<Vec<u8>, PveError> {
         let what = format!("{method} {path}");
-        let request = self.reader.request(method, path).form(form);
-        let body = self.reader.answer(&what, request).await?;
-        let envelope: Envelope<serde_json::Value> = serde_json::from_slice(&body)
-            .map_err(|error| PveError::Decode { request: what, source: error.to_string().into() })?;
-        Ok(envelope.data)
+        self.reader.answer(&what, self.reader.request(method, path).form(form)).await
+    }
+}
+
+/// The task that an answer names.
+fn upid(request: String, body: &[u8]) -> Result<String, PveError> {
+    match serde_json::from_slice::<Envelope<String>>(body) {
+        Ok(envelope) => Ok(envelope.data),
+        Err(error) => Err(PveError::Decode { request, source: error.to_string().into() }),
     }
 }
