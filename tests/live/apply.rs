@@ -1,16 +1,18 @@
 //! Plans carried out against real components: every pod moves through the eviction API, every change is read back.
 
 use std::fs::File;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use capplan_model::scenario::Scenario;
 use capplan_rig::double::READER;
 use capplan_rig::kube::{Api, Call};
 use capplan_rig::plant::MissingOwners;
+use capplan_rig::small_disk::SmallDisk;
 use capplan_rig::{Failure, Rig, objects};
 use serde_json::{Value, json};
 
-use crate::support::{STATE, World};
+use crate::support::{Outcome, STATE, World};
 use crate::{Tested, printed_roles, skipped, skipped_without_own_plane, world};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -373,5 +375,82 @@ fn a_removal_meets_every_way_in_which_proxmox_fails_and_is_done_in_the_end() -> 
         }
     }
     assert_eq!(resumed, 2, "a task that failed stops the run, and nothing else does");
+    Ok(())
+}
+
+#[test]
+fn what_is_not_as_planned_is_refused_and_nothing_is_left_closed() -> Tested {
+    if skipped() {
+        return Ok(());
+    }
+    let (mut rig, mut world) = started(3)?;
+    let (node, vmid) = next_out(&rig)?;
+    let vm = format!("/vms/{vmid}");
+    let allocate: &[&str] = &["VM.Audit", "VM.PowerMgmt", "VM.Config.Options", "VM.Allocate"];
+    rig.double()?.grant(&[("/", &READER), (&vm, allocate)])?;
+    let operator = rig.double()?.operator().clone();
+    let config = format!("/nodes/pve1/qemu/{vmid}/config");
+    let set = |key: &str, value: &str| operator.change(http::Method::PUT, &config, &[(key, value)]).map(drop);
+    set("tags", "capplan")?;
+    let file = planned(&world, &["scale-down", "--node", &node, "--destroy", "--override", "test"]);
+    let calm = |rig: &mut Rig| -> Tested {
+        let nodes = rig.api().list("/api/v1/nodes")?;
+        assert!(nodes.len() == 3 && nodes.iter().all(|one| one["spec"]["unschedulable"] != true), "{nodes:?}");
+        assert_eq!(rig.double()?.guest(vmid)?["power"], "running");
+        Ok(())
+    };
+
+    // Another is at work.
+    std::fs::create_dir_all(world.path(STATE).join("runs")).expect("a folder of ours");
+    let lock = File::create(world.path(STATE).join("runs/lock")).expect("a file of ours");
+    lock.lock().expect("nobody has it");
+    world.run(&["apply", &file, "--yes"]).ends(4).says(&["another capplan is at work"]);
+    drop(lock);
+
+    // The VM has another name, as after its VMID was given to another.
+    set("name", "somebody-else")?;
+    world.run(&["apply", &file, "--yes"]).ends(4).says(&["nothing was changed", "plan again"]);
+    set("name", &node)?;
+    // As it was it could be carried out.
+    world.run(&["apply", &file, "--yes", "--dry-run"]).done();
+    calm(&mut rig)?;
+
+    // A pod came that the plan does not know.
+    let stranger = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "stranger"},
+        "spec": {"nodeName": node, "containers": [{"name": "all", "image": "registry.example/rig:1"}]}});
+    rig.api().call(Call::post(PODS, stranger))?;
+    world.run(&["apply", &file, "--yes"]).ends(4).says(&["default/stranger", "nothing was changed"]);
+    rig.api().call(Call::delete(format!("{PODS}/stranger?gracePeriodSeconds=0")))?;
+    settled(rig.api())?;
+    calm(&mut rig)?;
+
+    // It is renamed while the plan runs: pods have moved, nothing of the VM was touched.
+    let mut child = world.command(&["apply", &file, "--yes"]).stderr(Stdio::null()).spawn().expect("it starts");
+    while lines(&world) < 2 && child.try_wait().expect("a child").is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    drop(child.kill());
+    child.wait().expect("a child");
+    set("name", "somebody-else")?;
+    world.run(&["resume"]).ends(5).says(&["given up", "plan again"]);
+    set("name", &node)?;
+    calm(&mut rig)?;
+    assert!(world.run(&["runs"]).done().out.contains("given up"));
+
+    // No room for the plan: nothing is done without its journal.
+    let disk = SmallDisk::mount(&world.path("state"), 4)?;
+    world.set("CAPPLAN_STATE_DIR", disk.folder.display().to_string());
+    let full = world.command_through(disk.command(env!("CARGO_BIN_EXE_capplan")), &["apply", &file, "--yes"]);
+    let full = Outcome::of(full);
+    assert!(full.code != 0 && !full.err.contains("panicked"), "{full:?}");
+    calm(&mut rig)?;
+
+    // No secret is in anything that was written.
+    let secret = rig.double()?.token();
+    let secret = secret.rsplit('=').next().unwrap_or_default();
+    for name in world.files().into_iter().filter(|name| !name.contains("kube")) {
+        let text = std::fs::read(world.path(&name)).unwrap_or_default();
+        assert!(!text.windows(secret.len()).any(|part| part == secret.as_bytes()), "the token is in {name}");
+    }
     Ok(())
 }

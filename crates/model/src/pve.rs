@@ -407,6 +407,42 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_guest_with_a_disk_that_is_not_its_own_is_never_disposable() {
+        let own = ["local-lvm:vm-204-disk-0", "store:204/vm-204-disk-1.qcow2", "local-lvm:vm-204-cloudinit"];
+        let others = [
+            "local-lvm:vm-9999-pvc-205da98f",
+            "store:9999/vm-9999-pvc-205da98f.raw",
+            "local-lvm:vm-2041-disk-0",
+            "local-lvm:vm-20-disk-0",
+            "store:2000/base-2000-disk-0.qcow2/204/vm-204-disk-0.qcow2x/../vm-1-disk-0",
+            "/dev/disk/by-id/ata-1",
+            "",
+        ];
+        let guest = |volumes: &[&str], unused: &[&str]| {
+            let disk = |(number, volume): (usize, &&str)| {
+                (format!("scsi{number}"), Disk { volume: (*volume).to_owned(), ..Default::default() })
+            };
+            let config = GuestConfig {
+                disks: volumes.iter().enumerate().map(disk).collect(),
+                unused: unused.iter().enumerate().map(|(number, one)| (format!("unused{number}"), (*one).to_owned())).collect(),
+                ..Default::default()
+            };
+            Guest { vmid: VmId(204), config: Reading::Known(config), tags: vec![OWN_TAG.into()], ..Default::default() }
+        };
+        assert_eq!(guest(&own, &["local-lvm:vm-204-disk-7"]).not_disposable(), None);
+        for other in others {
+            let found = [guest(&[own[0], other], &[]), guest(&own, &[other])].map(|guest| guest.not_disposable());
+            assert!(found.iter().all(|one| matches!(one, Some(NotDisposable::Volume { .. }))), "{other}: {found:?}");
+        }
+        let untagged = Guest { tags: vec!["capplan-old".into()], ..guest(&own, &[]) };
+        assert_eq!(untagged.not_disposable(), Some(NotDisposable::Untagged { vmid: VmId(204) }));
+        let template = Guest { template: true, ..guest(&own, &[]) };
+        assert_eq!(template.not_disposable(), Some(NotDisposable::Template));
+        let unread = Guest { config: Reading::unknown("no answer"), ..guest(&own, &[]) };
+        assert!(matches!(unread.not_disposable(), Some(NotDisposable::Unknown { .. })));
+    }
+
+    #[test]
     fn csi_disks_are_told_from_foreign_ones() {
         let disk = |volume: &str| Disk { volume: volume.into(), ..Default::default() };
         assert!(disk("local-lvm:vm-9999-pvc-205da98f").is_csi());

@@ -13,6 +13,8 @@ pub enum Verdict {
     Holds,
     /// It does not, and why.
     Not(String),
+    /// It does not, and waiting does not help: something else is there than was meant.
+    Never(String),
     /// What it rests on could not be read: neither yes nor no.
     Unknown(String),
 }
@@ -86,7 +88,7 @@ fn judge(condition: &Condition, seen: &Snapshot, against: Against<'_>) -> Checke
             }
         }
         Condition::VolumesGone { node, guest } => volumes_gone(seen, node, guest.as_ref()),
-        Condition::GuestIs { guest } => guest_is(seen, guest).map(|found| found.map_or_else(Verdict::Not, |_| Verdict::Holds)),
+        Condition::GuestIs { guest } => guest_is(seen, guest).map(|found| found.map_or_else(Verdict::Never, |_| Verdict::Holds)),
         Condition::GuestStopped { guest } => {
             with_guest(seen, guest, |one| when(one.power == Power::Stopped, || format!("{guest} is running")))
         }
@@ -222,7 +224,7 @@ fn guest_is<'a>(seen: &'a Snapshot, meant: &GuestRef) -> Result<Result<&'a Guest
 fn with_guest(seen: &Snapshot, meant: &GuestRef, test: impl FnOnce(&Guest) -> Checked) -> Checked {
     match guest_is(seen, meant)? {
         Ok(guest) => test(guest),
-        Err(why) => Ok(Verdict::Not(why)),
+        Err(why) => Ok(Verdict::Never(why)),
     }
 }
 
@@ -249,4 +251,78 @@ fn attached_as(seen: &Snapshot, volume: &str, driver: &str) -> Result<Option<Nod
         volid.as_deref() == Some(volume)
     };
     Ok(attachments.iter().find(names).map(|one| one.node.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use capplan_model::ids::{HostName, VmId};
+    use capplan_model::pve::Pve;
+    use capplan_model::units::Bytes;
+
+    use super::*;
+
+    const DRIVER: &str = "csi.proxmox.sinextra.dev";
+
+    fn against() -> Against<'static> {
+        Against { driver: DRIVER, ready_before: Some(0), evicted: None }
+    }
+
+    fn guest() -> GuestRef {
+        GuestRef { host: HostName::from("pve1"), vmid: VmId(204), name: "w4".into(), uuid: Some("u".into()) }
+    }
+
+    #[test]
+    fn what_was_not_read_never_holds() {
+        let (node, pod, owner) = (NodeName::from("w4"), "a/b".to_owned(), "ReplicaSet/a/b".to_owned());
+        let (uid, key, guest) = ("u".to_owned(), "k".to_owned(), guest());
+        let all = [
+            Condition::OthersHealthy { except: Vec::new() },
+            Condition::NodeIs { node: node.clone(), uid: uid.clone() },
+            Condition::NodeGone { node: node.clone() },
+            Condition::Cordoned { node: node.clone() },
+            Condition::Schedulable { node: node.clone() },
+            Condition::NodeReady { node: node.clone() },
+            Condition::PodIs { pod: pod.clone(), uid: uid.clone(), owner: owner.clone(), node: node.clone() },
+            Condition::PodGone { pod, uid },
+            Condition::SuccessorReady { owner, on: Vec::new() },
+            Condition::NodeEmpty { node: node.clone() },
+            Condition::VolumesGone { node: node.clone(), guest: Some(guest.clone()) },
+            Condition::GuestIs { guest: guest.clone() },
+            Condition::GuestStopped { guest: guest.clone() },
+            Condition::Disposable { guest: guest.clone() },
+            Condition::GuestGone { guest: guest.clone() },
+            Condition::GuestStaysOff { guest: guest.clone() },
+            Condition::HostMemory { host: guest.host.clone(), available: Bytes(1) },
+            Condition::Unused { host: guest.host.clone(), vmid: guest.vmid, address: None },
+            Condition::WorkerReady { node: node.clone(), slots: None },
+            Condition::Ghost { guest: guest.clone(), volume: "v".into() },
+            Condition::SlotEmpty { guest, slot: "scsi1".into() },
+            Condition::Labelled { node, key: key.clone(), value: key },
+        ];
+        // Nothing was read; and the same where a plane answered that there is nothing to see.
+        let silent = Pve { guests: Reading::unknown("no answer"), hosts: Reading::unknown("no answer"), ..Default::default() };
+        let mut unread = Snapshot { pve: vec![silent], ..Default::default() };
+        unread.kube.nodes = Reading::unknown("no answer");
+        unread.kube.pods = Reading::unknown("no answer");
+        unread.kube.volume_attachments = Reading::unknown("no answer");
+        for condition in all {
+            assert!(matches!(check(&condition, &unread, against()), Verdict::Unknown(_)), "{condition:?}");
+        }
+    }
+
+    #[test]
+    fn a_guest_is_the_one_that_was_meant_or_it_is_not() {
+        let meant = guest();
+        let there = Guest { vmid: meant.vmid, host: meant.host.clone(), name: meant.name.clone(), ..Default::default() };
+        let with = |name: &str, uuid: &str| {
+            let config = GuestConfig { uuid: Some(uuid.into()), ..Default::default() };
+            let guest = Guest { name: name.into(), config: Reading::Known(config), ..there.clone() };
+            Snapshot { pve: vec![Pve { guests: Reading::Known(vec![guest]), ..Default::default() }], ..Default::default() }
+        };
+        let is = Condition::GuestIs { guest: meant.clone() };
+        assert_eq!(check(&is, &with("w4", "u"), against()), Verdict::Holds);
+        for (name, uuid) in [("w5", "u"), ("w4", "v")] {
+            assert!(matches!(check(&is, &with(name, uuid), against()), Verdict::Never(_)), "{name} {uuid}");
+        }
+    }
 }

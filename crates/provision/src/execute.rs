@@ -260,8 +260,16 @@ impl Executor<'_> {
     fn unmet(&self, list: &[Condition], seen: &Snapshot, state: &StepState) -> Option<String> {
         list.iter().find_map(|condition| match self.verdict(condition, seen, state) {
             Verdict::Holds => None,
-            Verdict::Not(why) => Some(why),
+            Verdict::Not(why) | Verdict::Never(why) => Some(why),
             Verdict::Unknown(why) => Some(format!("not known: {why}")),
+        })
+    }
+
+    /// The first condition that no waiting will bring about, and why.
+    fn hopeless(&self, list: &[Condition], seen: &Snapshot, state: &StepState) -> Option<String> {
+        list.iter().find_map(|condition| match self.verdict(condition, seen, state) {
+            Verdict::Never(why) => Some(why),
+            Verdict::Holds | Verdict::Not(_) | Verdict::Unknown(_) => None,
         })
     }
 
@@ -299,11 +307,16 @@ impl Executor<'_> {
         self.wait(step, journal, begun).await
     }
 
-    /// Others that are not well may be so later; anything else is no longer what was planned.
+    /// Others that are not well may be so later, and what was not read may be read then; anything else is no
+    /// longer what was planned.
     fn refusal(&self, step: &Step, seen: &Snapshot, state: &StepState, why: String) -> Halt {
         let passes = |condition: &&Condition| matches!(condition, Condition::OthersHealthy { .. } | Condition::HostMemory { .. });
-        let rest: Vec<Condition> = step.requires.iter().filter(|one| !passes(one)).cloned().collect();
-        if self.unmet(&rest, seen, state).is_none() { Halt::Stopped(why) } else { Halt::Surprise(why) }
+        let differs = step
+            .requires
+            .iter()
+            .filter(|one| !passes(one))
+            .any(|condition| matches!(self.verdict(condition, seen, state), Verdict::Not(_) | Verdict::Never(_)));
+        if differs { Halt::Surprise(why) } else { Halt::Stopped(why) }
     }
 
     /// Waits for the effect, opens what was closed meanwhile, and writes that it is done.
@@ -314,6 +327,9 @@ impl Executor<'_> {
         let mut pause = PAUSE.0;
         loop {
             let why = match self.world.observe().await {
+                Ok(seen) if let Some(why) = self.hopeless(&step.ensures, &seen, &journal.state.step(number)) => {
+                    return Err(Halt::Surprise(why));
+                }
                 Ok(seen) => match self.unmet(&step.ensures, &seen, &journal.state.step(number)) {
                     None => {
                         self.open_again(number, journal).await?;

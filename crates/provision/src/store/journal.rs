@@ -328,6 +328,17 @@ mod tests {
     }
 
     #[test]
+    fn a_line_that_does_not_fit_on_the_disk_never_happened() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (_, mut journal) = begun(folder.path());
+        let before = journal.state.clone();
+        journal.file = OpenOptions::new().write(true).open("/dev/full").expect("part of Linux");
+        let error = journal.append(&started()).expect_err("full");
+        assert!(error.hint().is_some_and(|hint| hint.contains("disk full")), "{error}");
+        assert_eq!(journal.state, before);
+    }
+
+    #[test]
     fn two_at_once_are_one_too_many_and_a_dead_one_is_none() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let runs = Runs::of(folder.path());
