@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use capplan_model::Snapshot;
 use capplan_model::ids::{HostName, NodeName};
 use capplan_model::plan::{Condition, GuestRef, Plan, Step, StepAction};
-use capplan_model::run::{Event, StepState};
+use capplan_model::run::{Event, RunState, StepState};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -251,14 +251,20 @@ impl Executor<'_> {
         self.world.observe().await.map_err(|error| Halt::Passing(causes(&error)))
     }
 
-    fn verdict(&self, condition: &Condition, seen: &Snapshot, state: &StepState) -> Verdict {
-        let evicted = state.chosen.as_ref().map(|(_, uid)| uid.as_str());
-        check(condition, seen, Against { driver: self.driver, ready_before: state.ready, evicted })
+    fn verdict(&self, condition: &Condition, seen: &Snapshot, number: u64, run: &RunState) -> Verdict {
+        let step = run.step(number);
+        let evicted = step.chosen.as_ref().map(|(_, uid)| uid.as_str());
+        let ready_before = if let Condition::SuccessorReady { owner, .. } = condition {
+            ready_before(self.plan, owner, number, run)
+        } else {
+            None
+        };
+        check(condition, seen, Against { driver: self.driver, ready_before, evicted })
     }
 
     /// The first condition that does not hold, and why.
-    fn unmet(&self, list: &[Condition], seen: &Snapshot, state: &StepState) -> Option<String> {
-        list.iter().find_map(|condition| match self.verdict(condition, seen, state) {
+    fn unmet(&self, list: &[Condition], seen: &Snapshot, number: u64, run: &RunState) -> Option<String> {
+        list.iter().find_map(|condition| match self.verdict(condition, seen, number, run) {
             Verdict::Holds => None,
             Verdict::Not(why) | Verdict::Never(why) => Some(why),
             Verdict::Unknown(why) => Some(format!("not known: {why}")),
@@ -266,8 +272,8 @@ impl Executor<'_> {
     }
 
     /// The first condition that no waiting will bring about, and why.
-    fn hopeless(&self, list: &[Condition], seen: &Snapshot, state: &StepState) -> Option<String> {
-        list.iter().find_map(|condition| match self.verdict(condition, seen, state) {
+    fn hopeless(&self, list: &[Condition], seen: &Snapshot, number: u64, run: &RunState) -> Option<String> {
+        list.iter().find_map(|condition| match self.verdict(condition, seen, number, run) {
             Verdict::Never(why) => Some(why),
             Verdict::Holds | Verdict::Not(_) | Verdict::Unknown(_) => None,
         })
@@ -284,10 +290,16 @@ impl Executor<'_> {
             return self.wait(step, journal, begun).await;
         }
         let seen = self.observe().await?;
+        if let Some(why) = unread(&seen) {
+            return Err(Halt::Passing(why));
+        }
         if seen.cluster != self.plan.cluster {
             return Err(Halt::Surprise("this is another cluster than the plan was made for".to_owned()));
         }
-        if !step.ensures.is_empty() && self.unmet(&step.ensures, &seen, &state).is_none() && state.closed.is_empty() {
+        if !step.ensures.is_empty()
+            && self.unmet(&step.ensures, &seen, number, &journal.state).is_none()
+            && state.closed.is_empty()
+        {
             journal.append(&Event::Ensured { step: number, at: Timestamp::now() })?;
             (self.tell)(&Told::Done { step: number, already: !state.started, seconds: begun.elapsed().as_secs() });
             return Ok(());
@@ -296,26 +308,26 @@ impl Executor<'_> {
         if state.started && self.follow_what_runs(step, &state, journal, begun).await? {
             return self.wait(step, journal, begun).await;
         }
-        match self.unmet(&step.requires, &seen, &state) {
+        match self.unmet(&step.requires, &seen, number, &journal.state) {
             None => self.act(step, &seen, journal, begun).await?,
             // It was begun before: the effect is on its way, or never comes.
             Some(why) if state.started => {
                 (self.tell)(&Told::Note { step: number, text: format!("it was begun before: {why}") });
             }
-            Some(why) => return Err(self.refusal(step, &seen, &state, why)),
+            Some(why) => return Err(self.refusal(step, &seen, &journal.state, why)),
         }
         self.wait(step, journal, begun).await
     }
 
     /// Others that are not well may be so later, and what was not read may be read then; anything else is no
     /// longer what was planned.
-    fn refusal(&self, step: &Step, seen: &Snapshot, state: &StepState, why: String) -> Halt {
+    fn refusal(&self, step: &Step, seen: &Snapshot, run: &RunState, why: String) -> Halt {
         let passes = |condition: &&Condition| matches!(condition, Condition::OthersHealthy { .. } | Condition::HostMemory { .. });
         let differs = step
             .requires
             .iter()
             .filter(|one| !passes(one))
-            .any(|condition| matches!(self.verdict(condition, seen, state), Verdict::Not(_) | Verdict::Never(_)));
+            .any(|condition| matches!(self.verdict(condition, seen, step.number, run), Verdict::Not(_) | Verdict::Never(_)));
         if differs { Halt::Surprise(why) } else { Halt::Stopped(why) }
     }
 
@@ -327,10 +339,10 @@ impl Executor<'_> {
         let mut pause = PAUSE.0;
         loop {
             let why = match self.world.observe().await {
-                Ok(seen) if let Some(why) = self.hopeless(&step.ensures, &seen, &journal.state.step(number)) => {
+                Ok(seen) if let Some(why) = self.hopeless(&step.ensures, &seen, number, &journal.state) => {
                     return Err(Halt::Surprise(why));
                 }
-                Ok(seen) => match self.unmet(&step.ensures, &seen, &journal.state.step(number)) {
+                Ok(seen) => match self.unmet(&step.ensures, &seen, number, &journal.state) {
                     None => {
                         self.open_again(number, journal).await?;
                         self.compare(step, &seen);
@@ -436,7 +448,7 @@ impl Executor<'_> {
                 });
                 tokio::time::sleep(GHOST_PAUSE).await;
                 let again = self.observe().await?;
-                if let Some(why) = self.unmet(&step.requires, &again, &journal.state.step(number)) {
+                if let Some(why) = self.unmet(&step.requires, &again, number, &journal.state) {
                     return Err(Halt::Surprise(why));
                 }
                 journal.append(&started(None))?;
@@ -479,6 +491,9 @@ impl Executor<'_> {
         // What is left is looked at again each time: pods come and go while a drain runs.
         let fresh = if *wait_seconds > 0 { Some(self.observe().await?) } else { None };
         let seen = fresh.as_ref().unwrap_or(seen);
+        if let Some(why) = unread(seen) {
+            return Err(Halt::Passing(why));
+        }
         (self.rehearse)(seen, number).map_err(Halt::Surprise)?;
         let Some((pod, uid)) = Self::target(step, seen, &state) else {
             return Err(Halt::Surprise(format!("no pod of {owner} is there to be evicted")));
@@ -579,6 +594,42 @@ impl Executor<'_> {
     }
 }
 
+/// What a plan was made on and could not be read now: an API is away, and nothing is said about the plan.
+fn unread(seen: &Snapshot) -> Option<String> {
+    let kube = &seen.kube;
+    let guests = seen.guests_known();
+    let all = [
+        ("nodes", kube.nodes.why()),
+        ("pods", kube.pods.why()),
+        ("namespaces", kube.namespaces.why()),
+        ("persistentvolumes", kube.persistent_volumes.why()),
+        ("persistentvolumeclaims", kube.claims.why()),
+        ("volumeattachments", kube.volume_attachments.why()),
+        ("csinodes", kube.csi_nodes.why()),
+        ("poddisruptionbudgets", kube.pdbs.why()),
+        ("guests", guests.why()),
+    ];
+    all.into_iter().find_map(|(what, why)| Some(format!("{what} could not be read: {}", why?)))
+}
+
+/// Pods of an owner that were ready before the evictions whose successors a step waits for: those of pods that
+/// share a volume are waited for together, at the last of them.
+fn ready_before(plan: &Plan, owner: &str, number: u64, run: &RunState) -> Option<u64> {
+    let is_mine = |one: &str| one == owner;
+    let waits =
+        |step: &Step| step.ensures.iter().any(|one| matches!(one, Condition::SuccessorReady { owner, .. } if is_mine(owner)));
+    let mut first = None;
+    for step in plan.steps.iter().rev().filter(|step| step.number <= number) {
+        if step.number < number && waits(step) {
+            break;
+        }
+        if matches!(&step.change, StepAction::Evict { owner, .. } if is_mine(owner)) {
+            first = run.step(step.number).ready.or(first);
+        }
+    }
+    first
+}
+
 /// Waits, each time longer.
 async fn rest(pause: &mut Duration) {
     tokio::time::sleep(*pause).await;
@@ -601,5 +652,44 @@ fn task_of(change: &StepAction) -> Option<(&GuestRef, &'static str)> {
         | StepAction::Label { .. }
         | StepAction::Wait
         | StepAction::Manual { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use capplan_model::ids::SnapshotId;
+    use capplan_model::plan::Action;
+    use capplan_model::run::FORMAT;
+
+    use super::*;
+
+    #[test]
+    fn what_was_ready_before_is_counted_at_the_first_of_those_that_leave_together() {
+        let mut plan = Plan::empty(Action::Drain, SnapshotId::default(), Timestamp::UNIX_EPOCH, String::new());
+        let evict = |number: u64, owner: &str, waits_for: &[&str]| {
+            let change = StepAction::Evict {
+                pod: format!("a/{number}"),
+                uid: number.to_string(),
+                owner: owner.to_owned(),
+                node: NodeName::from("w1"),
+                to: None,
+                close: Vec::new(),
+                wait_seconds: 0,
+            };
+            let wait = |owner: &&str| Condition::SuccessorReady { owner: (*owner).to_owned(), on: Vec::new() };
+            let ensures = waits_for.iter().map(wait).collect();
+            Step { number, title: String::new(), change, requires: Vec::new(), ensures, deadline_seconds: 1 }
+        };
+        // One of A; then one of A and two of B that share a volume.
+        plan.steps = vec![evict(1, "A", &["A"]), evict(2, "B", &[]), evict(3, "A", &[]), evict(4, "B", &["B", "A", "B"])];
+        let mut events =
+            vec![Event::Began { format: FORMAT.into(), at: Timestamp::UNIX_EPOCH, by: String::new(), plan: String::new() }];
+        for (step, ready) in [(1, 5), (2, 3), (3, 4), (4, 2)] {
+            events.push(Event::Started { step, at: Timestamp::UNIX_EPOCH, ready: Some(ready) });
+            events.push(Event::Ensured { step, at: Timestamp::UNIX_EPOCH });
+        }
+        let run = RunState::of(&events).expect("in order");
+        let before = |owner, number| ready_before(&plan, owner, number, &run);
+        assert_eq!((before("A", 1), before("A", 4), before("B", 4), before("C", 4)), (Some(5), Some(4), Some(3), None));
     }
 }
