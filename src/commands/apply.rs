@@ -7,7 +7,7 @@ use capplan_model::Snapshot;
 use capplan_model::history::History;
 use capplan_model::plan::{Feasibility, Plan, StepAction};
 use capplan_model::run::{Event, FORMAT, RunState};
-use capplan_planner::plan::{Count, Observation, Removal, Request, audit, rehearse};
+use capplan_planner::plan::{Count, Observation, Removal, Request, gate, rehearse};
 use capplan_provision::execute::{Executor, Outcome, Told};
 use capplan_provision::store::journal::{Journal, JournalError, Lock, Runs};
 use capplan_provision::world::World;
@@ -145,7 +145,10 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
         return Err(CliError { causes: missing, ..error }.hint("`capplan doctor --print-roles --apply` prints what to grant"));
     }
     let seen = live(&config).await?;
-    gate(&config, &plan, &seen)?;
+    gate(&on(&config, &seen, &History::default()), &plan).map_err(|why| {
+        CliError { causes: vec![why], ..CliError::new(Exit::Refused, "refused before step 1, nothing was changed") }
+            .hint("if the cluster is not as it was, plan again")
+    })?;
     if try_or_do.dry_run {
         note(render::plan::text(&plan, false));
         note("it could be carried out now; nothing was changed");
@@ -271,25 +274,9 @@ async fn connect(config: &Config) -> Result<World, CliError> {
     World::connect(&config.kubernetes, &config.proxmox).await.map_err(|error| unobserved(&error))
 }
 
-/// The plan must be about this cluster, and still be allowed as it is now.
-fn gate(config: &Config, plan: &Plan, seen: &Snapshot) -> Result<(), CliError> {
-    let refused = |why: String| {
-        CliError { causes: vec![why], ..CliError::new(Exit::Refused, "refused before step 1, nothing was changed") }
-            .hint("the cluster is not as it was: plan again")
-    };
-    if seen.cluster != plan.cluster {
-        return Err(refused("this is another cluster than the plan was made for".to_owned()));
-    }
-    if let Some(violation) = audit(seen, &config.policy, plan).into_iter().next() {
-        return Err(refused(violation.to_string()));
-    }
-    look(config, plan, seen, 1).map_err(refused)
-}
-
-/// Whether what is left of the plan is still possible.
-fn look(config: &Config, plan: &Plan, seen: &Snapshot, from: u64) -> Result<(), String> {
-    let seen = Observation { snapshot: seen, history: &History::default(), policy: &config.policy, claims: &[] };
-    rehearse(&seen, plan, from)
+/// A plan on a reading: neither its past nor what others claim decides whether it still holds.
+fn on<'s>(config: &'s Config, seen: &'s Snapshot, history: &'s History) -> Observation<'s> {
+    Observation { snapshot: seen, history, policy: &config.policy, claims: &[] }
 }
 
 fn confirm(plan: &Plan) -> Result<(), CliError> {
@@ -323,7 +310,7 @@ async fn go_on(
         world,
         plan,
         driver: &config.policy.attacher,
-        rehearse: &|seen, from| look(config, plan, seen, from),
+        rehearse: &|seen, from| rehearse(&on(config, seen, &History::default()), plan, from),
         tell: &|told| tell(told, output),
     };
     let outcome = match executor.run(&mut journal).await {

@@ -12,7 +12,7 @@ use capplan_model::policy::Policy;
 use capplan_model::scenario::Scenario;
 use capplan_model::units::{Bytes, MilliCpu};
 use capplan_model::{Reading, Snapshot};
-use capplan_planner::plan::{Count, Limits, Observation, Removal, Request, audit, end_state, plan};
+use capplan_planner::plan::{Count, Limits, Observation, Removal, Request, audit, end_state, gate, plan};
 use proptest::prelude::*;
 
 /// What a pod takes, where it is, and what it minds.
@@ -319,6 +319,57 @@ proptest! {
             prop_assert_eq!(second.action, Action::None, "{:?}", told);
         }
     }
+}
+
+#[test]
+fn a_plan_is_begun_only_where_both_planes_are_well_and_it_is_still_possible() {
+    let scenario = steady(&[(1, 4, 2), (1, 4, 2), (1, 4, 2)], 80);
+    let (before, policy, history) = (scenario.snapshot(), Policy::built_in(), scenario.history());
+    let removal = Removal { count: Count::Exactly(1), node: None, anyway: Some("test".into()), destroy: false };
+    let plan = planned(&before, &history, &policy, &Request::ScaleDown(removal), Limits { seconds: 5.0, seed: 1 });
+    let gated = |change: &dyn Fn(&mut capplan_model::Snapshot)| {
+        let mut seen = before.clone();
+        change(&mut seen);
+        gate(&Observation { snapshot: &seen, history: &history, policy: &policy, claims: &[] }, &plan)
+    };
+    assert_eq!(gated(&|_| {}), Ok(()));
+    let gone = plan.order[0].node.clone();
+    type Change<'c> = Box<dyn Fn(&mut capplan_model::Snapshot) + 'c>;
+    let cases: [(&str, Change<'_>); 5] = [
+        ("another cluster", Box::new(|seen| seen.cluster = "other".into())),
+        ("has no quorum", Box::new(|seen| seen.pve[0].quorate = Reading::Known(false))),
+        ("is not known", Box::new(|seen| seen.pve[0].quorate = Reading::unknown("no answer"))),
+        (
+            "is locked: backup",
+            Box::new(|seen| {
+                if let Reading::Known(guests) = &mut seen.pve[0].guests {
+                    guests
+                        .iter_mut()
+                        .filter(|guest| guest.name == gone.as_str())
+                        .for_each(|one| one.lock = Some("backup".into()));
+                }
+            }),
+        ),
+        (
+            "not the pod that was seen",
+            Box::new(|seen| {
+                if let Reading::Known(pods) = &mut seen.kube.pods {
+                    pods.iter_mut().for_each(|pod| pod.uid.push('x'));
+                }
+            }),
+        ),
+    ];
+    for (words, change) in cases {
+        let why = gated(&*change).expect_err(words);
+        assert!(why.contains(words), "{words}: {why}");
+    }
+    // Another pod took the room in the meantime.
+    let full = gated(&|seen| {
+        if let Reading::Known(nodes) = &mut seen.kube.nodes {
+            nodes.iter_mut().filter(|node| node.name != gone).for_each(|node| node.allocatable.memory.0 /= 100);
+        }
+    });
+    assert!(full.is_err(), "{full:?}");
 }
 
 #[test]

@@ -216,6 +216,24 @@ pub fn end_state(seen: &Observation<'_>, plan: &Plan) -> Result<Snapshot, PlanEr
     seen.with(NO_SEARCH, |scene, board| Ok(after::end_state(scene, &board, plan)))
 }
 
+/// Whether a plan may be begun on this reading: the planes are well, it is still allowed, and still possible.
+///
+/// # Errors
+/// Why not.
+pub fn gate(seen: &Observation<'_>, plan: &Plan) -> Result<(), String> {
+    let mut answer = Ok(());
+    let looked = seen.with(NO_SEARCH, |scene, _| {
+        answer = rehearse::gate(scene, plan);
+        Ok(())
+    });
+    looked.map_err(|error| error.to_string())?;
+    answer?;
+    match audit(seen.snapshot, seen.policy, plan).into_iter().next() {
+        Some(violation) => Err(violation.to_string()),
+        None => rehearse(seen, plan, 1),
+    }
+}
+
 /// Whether what is left of a plan, from a step on, is still possible on this reading.
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use capplan_model::Reading;
 use capplan_model::ids::NodeName;
 use capplan_model::kube::Pod;
 use capplan_model::plan::{Plan, PodMove, StepAction};
@@ -9,6 +10,28 @@ use capplan_model::plan::{Plan, PodMove, StepAction};
 use super::Scene;
 use super::board::{Board, Choice};
 use crate::scheduler::{NodeId, PodId};
+
+/// What must hold before the first step, beyond what the steps ask for themselves.
+pub(super) fn gate(scene: &Scene<'_>, plan: &Plan) -> Result<(), String> {
+    let snapshot = scene.ground.snapshot;
+    if snapshot.cluster != plan.cluster {
+        return Err("this is another cluster than the plan was made for".to_owned());
+    }
+    for pve in &snapshot.pve {
+        match &pve.quorate {
+            Reading::Known(true) => {}
+            Reading::Known(false) => return Err(format!("the Proxmox VE cluster {} has no quorum", pve.name)),
+            Reading::Unknown { why } => return Err(format!("whether {} has a quorum is not known: {why}", pve.name)),
+        }
+    }
+    let nodes = plan.order.iter().map(|order| &order.node);
+    for guest in nodes.filter_map(|node| scene.ground.guest(node)) {
+        if let Some(lock) = &guest.lock {
+            return Err(format!("VM {} ({}) is locked: {lock}", guest.vmid, guest.name));
+        }
+    }
+    Ok(())
+}
 
 /// Plays the steps from `from` on; the error says what does not fit any more.
 pub(super) fn rehearse(scene: &Scene<'_>, mut board: Board<'_>, plan: &Plan, from: u64) -> Result<(), String> {
