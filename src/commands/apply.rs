@@ -242,9 +242,11 @@ fn nothing_to_do(plan: &Plan) -> Result<Option<Exit>, CliError> {
         note(format!("nothing to do: {why}"));
         return Ok(Some(Exit::Done));
     }
-    if let Some(step) = plan.steps.iter().find(|step| matches!(step.change, StepAction::AddWorker(_))) {
-        return Err(CliError::new(Exit::Refused, format!("step {} ({}) is not done by this version", step.number, step.title))
-            .hint("add the worker by hand as the plan says; nothing was changed"));
+    // A spare that is started as it is comes back with its old credentials: it has to join anew.
+    let joins = |change: &StepAction| matches!(change, StepAction::AddWorker(_) | StepAction::StartGuest { .. });
+    if let Some(step) = plan.steps.iter().find(|step| joins(&step.change)) {
+        let what = format!("step {} ({}) is not done by this version; nothing was changed", step.number, step.title);
+        return Err(CliError::new(Exit::Refused, what).hint("let the worker join by hand, as the plan says"));
     }
     Ok(None)
 }
@@ -313,8 +315,14 @@ async fn go_on(
         rehearse: &|seen, from| rehearse(&on(config, seen, &History::default()), plan, from),
         tell: &|told| tell(told, output),
     };
+    tell(&Told::Run { run: run.clone() }, output);
     let outcome = match executor.run(&mut journal).await {
-        Ok(outcome) => outcome,
+        Ok(outcome) => {
+            if output == Output::Json {
+                event(&outcome);
+            }
+            outcome
+        }
         Err(error) => {
             let exit = if changed(&journal.state) { Exit::Midway } else { Exit::Unexpected };
             return Err(CliError { exit, ..unwritten(error) }.hint(format!("then `capplan resume {run}`")));
@@ -374,17 +382,20 @@ fn out_of_return(plan: &Plan, state: &RunState) -> bool {
 
 fn tell(told: &Told, output: Output) {
     match (output, told) {
-        (Output::Json, _) => {
-            if let Ok(line) = serde_json::to_string(told) {
-                // A reader that hangs up does not stop the work.
-                drop(super::print(&format!("{line}\n")));
-            }
-        }
+        (Output::Json, _) => event(told),
+        (Output::Text, Told::Run { run }) => note(format!("run {run}")),
         (Output::Text, Told::Step { step, of, title }) => note(format!("[{step}/{of}] {title}")),
         (Output::Text, Told::Waiting { why, seconds, .. }) => note(format!("      {seconds:>4} s  waiting: {why}")),
         (Output::Text, Told::Note { text, .. }) => note(format!("      note: {text}")),
         (Output::Text, Told::Done { already: true, .. }) => note("      was so already"),
         (Output::Text, Told::Done { seconds, .. }) => note(format!("      {seconds:>4} s  done")),
+    }
+}
+
+/// One line of JSON on stdout; a reader that hangs up does not stop the work.
+fn event(event: &impl serde::Serialize) {
+    if let Ok(line) = serde_json::to_string(event) {
+        drop(super::print(&format!("{line}\n")));
     }
 }
 

@@ -98,7 +98,10 @@ fn a_drain_moves_every_pod_once_and_a_second_one_has_nothing_to_do() -> Tested {
     world.run(&["apply", &file, "--dry-run"]).done().says(&["nothing was changed"]);
     assert_eq!(settled(rig.api())?, before);
     world.run(&["apply", &file]).ends(4).says(&["nobody is there to confirm it", "--yes"]);
-    world.run(&["apply", &file, "--yes"]).done();
+    let told = world.run(&["apply", &file, "--yes", "--output", "json"]).done().out;
+    let events: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let named = |event: Option<&Value>| event.map(|one| one["event"].as_str().unwrap_or_default().to_owned());
+    assert_eq!((named(events.first()), named(events.last())), (Some("run".into()), Some("finished".into())), "{told}");
     let after = settled(rig.api())?;
     assert!(after.iter().all(|(node, _)| node != "w1"), "{after:?}");
     let moved = before.iter().filter(|pod| !after.contains(pod)).count();

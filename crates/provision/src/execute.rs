@@ -46,6 +46,11 @@ const SHUTDOWN_SECONDS: u64 = 300;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "event")]
 pub enum Told {
+    /// A run is begun, or gone on with.
+    Run {
+        /// Its name.
+        run: String,
+    },
     /// A step is looked at.
     Step {
         /// Its number.
@@ -83,7 +88,8 @@ pub enum Told {
 }
 
 /// How far it came.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "event")]
 pub enum Outcome {
     /// Every step is done.
     Finished,
