@@ -196,6 +196,7 @@ pub(super) async fn resume(options: &Options, args: &ResumeArgs) -> Result<Exit,
         return Ok(Exit::Done);
     }
     let world = connect(&config).await?;
+    same_cluster(&world, &plan).await?;
     journal.append(&Event::Resumed { at: Timestamp::now(), by: by() }).map_err(unwritten)?;
     if args.done {
         let step = journal.state.next(plan.steps.len() as u64).and_then(|next| plan.steps.iter().find(|one| one.number == next));
@@ -221,12 +222,28 @@ pub(super) async fn abort(options: &Options, args: &AbortArgs) -> Result<Exit, C
         return Ok(Exit::Done);
     }
     let world = connect(&config).await?;
+    same_cluster(&world, &plan).await?;
     let executor =
         Executor { world: &world, plan: &plan, driver: &config.policy.attacher, rehearse: &|_, _| Ok(()), tell: &|_| {} };
-    let left = executor.abort(&mut journal, &by()).await.map_err(unwritten)?;
+    let left = executor.abort(&mut journal, &by()).await.map_err(unwritten)?.map_err(|why| not_given_up(&args.run, why))?;
     note(format!("{} is given up", args.run));
     left.iter().for_each(|line| note(format!("  {line}")));
     Ok(Exit::Done)
+}
+
+/// A run is about one cluster: nodes of the same name in another one are none of its business.
+async fn same_cluster(world: &World, plan: &Plan) -> Result<(), CliError> {
+    let cluster = world.kube.reader().cluster().await.map_err(|error| CliError::from_error(Exit::Unexpected, &error))?;
+    if cluster == plan.cluster {
+        return Ok(());
+    }
+    Err(CliError::new(Exit::Refused, "this is another cluster than the run is about; nothing was changed")
+        .hint("name the right one with --context or --kubeconfig"))
+}
+
+fn not_given_up(run: &str, why: String) -> CliError {
+    CliError { causes: vec![why], ..CliError::new(Exit::Midway, format!("{run} could not be given up")) }
+        .hint(format!("`capplan abort {run}` once the API server answers"))
 }
 
 /// A plan without a step, or one that cannot be done.
@@ -355,7 +372,10 @@ async fn go_on(
         Outcome::Surprise { step, why } | Outcome::Stopped { step, why } => (step, why),
     };
     let before = changed(&journal.state);
-    let left = executor.abort(&mut journal, &by()).await.map_err(unwritten)?;
+    let left = match executor.abort(&mut journal, &by()).await {
+        Ok(left) => left.map_err(|why| not_given_up(&run, why))?,
+        Err(error) => return Err(CliError { exit: if before { Exit::Midway } else { Exit::Unexpected }, ..unwritten(error) }),
+    };
     drop(lock);
     let error = if before {
         let mut error = CliError::new(Exit::Midway, format!("given up at step {step} of {}", plan.steps.len()));

@@ -617,10 +617,12 @@ pub enum Condition {
         /// Slots advertised.
         slots: Option<u64>,
     },
-    /// No VolumeAttachment names the volume on this VM's node, read twice, a minute apart.
+    /// The slot holds this volume, and no VolumeAttachment names it, read twice, a minute apart.
     Ghost {
         /// The guest.
         guest: GuestRef,
+        /// Slot.
+        slot: String,
         /// The volume.
         volume: String,
     },

@@ -75,7 +75,8 @@ fn judge(condition: &Condition, seen: &Snapshot, against: Against<'_>) -> Checke
         }
         Condition::PodGone { pod, uid } => {
             let uid = if uid.is_empty() { against.evicted.unwrap_or_default() } else { uid };
-            let there = pods(seen)?.iter().any(|one| named(one, pod) && one.uid == uid);
+            // One that has ended holds nothing any more: a Job's record.
+            let there = pods(seen)?.iter().any(|one| named(one, pod) && one.uid == uid && !one.is_terminal());
             when(!there, || format!("{pod} is still there"))
         }
         // Where it went is for the executor to compare: the scheduler has the last word.
@@ -98,8 +99,13 @@ fn judge(condition: &Condition, seen: &Snapshot, against: Against<'_>) -> Checke
         Condition::GuestGone { guest } => {
             let guests = seen.guests_known();
             known(&guests)?;
-            let there = seen.guests().any(|one| one.host == guest.host && one.vmid == guest.vmid);
-            when(!there, || format!("{guest} is still there"))
+            // One that went to another host is not gone.
+            let is = |one: &&Guest| {
+                let uuid = one.config.known().and_then(|config| config.uuid.as_ref());
+                (one.host == guest.host && one.vmid == guest.vmid) || (uuid.is_some() && uuid == guest.uuid.as_ref())
+            };
+            let there = seen.guests().find(is);
+            when(there.is_none(), || format!("{} is still there", there.map_or_else(|| guest.clone(), GuestRef::of)))
         }
         Condition::GuestStaysOff { guest } => with_guest(seen, guest, |one| {
             let config = known(&one.config)?;
@@ -138,10 +144,10 @@ fn judge(condition: &Condition, seen: &Snapshot, against: Against<'_>) -> Checke
                 (Some(_), None) => Ok(Verdict::Holds),
             }
         }
-        Condition::Ghost { guest, volume } => with_guest(seen, guest, |one| {
-            let holds = known(&one.config)?.disks.values().any(|disk| disk.volume == *volume);
-            if !holds {
-                return Ok(Verdict::Not(format!("{volume} is not in {guest} any more")));
+        Condition::Ghost { guest, slot, volume } => with_guest(seen, guest, |one| {
+            let disk = known(&one.config)?.disks.get(slot);
+            if disk.is_none_or(|disk| disk.volume != *volume || !disk.is_csi()) || one.pending.contains_key(slot) {
+                return Ok(Verdict::Not(format!("{volume} is not on {slot} of {guest} any more")));
             }
             match attached_as(seen, volume, against.driver)? {
                 Some(node) => Ok(Verdict::Not(format!("{volume} is attached to {node}: it is no ghost"))),
@@ -246,11 +252,15 @@ fn attached_as(seen: &Snapshot, volume: &str, driver: &str) -> Result<Option<Nod
     known(&seen.kube.persistent_volumes)?;
     let ours = seen.volumes_of(driver);
     let attachments = known(&seen.kube.volume_attachments)?;
-    let names = |one: &&capplan_model::kube::VolumeAttachment| {
+    for one in attachments.iter().filter(|one| one.attacher == driver) {
+        // What a volume is called in a VM is not known: it may be this one.
         let volid = one.volume.as_ref().and_then(|name| ours.get(name)).cloned().flatten();
-        volid.as_deref() == Some(volume)
-    };
-    Ok(attachments.iter().find(names).map(|one| one.node.clone()))
+        let volid = volid.ok_or_else(|| format!("which volume attachment {} on {} is about", one.name, one.node))?;
+        if volid == volume {
+            return Ok(Some(one.node.clone()));
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -295,7 +305,7 @@ mod tests {
             Condition::HostMemory { host: guest.host.clone(), available: Bytes(1) },
             Condition::Unused { host: guest.host.clone(), vmid: guest.vmid, address: None },
             Condition::WorkerReady { node: node.clone(), slots: None },
-            Condition::Ghost { guest: guest.clone(), volume: "v".into() },
+            Condition::Ghost { guest: guest.clone(), slot: "scsi1".into(), volume: "v".into() },
             Condition::SlotEmpty { guest, slot: "scsi1".into() },
             Condition::Labelled { node, key: key.clone(), value: key },
         ];

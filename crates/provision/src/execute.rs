@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use capplan_model::Snapshot;
 use capplan_model::ids::{HostName, NodeName};
 use capplan_model::plan::{Condition, GuestRef, Plan, Step, StepAction};
+use capplan_model::pve::Guest;
 use capplan_model::run::{Event, RunState, StepState};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -219,17 +220,24 @@ impl Executor<'_> {
 
     /// Opens what was closed for this plan, as far as that is always safe, and says what is left.
     ///
+    /// The run goes on if a node could not be opened: `Err` of the inner result names it.
+    ///
     /// # Errors
     /// [`JournalError`] if the last line cannot be written.
-    pub async fn abort(&self, journal: &mut Journal, by: &str) -> Result<Vec<String>, JournalError> {
+    pub async fn abort(&self, journal: &mut Journal, by: &str) -> Result<Result<Vec<String>, String>, JournalError> {
         let mut left = Vec::new();
         let mut open: Vec<NodeName> = journal.state.steps.values().flat_map(|step| step.closed.clone()).collect();
         for step in self.plan.steps.iter().filter(|step| journal.state.step(step.number).started) {
             // One that was closed before stays so: its step was done without being started.
             if let StepAction::Cordon { node } = &step.change {
                 open.push(node.clone());
-            } else if let StepAction::Uncordon { node } | StepAction::DeleteNode { node, .. } = &step.change {
+            } else if let StepAction::Uncordon { node } = &step.change
+                && journal.state.step(step.number).ensured
+            {
                 open.retain(|one| one != node);
+            } else if let StepAction::DeleteNode { node, .. } = &step.change {
+                open.retain(|one| one != node);
+                left.push(format!("{node} is closed, or gone: it was being taken out"));
             }
             if !journal.state.step(step.number).ensured {
                 left.push(format!("step {} may have had its effect: {}", step.number, step.title));
@@ -243,14 +251,20 @@ impl Executor<'_> {
         open.sort();
         open.dedup();
         for node in open {
-            match self.world.kube.set_unschedulable(node.as_str(), false).await {
+            let mut answer = self.world.kube.set_unschedulable(node.as_str(), false).await;
+            for pause in PAUSES {
+                let Err(KubeError::Connect { .. } | KubeError::Api { .. }) = answer else { break };
+                tokio::time::sleep(pause).await;
+                answer = self.world.kube.set_unschedulable(node.as_str(), false).await;
+            }
+            match answer {
                 Ok(()) => left.push(format!("{node} is open again")),
                 Err(KubeError::NotFound { .. }) => left.push(format!("{node} is gone")),
-                Err(error) => left.push(format!("{node} may still be cordoned: {}", causes(&error))),
+                Err(error) => return Ok(Err(format!("{node} may still be cordoned: {}", causes(&error)))),
             }
         }
         journal.append(&Event::Aborted { at: Timestamp::now(), by: by.to_owned(), left: left.clone() })?;
-        Ok(left)
+        Ok(Ok(left))
     }
 
     async fn observe(&self) -> Result<Snapshot, Halt> {
@@ -277,6 +291,20 @@ impl Executor<'_> {
         })
     }
 
+    /// What is missing of a step's effect, and why.
+    fn missing(&self, step: &Step, seen: &Snapshot, run: &RunState) -> Option<String> {
+        if let StepAction::Evict { uid, owner, .. } = &step.change
+            && uid.is_empty()
+        {
+            // Which pod is meant is known only once it was chosen; that others are ready says nothing.
+            let Some((name, uid)) = run.step(step.number).chosen else { return Some(format!("no pod of {owner} was evicted")) };
+            if seen.kube.pods.items().iter().any(|pod| pod.uid == uid && !pod.is_terminal()) {
+                return Some(format!("{name} is still there"));
+            }
+        }
+        self.unmet(&step.ensures, seen, step.number, run)
+    }
+
     /// The first condition that no waiting will bring about, and why.
     fn hopeless(&self, list: &[Condition], seen: &Snapshot, number: u64, run: &RunState) -> Option<String> {
         list.iter().find_map(|condition| match self.verdict(condition, seen, number, run) {
@@ -300,12 +328,9 @@ impl Executor<'_> {
             return Err(Halt::Passing(why));
         }
         if seen.cluster != self.plan.cluster {
-            return Err(Halt::Surprise("this is another cluster than the plan was made for".to_owned()));
+            return Err(Halt::Stopped("this is another cluster than the plan was made for".to_owned()));
         }
-        if !step.ensures.is_empty()
-            && self.unmet(&step.ensures, &seen, number, &journal.state).is_none()
-            && state.closed.is_empty()
-        {
+        if !step.ensures.is_empty() && self.missing(step, &seen, &journal.state).is_none() && state.closed.is_empty() {
             journal.append(&Event::Ensured { step: number, at: Timestamp::now() })?;
             (self.tell)(&Told::Done { step: number, already: !state.started, seconds: begun.elapsed().as_secs() });
             return Ok(());
@@ -348,7 +373,7 @@ impl Executor<'_> {
                 Ok(seen) if let Some(why) = self.hopeless(&step.ensures, &seen, number, &journal.state) => {
                     return Err(Halt::Surprise(why));
                 }
-                Ok(seen) => match self.unmet(&step.ensures, &seen, number, &journal.state) {
+                Ok(seen) => match self.missing(step, &seen, &journal.state) {
                     None => {
                         self.open_again(number, journal).await?;
                         self.compare(step, &seen);
@@ -454,8 +479,11 @@ impl Executor<'_> {
                 });
                 tokio::time::sleep(GHOST_PAUSE).await;
                 let again = self.observe().await?;
+                if let Some(why) = unread(&again) {
+                    return Err(Halt::Passing(why));
+                }
                 if let Some(why) = self.unmet(&step.requires, &again, number, &journal.state) {
-                    return Err(Halt::Surprise(why));
+                    return Err(self.refusal(step, &again, &journal.state, why));
                 }
                 journal.append(&started(None))?;
                 let upid = writer.take_out(&host, guest.vmid, slot).await?;
@@ -500,6 +528,9 @@ impl Executor<'_> {
         if let Some(why) = unread(seen) {
             return Err(Halt::Passing(why));
         }
+        if let Some(why) = self.unmet(&step.requires, seen, number, &journal.state) {
+            return Err(self.refusal(step, seen, &journal.state, why));
+        }
         (self.rehearse)(seen, number).map_err(Halt::Surprise)?;
         let Some((pod, uid)) = Self::target(step, seen, &state) else {
             return Err(Halt::Surprise(format!("no pod of {owner} is there to be evicted")));
@@ -519,9 +550,13 @@ impl Executor<'_> {
         loop {
             match self.world.kube.evict(namespace, name, &uid).await {
                 Ok(Evicted::Accepted | Evicted::Gone) => return Ok(()),
-                Ok(Evicted::Never { why }) => return Err(Halt::Stopped(format!("{pod} cannot be evicted: {why}"))),
+                Ok(Evicted::Never { why }) => {
+                    self.open_again(number, journal).await?;
+                    return Err(Halt::Stopped(format!("{pod} cannot be evicted: {why}")));
+                }
                 Ok(Evicted::Later { why }) => {
                     if begun.elapsed() >= deadline {
+                        self.open_again(number, journal).await?;
                         return Err(Halt::Stopped(format!("{pod} may not be evicted within {} s: {why}", deadline.as_secs())));
                     }
                     (self.tell)(&Told::Waiting { step: number, why, seconds: begun.elapsed().as_secs() });
@@ -615,7 +650,12 @@ fn unread(seen: &Snapshot) -> Option<String> {
         ("poddisruptionbudgets", kube.pdbs.why()),
         ("guests", guests.why()),
     ];
-    all.into_iter().find_map(|(what, why)| Some(format!("{what} could not be read: {}", why?)))
+    if let Some(unread) = all.into_iter().find_map(|(what, why)| Some(format!("{what} could not be read: {}", why?))) {
+        return Some(unread);
+    }
+    let is_node = |guest: &&Guest| kube.nodes.items().iter().any(|node| node.name.as_str() == guest.name);
+    let mut workers = seen.guests().filter(is_node);
+    workers.find_map(|guest| Some(format!("the configuration of {} could not be read: {}", guest.name, guest.config.why()?)))
 }
 
 /// Pods of an owner that were ready before the evictions whose successors a step waits for: those of pods that

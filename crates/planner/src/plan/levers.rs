@@ -92,7 +92,10 @@ pub(super) fn reclaim_steps(scene: &Scene<'_>, slots: &Reading<Vec<VolumeSlots>>
             list.add(
                 format!("unplug ghost {volume} from {slot} of {guest}: its data stays"),
                 StepAction::UnplugGhost { guest: guest.clone(), slot: slot.clone(), volume: volume.clone() },
-                vec![Condition::GuestIs { guest: guest.clone() }, Condition::Ghost { guest: guest.clone(), volume }],
+                vec![
+                    Condition::GuestIs { guest: guest.clone() },
+                    Condition::Ghost { guest: guest.clone(), slot: slot.clone(), volume },
+                ],
                 vec![Condition::SlotEmpty { guest: guest.clone(), slot }],
                 120,
             );

@@ -138,14 +138,20 @@ fn take_out(scene: &Scene<'_>, cluster: &Cluster<'_>, node: &NodeName, destroy: 
     steps.add(
         format!("delete the object of {node}"),
         StepAction::DeleteNode { node: node.clone(), uid: uid.clone() },
-        vec![Condition::NodeEmpty { node: node.clone() }, free.clone(), Condition::NodeIs { node: node.clone(), uid }, stays_off],
+        vec![
+            Condition::NodeEmpty { node: node.clone() },
+            free.clone(),
+            Condition::NodeIs { node: node.clone(), uid },
+            stays_off.clone(),
+        ],
         vec![gone.clone()],
         AT_ONCE,
     );
     steps.add(
         format!("shut down {guest}"),
         StepAction::ShutDownGuest { guest: guest.clone() },
-        vec![is.clone(), free.clone()],
+        // A node that is there again may run pods.
+        vec![is.clone(), free.clone(), gone.clone(), stays_off.clone()],
         vec![Condition::GuestStopped { guest: guest.clone() }, gone.clone()],
         SHUTDOWN,
     );
