@@ -74,6 +74,15 @@ impl CliError {
         self
     }
 
+    /// Adds a way out, if there is one.
+    #[must_use]
+    pub fn hint_if(self, hint: Option<impl Into<String>>) -> Self {
+        match hint {
+            Some(hint) => self.hint(hint),
+            None => self,
+        }
+    }
+
     /// Shows it on stderr.
     pub fn show(&self) {
         anstream::eprintln!("\u{1b}[1;31merror:\u{1b}[0m {}", self.what);

@@ -9,6 +9,7 @@ use capplan_model::plan::{Feasibility, Plan, StepAction};
 use capplan_model::run::{Event, FORMAT, RunState};
 use capplan_planner::plan::{Count, Observation, Removal, Request, gate, rehearse};
 use capplan_provision::execute::{Executor, Outcome, Told};
+use capplan_provision::kube::KubeError;
 use capplan_provision::store::journal::{Journal, JournalError, Lock, Runs};
 use capplan_provision::world::World;
 use clap::{Subcommand, ValueEnum};
@@ -190,13 +191,7 @@ pub(super) async fn resume(options: &Options, args: &ResumeArgs) -> Result<Exit,
             }
         },
     };
-    let (plan, mut journal) = runs.open(&run).map_err(unwritten)?;
-    if let Some(end) = journal.state.end {
-        note(format!("nothing to do: {run} is {}", super::runs::ended(end)));
-        return Ok(Exit::Done);
-    }
-    let world = connect(&config).await?;
-    same_cluster(&world, &plan).await?;
+    let Some((plan, mut journal, world)) = unended(&config, &runs, &run).await? else { return Ok(Exit::Done) };
     journal.append(&Event::Resumed { at: Timestamp::now(), by: by() }).map_err(unwritten)?;
     if args.done {
         let step = journal.state.next(plan.steps.len() as u64).and_then(|next| plan.steps.iter().find(|one| one.number == next));
@@ -216,13 +211,7 @@ pub(super) async fn abort(options: &Options, args: &AbortArgs) -> Result<Exit, C
     let config = Config::load(options)?;
     let runs = Runs::of(&config.state_dir);
     let _lock = runs.lock().map_err(unwritten)?;
-    let (plan, mut journal) = runs.open(&args.run).map_err(unwritten)?;
-    if let Some(end) = journal.state.end {
-        note(format!("nothing to do: {} is {}", args.run, super::runs::ended(end)));
-        return Ok(Exit::Done);
-    }
-    let world = connect(&config).await?;
-    same_cluster(&world, &plan).await?;
+    let Some((plan, mut journal, world)) = unended(&config, &runs, &args.run).await? else { return Ok(Exit::Done) };
     let executor =
         Executor { world: &world, plan: &plan, driver: &config.policy.attacher, rehearse: &|_, _| Ok(()), tell: &|_| {} };
     let left = executor.abort(&mut journal, &by()).await.map_err(unwritten)?.map_err(|why| not_given_up(&args.run, why))?;
@@ -231,11 +220,19 @@ pub(super) async fn abort(options: &Options, args: &AbortArgs) -> Result<Exit, C
     Ok(Exit::Done)
 }
 
-/// A run is about one cluster: nodes of the same name in another one are none of its business.
-async fn same_cluster(world: &World, plan: &Plan) -> Result<(), CliError> {
-    let cluster = world.kube.reader().cluster().await.map_err(|error| CliError::from_error(Exit::Unexpected, &error))?;
-    if cluster == plan.cluster {
-        return Ok(());
+/// A run to go on with, and the cluster that it is about; `None`, and a note, if it has ended.
+///
+/// Nodes of the same name in another cluster are none of its business.
+async fn unended(config: &Config, runs: &Runs, run: &str) -> Result<Option<(Plan, Journal, World)>, CliError> {
+    let (plan, journal) = runs.open(run).map_err(unwritten)?;
+    if let Some(end) = journal.state.end {
+        note(format!("nothing to do: {run} is {}", super::runs::ended(end)));
+        return Ok(None);
+    }
+    let world = connect(config).await?;
+    let failed = |error: KubeError| CliError::from_error(Exit::Unexpected, &error).hint_if(error.hint());
+    if world.kube.reader().cluster().await.map_err(failed)? == plan.cluster {
+        return Ok(Some((plan, journal, world)));
     }
     Err(CliError::new(Exit::Refused, "this is another cluster than the run is about; nothing was changed")
         .hint("name the right one with --context or --kubeconfig"))
@@ -437,10 +434,5 @@ pub(super) fn unwritten(error: JournalError) -> CliError {
         | JournalError::Plan { .. }
         | JournalError::OtherPlan { .. } => Exit::Unexpected,
     };
-    let hint = error.hint();
-    let told = CliError::from_error(exit, &error);
-    match hint {
-        Some(hint) => told.hint(hint),
-        None => told,
-    }
+    CliError::from_error(exit, &error).hint_if(error.hint())
 }

@@ -110,14 +110,7 @@ async fn cluster(config: &Config, snapshot: Option<&PathBuf>) -> Result<String, 
             capplan_provision::store::snapshot::load(path).map_err(|error| CliError::from_error(Exit::Unexpected, &error))?;
         return Ok(snapshot.cluster);
     }
-    let failed = |error: kube::KubeError| {
-        let hint = error.hint();
-        let error = CliError::from_error(Exit::Unexpected, &error);
-        match hint {
-            Some(hint) => error.hint(hint),
-            None => error,
-        }
-    };
+    let failed = |error: kube::KubeError| CliError::from_error(Exit::Unexpected, &error).hint_if(error.hint());
     let reader = kube::Reader::connect(&config.kubernetes).await.map_err(failed)?;
     reader.cluster().await.map_err(failed)
 }

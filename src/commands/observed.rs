@@ -137,9 +137,5 @@ pub async fn live(config: &Config) -> Result<Snapshot, CliError> {
 /// Nothing could be read.
 pub fn unobserved(error: &observe::ObserveError) -> CliError {
     let exit = if matches!(error, observe::ObserveError::Endpoint(_)) { Exit::Usage } else { Exit::Unexpected };
-    let told = CliError::from_error(exit, error);
-    match error.hint() {
-        Some(hint) => told.hint(hint),
-        None => told,
-    }
+    CliError::from_error(exit, error).hint_if(error.hint())
 }

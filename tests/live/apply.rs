@@ -263,6 +263,14 @@ fn next_out(rig: &Rig) -> Result<(String, u32), Failure> {
     Ok((name, 200 + number))
 }
 
+/// Lets the tool destroy a VM: the privileges on it, and the tag.
+fn give_up_to_destroy(rig: &mut Rig, vmid: u32) -> Tested {
+    let privileges: &[&str] = &["VM.Audit", "VM.PowerMgmt", "VM.Config.Options", "VM.Allocate"];
+    rig.double()?.grant(&[("/", &READER), (&format!("/vms/{vmid}"), privileges)])?;
+    let config = format!("/nodes/pve1/qemu/{vmid}/config");
+    rig.double()?.operator().clone().change(http::Method::PUT, &config, &[("tags", "capplan")]).map(drop)
+}
+
 /// Requests of a method to a path's end that were answered well.
 fn done(requests: &[Value], method: &str, end: &str) -> usize {
     let is = |one: &&Value| {
@@ -283,10 +291,7 @@ fn a_removal_that_is_killed_after_any_line_takes_one_worker_out_once() -> Tested
     let (mut killed, mut ended) = (0, false);
     for point in 1..MOST as usize - 1 {
         let (node, vmid) = next_out(&rig)?;
-        let allocate: &[&str] = &["VM.Audit", "VM.PowerMgmt", "VM.Config.Options", "VM.Allocate"];
-        rig.double()?.grant(&[("/", &READER), (&format!("/vms/{vmid}"), allocate)])?;
-        let operator = rig.double()?.operator().clone();
-        operator.change(http::Method::PUT, &format!("/nodes/pve1/qemu/{vmid}/config"), &[("tags", "capplan")])?;
+        give_up_to_destroy(&mut rig, vmid)?;
         let remove = ["apply", "remove-worker", &node, "--destroy", "--override", "test", "--yes"];
         let runs = || std::fs::read_dir(world.path(STATE).join("runs")).map_or(0, Iterator::count);
         let before = runs().max(1);
@@ -354,10 +359,7 @@ fn a_removal_meets_every_way_in_which_proxmox_fails_and_is_done_in_the_end() -> 
         // A change of options is no task.
         for fault in faults.iter().filter(|fault| fault["task"].is_null() || method != "PUT") {
             let (node, vmid) = next_out(&rig)?;
-            let allocate: &[&str] = &["VM.Audit", "VM.PowerMgmt", "VM.Config.Options", "VM.Allocate"];
-            rig.double()?.grant(&[("/", &READER), (&format!("/vms/{vmid}"), allocate)])?;
-            let config = format!("/nodes/pve1/qemu/{vmid}/config");
-            rig.double()?.operator().clone().change(http::Method::PUT, &config, &[("tags", "capplan")])?;
+            give_up_to_destroy(&mut rig, vmid)?;
             let path = format!("/nodes/pve1/qemu/{vmid}/{end}");
             let mut rule = fault.clone();
             (rule["method"], rule["path"], rule["times"]) = (json!(method), json!(path.trim_end_matches('/')), json!(1));
@@ -388,13 +390,10 @@ fn what_is_not_as_planned_is_refused_and_nothing_is_left_closed() -> Tested {
     }
     let (mut rig, mut world) = started(3)?;
     let (node, vmid) = next_out(&rig)?;
-    let vm = format!("/vms/{vmid}");
-    let allocate: &[&str] = &["VM.Audit", "VM.PowerMgmt", "VM.Config.Options", "VM.Allocate"];
-    rig.double()?.grant(&[("/", &READER), (&vm, allocate)])?;
+    give_up_to_destroy(&mut rig, vmid)?;
     let operator = rig.double()?.operator().clone();
     let config = format!("/nodes/pve1/qemu/{vmid}/config");
     let set = |key: &str, value: &str| operator.change(http::Method::PUT, &config, &[(key, value)]).map(drop);
-    set("tags", "capplan")?;
     let file = planned(&world, &["scale-down", "--node", &node, "--destroy", "--override", "test"]);
     let calm = |rig: &mut Rig| -> Tested {
         let nodes = rig.api().list("/api/v1/nodes")?;

@@ -418,6 +418,12 @@ impl Pod {
         ObjectName::new(&self.namespace, &self.name)
     }
 
+    /// What makes its successor: `Kind/namespace/name`, as plans name it; `None` without an owner.
+    pub fn owner_name(&self) -> Option<String> {
+        let owner = self.owner.as_ref()?;
+        Some(format!("{}/{}/{}", owner.kind, self.namespace, owner.name))
+    }
+
     /// Whether a DaemonSet owns it.
     pub fn is_daemon(&self) -> bool {
         self.owner.as_ref().is_some_and(|owner| owner.kind == "DaemonSet")

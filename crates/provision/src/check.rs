@@ -188,11 +188,7 @@ fn named(pod: &Pod, name: &str) -> bool {
 
 /// Whether a pod belongs to `Kind/namespace/name`.
 pub(crate) fn owned(pod: &Pod, owner: &str) -> bool {
-    let mut parts = owner.splitn(3, '/');
-    let own = pod.owner.as_ref();
-    parts.next() == own.map(|one| one.kind.as_str())
-        && parts.next() == Some(&pod.namespace)
-        && parts.next() == own.map(|one| one.name.as_str())
+    pod.owner_name().as_deref() == Some(owner)
 }
 
 /// Pods of an owner that serve: running, ready, and not on their way out.

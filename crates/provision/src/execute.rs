@@ -251,15 +251,15 @@ impl Executor<'_> {
         open.sort();
         open.dedup();
         for node in open {
-            let mut answer = self.world.kube.set_unschedulable(node.as_str(), false).await;
+            let mut answer = self.open(&node).await;
             for pause in PAUSES {
                 let Err(KubeError::Connect { .. } | KubeError::Api { .. }) = answer else { break };
                 tokio::time::sleep(pause).await;
-                answer = self.world.kube.set_unschedulable(node.as_str(), false).await;
+                answer = self.open(&node).await;
             }
             match answer {
-                Ok(()) => left.push(format!("{node} is open again")),
-                Err(KubeError::NotFound { .. }) => left.push(format!("{node} is gone")),
+                Ok(true) => left.push(format!("{node} is open again")),
+                Ok(false) => left.push(format!("{node} is gone")),
                 Err(error) => return Ok(Err(format!("{node} may still be cordoned: {}", causes(&error)))),
             }
         }
@@ -410,12 +410,18 @@ impl Executor<'_> {
         }
     }
 
+    /// Opens a node to new pods; whether it is there at all.
+    async fn open(&self, node: &NodeName) -> Result<bool, KubeError> {
+        match self.world.kube.set_unschedulable(node.as_str(), false).await {
+            Ok(()) => Ok(true),
+            Err(KubeError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn open_again(&self, number: u64, journal: &mut Journal) -> Result<(), Halt> {
         for node in journal.state.step(number).closed {
-            match self.world.kube.set_unschedulable(node.as_str(), false).await {
-                Ok(()) | Err(KubeError::NotFound { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
+            self.open(&node).await?;
             journal.append(&Event::Opened { step: number, node })?;
         }
         Ok(())

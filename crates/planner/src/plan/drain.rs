@@ -490,7 +490,7 @@ fn moved(scene: &Scene<'_>, cluster: &Cluster<'_>, one: &Landing, first: bool) -
     PodMove {
         pod: pod.object_name().0,
         uid: if is_listed { pod.uid.clone() } else { String::new() },
-        owner: pod.owner.as_ref().map_or_else(String::new, |owner| format!("{}/{}/{}", owner.kind, pod.namespace, owner.name)),
+        owner: pod.owner_name().unwrap_or_default(),
         from: name(one.from),
         to: Some(name(one.to)),
         or: names(&one.or),

@@ -96,8 +96,7 @@ fn close(board: &mut Board<'_>, change: &StepAction) {
 }
 
 fn is_meant(pod: &Pod, one: &PodMove) -> bool {
-    let owner = || pod.owner.as_ref().map(|owner| format!("{}/{}/{}", owner.kind, pod.namespace, owner.name));
-    if one.uid.is_empty() { owner().as_deref() == Some(&one.owner) } else { pod.uid == one.uid }
+    if one.uid.is_empty() { pod.owner_name().as_ref() == Some(&one.owner) } else { pod.uid == one.uid }
 }
 
 fn find(board: &Board<'_>, one: &PodMove, moved: &BTreeSet<PodId>) -> Option<PodId> {

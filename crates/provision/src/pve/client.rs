@@ -137,14 +137,14 @@ impl Reader {
     }
 
     async fn attempt(&self, path: &str, query: &[(&str, &str)]) -> Result<Vec<u8>, PveError> {
-        let mut request = self.client.get(format!("{}{path}", self.base));
+        let mut request = self.request(Method::GET, path);
         if !query.is_empty() {
             request = request.query(query);
         }
         self.answer(&format!("GET {path}"), request).await
     }
 
-    /// Prepares a request of any method, for the writer.
+    /// Prepares a request.
     pub(super) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}{path}", self.base))
     }

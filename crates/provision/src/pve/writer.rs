@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::client::{Envelope, Reader, segment};
 use super::error::PveError;
-use super::wire::Permissions;
+use super::wire::{NodeRow, Permissions};
 
 /// A client that may change what `apply` changes.
 #[derive(Clone, Debug)]
@@ -169,12 +169,8 @@ impl Writer {
     /// # Errors
     /// [`PveError`] if that cannot be read.
     pub async fn hosts(&self) -> Result<Vec<String>, PveError> {
-        #[derive(Deserialize)]
-        struct Row {
-            node: String,
-        }
-        let rows: Vec<Row> = self.reader.get("/nodes", &[]).await?;
-        Ok(rows.into_iter().map(|row| row.node).collect())
+        let rows: Vec<NodeRow> = self.reader.get("/nodes", &[]).await?;
+        Ok(rows.into_iter().filter_map(|row| row.node).collect())
     }
 
     async fn task(&self, method: Method, path: &str, form: &[(&str, &str)]) -> Result<String, PveError> {
