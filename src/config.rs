@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use capplan_model::policy::Policy;
+use capplan_provision::join::Given;
 use capplan_provision::kube::Connection;
 use capplan_provision::prometheus::Queries;
 use capplan_provision::pve::{Endpoint, Trust};
@@ -45,6 +46,8 @@ struct File {
     kubernetes: KubernetesFile,
     proxmox: Vec<ProxmoxFile>,
     prometheus: Option<PrometheusFile>,
+    /// Template of the user data of new workers.
+    user_data: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -105,6 +108,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The policy.
     pub policy: Policy,
+    /// What is given for workers that join.
+    pub given: Given,
 }
 
 fn variable(name: &str) -> Option<String> {
@@ -185,6 +190,11 @@ impl Config {
             })?,
             None => Policy::built_in(),
         };
+        let template = match file.user_data.as_ref().map(beside) {
+            Some(path) => Some(read_text(&path, "template of the user data")?),
+            None => None,
+        };
+        let given = Given { template, credential: variable("CAPPLAN_JOIN_CREDENTIAL").map(|text| Secret::new(&text)) };
         let state_dir = options
             .state_dir
             .clone()
@@ -204,6 +214,7 @@ impl Config {
             prometheus: prometheus(file.prometheus)?,
             state_dir,
             policy,
+            given,
             file: path,
         })
     }

@@ -4,9 +4,6 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use capplan_model::ids::{SnapshotId, VmId};
-use capplan_model::plan::{Action, Feasibility, GuestRef, Plan, Step, StepAction};
-use jiff::Timestamp;
 use serde_json::Value;
 use support::{World, data, recorded, truth};
 
@@ -150,17 +147,4 @@ fn a_plan_is_a_file_with_its_text_beside_it() {
     let beside = std::fs::read_to_string(world.path("plan.txt")).expect("written");
     assert!(beside.contains("capplan plan drain-order") && !beside.contains('\u{1b}'));
     assert!(data().is_none() || !text.is_empty());
-}
-
-#[test]
-fn a_plan_that_needs_a_worker_to_join_is_refused_before_anybody_is_asked() {
-    let guest = GuestRef { host: "pve1".into(), vmid: VmId(205), name: "k8s-node5".into(), uuid: None };
-    for change in [StepAction::AddWorker(Box::default()), StepAction::StartGuest { guest }] {
-        let step = Step { number: 1, title: "one more".into(), change, requires: vec![], ensures: vec![], deadline_seconds: 1 };
-        let mut plan = Plan::empty(Action::ScaleUp, SnapshotId::default(), Timestamp::UNIX_EPOCH, "c".into());
-        (plan.feasibility, plan.steps) = (Feasibility::Feasible, vec![step]);
-        let world = World::new();
-        let file = world.write("plan.json", serde_json::to_string(&plan.sealed()).expect("written"));
-        world.run(&["apply", &file, "--yes"]).ends(4).says(&["step 1 (one more)", "nothing was changed"]);
-    }
 }

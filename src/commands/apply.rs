@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use capplan_model::Snapshot;
 use capplan_model::history::History;
-use capplan_model::plan::{Feasibility, Plan, StepAction};
-use capplan_model::run::{Event, FORMAT, RunState};
-use capplan_planner::plan::{Count, Observation, Removal, Request, gate, rehearse};
-use capplan_provision::execute::{Executor, Outcome, Told};
+use capplan_model::kube::MAX_VOLUMES_LABEL;
+use capplan_model::plan::{Feasibility, Plan, StepAction, WorkerSpec};
+use capplan_model::run::{End, Event, FORMAT, RunState};
+use capplan_planner::plan::{Count, Observation, Removal, Request, Wanted, gate, rehearse};
+use capplan_provision::execute::{Executor, Outcome, Rehearse, Told};
 use capplan_provision::kube::KubeError;
 use capplan_provision::store::journal::{Journal, JournalError, Lock, Runs};
 use capplan_provision::world::World;
@@ -16,6 +17,7 @@ use clap::{Subcommand, ValueEnum};
 use jiff::Timestamp;
 
 use super::observed::{live, unobserved};
+use super::plan::WantedArgs;
 use crate::config::{Config, Options};
 use crate::render;
 use crate::ui::{CliError, Exit, Progress, note};
@@ -40,6 +42,16 @@ pub struct Args {
 /// What is planned and carried out in one go.
 #[derive(Clone, Debug, Subcommand)]
 enum What {
+    /// Add a worker: clone a template, let it join, prove that it works
+    ///
+    /// What is not said is chosen: the next free VMID, name and address, the host with most memory, the
+    /// template, and everything else as the worker that it is like.
+    AddWorker {
+        #[command(flatten)]
+        wanted: Box<WantedArgs>,
+        #[command(flatten)]
+        try_or_do: TryOrDo,
+    },
     /// Take a worker out: empty it, delete its Node, shut its VM down
     ///
     /// Its VM stays, off and kept from starting with its host, unless it is to be destroyed.
@@ -123,10 +135,14 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
     let runs = Runs::of(&config.state_dir);
     let try_or_do = match &args.what {
         None => &args.try_or_do,
-        Some(What::RemoveWorker { try_or_do, .. }) => try_or_do,
+        Some(What::AddWorker { try_or_do, .. } | What::RemoveWorker { try_or_do, .. }) => try_or_do,
     };
     let lock = if try_or_do.dry_run { None } else { Some(only_run(&runs)?) };
     let plan = match (&args.what, &args.plan) {
+        (Some(What::AddWorker { wanted, .. }), _) => {
+            let wanted = Wanted { count: wanted.count.or(Some(1)), ..wanted.wanted() };
+            super::plan::live(&config, &Request::ScaleUp(Box::new(wanted))).await?
+        }
         (Some(What::RemoveWorker { node, destroy, anyway, confirm_no_growth, .. }), _) => {
             config.policy.plan.no_growth_confirmed |= *confirm_no_growth;
             let node = Some(node.as_str().into());
@@ -136,20 +152,21 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
         (None, Some(path)) => saved(path)?,
         (None, None) => return Err(CliError::new(Exit::Usage, "no plan is named")),
     };
-    if let Some(exit) = nothing_to_do(&plan)? {
+    if let Some(exit) = nothing_to_do(&plan, &runs)? {
         return Ok(exit);
     }
     let world = connect(&config).await?;
-    let missing = world.missing(&plan).await.map_err(|error| unobserved(&error))?;
+    let seen = live(&config).await?;
+    let missing = world.missing(&plan, &seen).await.map_err(|error| unobserved(&error))?;
     if !missing.is_empty() {
         let error = CliError::new(Exit::Refused, "privileges are missing; nothing was changed");
         return Err(CliError { causes: missing, ..error }.hint("`capplan doctor --print-roles --apply` prints what to grant"));
     }
-    let seen = live(&config).await?;
-    gate(&on(&config, &seen, &History::default()), &plan).map_err(|why| {
-        CliError { causes: vec![why], ..CliError::new(Exit::Refused, "refused before step 1, nothing was changed") }
-            .hint("if the cluster is not as it was, plan again")
-    })?;
+    let refused =
+        |why| CliError { causes: vec![why], ..CliError::new(Exit::Refused, "refused before step 1, nothing was changed") };
+    gate(&on(&config, &seen, &History::default()), &plan)
+        .map_err(|why| refused(why).hint("if the cluster is not as it was, plan again"))?;
+    executor(&config, &world, &plan, &|_, _| Ok(()), &|_| {}).preflight(&seen).await.map_err(refused)?;
     if try_or_do.dry_run {
         note(render::plan::text(&plan, false));
         note("it could be carried out now; nothing was changed");
@@ -212,8 +229,7 @@ pub(super) async fn abort(options: &Options, args: &AbortArgs) -> Result<Exit, C
     let runs = Runs::of(&config.state_dir);
     let _lock = runs.lock().map_err(unwritten)?;
     let Some((plan, mut journal, world)) = unended(&config, &runs, &args.run).await? else { return Ok(Exit::Done) };
-    let executor =
-        Executor { world: &world, plan: &plan, driver: &config.policy.attacher, rehearse: &|_, _| Ok(()), tell: &|_| {} };
+    let executor = executor(&config, &world, &plan, &|_, _| Ok(()), &|_| {});
     let left = executor.abort(&mut journal, &by()).await.map_err(unwritten)?.map_err(|why| not_given_up(&args.run, why))?;
     note(format!("{} is given up", args.run));
     left.iter().for_each(|line| note(format!("  {line}")));
@@ -243,8 +259,8 @@ fn not_given_up(run: &str, why: String) -> CliError {
         .hint(format!("`capplan abort {run}` once the API server answers"))
 }
 
-/// A plan without a step, or one that cannot be done.
-fn nothing_to_do(plan: &Plan) -> Result<Option<Exit>, CliError> {
+/// A plan without a step, one that was carried out, or one that cannot be done.
+fn nothing_to_do(plan: &Plan, runs: &Runs) -> Result<Option<Exit>, CliError> {
     let why = plan.because.first().or(plan.undecided.first()).cloned().unwrap_or_default();
     if plan.feasibility != Feasibility::Feasible {
         let mut error = CliError::new(Exit::Refused, "the plan cannot be carried out; nothing was changed");
@@ -252,15 +268,16 @@ fn nothing_to_do(plan: &Plan) -> Result<Option<Exit>, CliError> {
         error.causes.push(why);
         return Err(error);
     }
+    for run in runs.names().map_err(unwritten)? {
+        let (_, _, state) = runs.read(&run).map_err(unwritten)?;
+        if state.plan == plan.id && state.end == Some(End::Finished) {
+            note(format!("nothing to do: {run} carried this plan out"));
+            return Ok(Some(Exit::Done));
+        }
+    }
     if plan.steps.is_empty() {
         note(format!("nothing to do: {why}"));
         return Ok(Some(Exit::Done));
-    }
-    // A spare that is started as it is comes back with its old credentials: it has to join anew.
-    let joins = |change: &StepAction| matches!(change, StepAction::AddWorker(_) | StepAction::StartGuest { .. });
-    if let Some(step) = plan.steps.iter().find(|step| joins(&step.change)) {
-        let what = format!("step {} ({}) is not done by this version; nothing was changed", step.number, step.title);
-        return Err(CliError::new(Exit::Refused, what).hint("let the worker join by hand, as the plan says"));
     }
     Ok(None)
 }
@@ -313,6 +330,26 @@ fn confirm(plan: &Plan) -> Result<(), CliError> {
     Err(CliError::new(Exit::Refused, "not confirmed; nothing was changed"))
 }
 
+fn executor<'e>(
+    config: &'e Config,
+    world: &'e World,
+    plan: &'e Plan,
+    rehearse: &'e Rehearse<'e>,
+    tell: &'e (dyn Fn(&Told) + Sync),
+) -> Executor<'e> {
+    Executor { world, plan, driver: &config.policy.attacher, given: &config.given, rehearse, tell }
+}
+
+/// The shape of a new worker, in a line.
+fn shape(spec: &WorkerSpec) -> String {
+    let slots = spec.labels.get(MAX_VOLUMES_LABEL).map_or("as many volume slots as its plugin says", String::as_str);
+    let address = spec.address.as_deref().unwrap_or("an address of DHCP");
+    format!(
+        "{}: VM {} on {}, {}, {} cores, {slots} volume slots, {address}, like {}",
+        spec.name, spec.vmid, spec.host, spec.memory, spec.cores, spec.like
+    )
+}
+
 async fn go_on(
     config: &Config,
     world: &World,
@@ -322,13 +359,9 @@ async fn go_on(
     lock: Option<Lock>,
 ) -> Result<Exit, CliError> {
     let run = journal.run.clone();
-    let executor = Executor {
-        world,
-        plan,
-        driver: &config.policy.attacher,
-        rehearse: &|seen, from| rehearse(&on(config, seen, &History::default()), plan, from),
-        tell: &|told| tell(told, output),
-    };
+    let again = |seen: &Snapshot, from| rehearse(&on(config, seen, &History::default()), plan, from);
+    let show = |told: &Told| tell(told, output);
+    let executor = executor(config, world, plan, &again, &show);
     tell(&Told::Run { run: run.clone() }, output);
     let outcome = match executor.run(&mut journal).await {
         Ok(outcome) => {
@@ -344,6 +377,7 @@ async fn go_on(
     };
     let (step, why) = match outcome {
         Outcome::Finished => {
+            plan.workers.iter().for_each(|spec| note(shape(spec)));
             note(format!("done: {} steps, see `capplan runs {run}`", plan.steps.len()));
             return Ok(Exit::Done);
         }

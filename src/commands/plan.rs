@@ -29,6 +29,54 @@ pub struct Args {
     how: How,
 }
 
+/// What is asked of new workers.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct WantedArgs {
+    /// How many [default: as many as the rules need]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(super) count: Option<u32>,
+    /// Memory of each [default: the policy's; where a rule asks for it, from half to twice that]
+    #[arg(long, value_name = "SIZE", value_parser = super::simulate::bytes)]
+    memory: Option<Bytes>,
+    /// Virtual CPUs of each [default: as the worker it is like]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    cores: Option<u64>,
+    /// Host [default: the one with most memory available]
+    #[arg(long, value_name = "HOST")]
+    host: Option<String>,
+    /// Worker that the new one is like, its labels and taints included
+    #[arg(long, value_name = "NODE")]
+    like: Option<String>,
+    /// Name of the first
+    #[arg(long, value_name = "NAME", value_parser = node_name)]
+    name: Option<String>,
+    /// VMID of the first
+    #[arg(long, value_name = "VMID", value_parser = clap::value_parser!(u32).range(100..=999_999_999))]
+    vmid: Option<u32>,
+    /// Address of the first, with its prefix length: 10.0.20.106/24
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    ip: Option<String>,
+    /// Template to clone
+    #[arg(long, value_name = "VMID")]
+    template: Option<u32>,
+}
+
+impl WantedArgs {
+    pub(super) fn wanted(&self) -> Wanted {
+        Wanted {
+            count: self.count,
+            memory: self.memory,
+            cores: self.cores,
+            host: self.host.clone().map(Into::into),
+            like: self.like.clone().map(Into::into),
+            name: self.name.clone().map(Into::into),
+            vmid: self.vmid.map(VmId),
+            address: self.ip.clone(),
+            template: self.template.map(VmId),
+        }
+    }
+}
+
 /// What to plan.
 #[derive(Clone, Debug, Subcommand)]
 enum What {
@@ -58,33 +106,8 @@ enum What {
     },
     /// Add workers: how many, what size, on which host, with every number
     ScaleUp {
-        /// How many [default: as many as the rules need]
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
-        count: Option<u32>,
-        /// Memory of each [default: the policy's; where a rule asks for it, from half to twice that]
-        #[arg(long, value_name = "SIZE", value_parser = super::simulate::bytes)]
-        memory: Option<Bytes>,
-        /// Virtual CPUs of each [default: as the worker it is like]
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
-        cores: Option<u64>,
-        /// Host [default: the one with most memory available]
-        #[arg(long, value_name = "HOST")]
-        host: Option<String>,
-        /// Worker that the new one is like, its labels and taints included
-        #[arg(long, value_name = "NODE")]
-        like: Option<String>,
-        /// Name of the first
-        #[arg(long, value_name = "NAME", value_parser = node_name)]
-        name: Option<String>,
-        /// VMID of the first
-        #[arg(long, value_name = "VMID", value_parser = clap::value_parser!(u32).range(100..=999_999_999))]
-        vmid: Option<u32>,
-        /// Address of the first, with its prefix length: 10.0.20.106/24
-        #[arg(long, value_name = "ADDRESS", value_parser = address)]
-        ip: Option<String>,
-        /// Template to clone
-        #[arg(long, value_name = "VMID")]
-        template: Option<u32>,
+        #[command(flatten)]
+        wanted: WantedArgs,
         #[command(flatten)]
         how: How,
     },
@@ -194,20 +217,7 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
             let node = node.clone().map(Into::into);
             (Request::ScaleDown(Removal { count: *count, node, anyway: anyway.clone(), destroy: *destroy }), how)
         }
-        Some(What::ScaleUp { count, memory, cores, host, like, name, vmid, ip, template, how }) => {
-            let wanted = Wanted {
-                count: *count,
-                memory: *memory,
-                cores: *cores,
-                host: host.clone().map(Into::into),
-                like: like.clone().map(Into::into),
-                name: name.clone().map(Into::into),
-                vmid: vmid.map(VmId),
-                address: ip.clone(),
-                template: template.map(VmId),
-            };
-            (Request::ScaleUp(Box::new(wanted)), how)
-        }
+        Some(What::ScaleUp { wanted, how }) => (Request::ScaleUp(Box::new(wanted.wanted())), how),
     };
     let mut config = Config::load(options)?;
     if let Some(What::ScaleDown { confirm_no_growth: true, .. }) = &args.what {

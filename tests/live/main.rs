@@ -11,6 +11,7 @@ mod attach;
 mod campaign;
 mod faults;
 mod join;
+mod newcomer;
 mod report;
 mod scheduler;
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::ids::{HostName, NodeName, SnapshotId, VmId};
+use crate::policy::Join;
 use crate::pve::Guest;
 use crate::snapshot::Snapshot;
 use crate::units::Bytes;
@@ -319,6 +320,33 @@ pub struct WorkerSpec {
     pub labels: BTreeMap<String, String>,
     /// Taints, as `key=value:effect`.
     pub taints: Vec<String>,
+    /// Provider ID, if the worker that it is like has one of Proxmox VE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider_id: Option<String>,
+    /// Version of the kubelet that the worker it is like runs.
+    #[serde(default)]
+    pub kubelet_version: String,
+    /// Bridge, VLAN and the like of its network device, without model and MAC address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// DNS servers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nameserver: Option<String>,
+    /// DNS search domains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub searchdomain: Option<String>,
+    /// Pool of Proxmox VE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+    /// Where the cloud-init drive of the template is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed_slot: Option<String>,
+    /// DaemonSets that run a pod on it, as `DaemonSet/namespace/name`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub daemons: Vec<String>,
+    /// How it joins.
+    #[serde(default)]
+    pub join: Join,
 }
 
 /// The guest that is meant: a VMID alone names another guest on a host of another PVE cluster, or after it
@@ -331,7 +359,7 @@ pub struct GuestRef {
     pub vmid: VmId,
     /// Its name.
     pub name: String,
-    /// Its SMBIOS UUID, if its configuration was read and has one.
+    /// Its SMBIOS UUID; without it, the guest that this plan makes is meant, which its description says.
     pub uuid: Option<String>,
 }
 
@@ -439,12 +467,51 @@ pub enum StepAction {
         /// Seconds to wait before.
         wait_seconds: u64,
     },
-    /// Adds a worker: clone, set, start, join.
-    AddWorker(Box<WorkerSpec>),
-    /// Starts a stopped guest.
-    StartGuest {
+    /// Clones a template, with its disks in full.
+    CloneGuest {
+        /// The template.
+        template: GuestRef,
+        /// The worker that it becomes: one of the plan's.
+        worker: NodeName,
+    },
+    /// Gives a clone what the plan says: memory, cores, network, tag, starts with its host.
+    SetGuest {
         /// The guest.
         guest: GuestRef,
+        /// The worker that it becomes.
+        worker: NodeName,
+    },
+    /// Makes a disk larger.
+    GrowDisk {
+        /// The guest.
+        guest: GuestRef,
+        /// Slot, such as `scsi0`.
+        slot: String,
+        /// Its size then.
+        size: Bytes,
+    },
+    /// Makes the credential with which a worker joins, hands it to its VM, and starts that.
+    BootWorker {
+        /// The guest.
+        guest: GuestRef,
+        /// The worker that it becomes.
+        worker: NodeName,
+    },
+    /// Deletes the credential, and the image that was handed over.
+    DropSeed {
+        /// The guest.
+        guest: GuestRef,
+        /// The worker that it became.
+        worker: NodeName,
+    },
+    /// Runs a pod with a volume on a worker, looks whether the volume is in its VM, and removes both.
+    Probe {
+        /// The guest.
+        guest: GuestRef,
+        /// The worker.
+        worker: NodeName,
+        /// StorageClass.
+        class: String,
     },
     /// Deletes the Node object.
     DeleteNode {
@@ -468,14 +535,12 @@ pub enum StepAction {
         /// The guest.
         guest: GuestRef,
     },
-    /// Sets a label of a node.
+    /// Sets labels of a node.
     Label {
         /// The node.
         node: NodeName,
-        /// Key.
-        key: String,
-        /// Value.
-        value: String,
+        /// The labels.
+        labels: BTreeMap<String, String>,
     },
     /// Takes a volume out of a VM's config that no VolumeAttachment names: its slot is free again, its data
     /// stays.
@@ -633,14 +698,59 @@ pub enum Condition {
         /// Slot.
         slot: String,
     },
-    /// The node has the label.
+    /// The node has the labels.
     Labelled {
         /// The node.
         node: NodeName,
-        /// Key.
-        key: String,
-        /// Value.
-        value: String,
+        /// The labels.
+        labels: BTreeMap<String, String>,
+    },
+    /// The guest runs.
+    GuestRunning {
+        /// The guest.
+        guest: GuestRef,
+    },
+    /// The guest has what the plan says of the worker that it becomes.
+    GuestSet {
+        /// The guest.
+        guest: GuestRef,
+        /// The worker.
+        worker: NodeName,
+    },
+    /// The disk is at least so large.
+    DiskSize {
+        /// The guest.
+        guest: GuestRef,
+        /// Slot.
+        slot: String,
+        /// Size.
+        size: Bytes,
+    },
+    /// The VM runs the node of this name, which is ready.
+    Joined {
+        /// The guest.
+        guest: GuestRef,
+        /// The worker.
+        worker: NodeName,
+    },
+    /// The image that it was handed is out of the drive.
+    SeedGone {
+        /// The guest.
+        guest: GuestRef,
+        /// The worker.
+        worker: NodeName,
+    },
+    /// Pods of these DaemonSets are ready on the node.
+    DaemonsReady {
+        /// The node.
+        node: NodeName,
+        /// `DaemonSet/namespace/name`.
+        owners: Vec<String>,
+    },
+    /// The metrics API knows the node.
+    Measured {
+        /// The node.
+        node: NodeName,
     },
 }
 

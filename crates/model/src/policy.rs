@@ -1,7 +1,8 @@
 //! The runbook as data: rules with thresholds and windows.
 
 use jiff::SignedDuration;
-use serde::{Deserialize, Deserializer, de::Error};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 use crate::units::{Bytes, written as bytes};
 
@@ -38,6 +39,9 @@ pub struct Policy {
     /// What a plan must leave behind.
     #[serde(default)]
     pub safety: Safety,
+    /// How new workers join.
+    #[serde(default)]
+    pub join: Join,
     /// When to add a worker.
     pub scale_up: RuleSet,
     /// When to remove one.
@@ -138,6 +142,109 @@ impl Default for Safety {
     fn default() -> Self {
         Self { survive_worker_loss: false, horizon_days: 90 }
     }
+}
+
+/// How new workers join. No secret is part of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Join {
+    /// What the worker runs.
+    pub distribution: Distribution,
+    /// How it is told what to do at its first boot.
+    pub seed: Seed,
+    /// Storage for ISO images that the seed is uploaded to, and deleted from afterwards.
+    pub storage: String,
+    /// With `vendor`: the snippet that the admin placed on every host, such as `local:snippets/join.yaml`.
+    pub snippet: Option<String>,
+    /// Address of the API server that workers use, such as `https://10.0.20.10:6443`; otherwise that of the
+    /// `cluster-info` of kubeadm, or that of the kubeconfig.
+    pub server: Option<String>,
+    /// Minutes for which a bootstrap token is good.
+    pub token_minutes: u32,
+    /// Minutes until a VM that was started must have joined.
+    pub deadline_minutes: u32,
+    /// Startup order of new workers, such as `order=26,up=45,down=180`; otherwise the template's. Setting it
+    /// needs Sys.Modify on `/`.
+    pub startup: Option<String>,
+    /// What a new worker has to prove.
+    pub probe: Probe,
+}
+
+impl Default for Join {
+    fn default() -> Self {
+        Self {
+            distribution: Distribution::default(),
+            seed: Seed::default(),
+            storage: "local".to_owned(),
+            snippet: None,
+            server: None,
+            // A VM that boots joins within some minutes; a package upgrade on a busy disk takes longer.
+            token_minutes: 60,
+            // Runbook: 3 to 5 minutes, seen as 7; the deadline is the usual ten and a package upgrade.
+            deadline_minutes: 15,
+            startup: None,
+            probe: Probe::default(),
+        }
+    }
+}
+
+/// A pod with a volume that a new worker has to run before it counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Probe {
+    /// Whether it has to.
+    pub enabled: bool,
+    /// Namespace of the pod and its claim.
+    pub namespace: String,
+    /// StorageClass of the claim; otherwise the one that most volumes of the attacher have.
+    pub class: Option<String>,
+    /// Image of the pod.
+    pub image: String,
+}
+
+impl Default for Probe {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            namespace: "capplan-probe".to_owned(),
+            class: None,
+            // Every node has pulled it: it holds the sandbox of each pod.
+            image: "registry.k8s.io/pause:3.10".to_owned(),
+        }
+    }
+}
+
+/// What a worker runs, and with what credential it joins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Distribution {
+    /// kubeadm, with a bootstrap token that is made for it.
+    #[default]
+    Kubeadm,
+    /// A k3s agent, with a bootstrap token that is made for it.
+    K3s,
+    /// A k3s server, with the server token that the user gives.
+    K3sServer,
+    /// microk8s, with the join URL that the user gives.
+    Microk8s,
+}
+
+impl Distribution {
+    /// Whether a bootstrap token is made for it; otherwise the user gives a credential.
+    pub fn has_tokens(self) -> bool {
+        matches!(self, Self::Kubeadm | Self::K3s)
+    }
+}
+
+/// How a VM is told what to do at its first boot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Seed {
+    /// A NoCloud image for this VM alone, uploaded, and deleted once it has joined.
+    #[default]
+    Iso,
+    /// A snippet for all of them that the admin placed once, with the credential in it.
+    Vendor,
 }
 
 /// Thresholds of findings.

@@ -207,6 +207,9 @@ pub struct Guest {
     /// Tags.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
+    /// Pool that it is in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
     /// Lock such as `backup`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lock: Option<String>,
@@ -258,6 +261,15 @@ impl Guest {
 
     /// Why the guest must not be destroyed; `None` if nothing is known to speak against it.
     pub fn not_disposable(&self) -> Option<NotDisposable> {
+        self.refusal(|_| false)
+    }
+
+    /// The same for one that is emptied before: volumes of claims that are plugged in now are gone by then.
+    pub fn not_disposable_once_empty(&self) -> Option<NotDisposable> {
+        self.refusal(Disk::is_csi)
+    }
+
+    fn refusal(&self, leaves: impl Fn(&Disk) -> bool) -> Option<NotDisposable> {
         let config = match &self.config {
             Reading::Known(config) => config,
             Reading::Unknown { why } => return Some(NotDisposable::Unknown { why: why.clone() }),
@@ -265,9 +277,13 @@ impl Guest {
         if self.template {
             return Some(NotDisposable::Template);
         }
-        let disks = || config.disks.iter().map(|(slot, disk)| (slot, &disk.volume, disk.cdrom));
+        if !self.tags.iter().any(|tag| tag == OWN_TAG) {
+            return Some(NotDisposable::Untagged { vmid: self.vmid });
+        }
+        let stay = config.disks.iter().filter(|(_, disk)| !leaves(disk));
+        let disks = stay.map(|(slot, disk)| (slot, &disk.volume, disk.cdrom));
         let unused = config.unused.iter().map(|(slot, volume)| (slot, volume, false));
-        for (slot, volume, cdrom) in disks().chain(unused) {
+        for (slot, volume, cdrom) in disks.chain(unused) {
             // `local-lvm:vm-204-disk-0`, `store:204/vm-204-disk-0.qcow2`; what another owns stays, whoever made it.
             let name = volume.split_once(':').map_or(volume.as_str(), |(_, name)| name);
             let name = name.rsplit('/').next().unwrap_or(name);
@@ -275,7 +291,7 @@ impl Guest {
                 return Some(NotDisposable::Volume { slot: slot.clone(), volume: volume.clone() });
             }
         }
-        (!self.tags.iter().any(|tag| tag == OWN_TAG)).then_some(NotDisposable::Untagged { vmid: self.vmid })
+        None
     }
 
     /// Memory the guest takes when it runs.
@@ -319,6 +335,21 @@ pub struct GuestConfig {
     /// Gateway of the first of them that has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway: Option<String>,
+    /// First network device as written: model, MAC address, bridge, VLAN.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net0: Option<String>,
+    /// DNS servers that cloud-init is told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nameserver: Option<String>,
+    /// DNS search domains that cloud-init is told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub searchdomain: Option<String>,
+    /// Files that replace generated cloud-init data, as written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cicustom: Option<String>,
+    /// Id of the plan that made it, which capplan writes into its description.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub made_by: Option<String>,
     /// Startup order as written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub startup: Option<String>,
@@ -333,6 +364,18 @@ pub struct GuestConfig {
 }
 
 impl GuestConfig {
+    /// Where its cloud-init drive is: `ide2`, say.
+    pub fn cloud_init_slot(&self) -> Option<&str> {
+        let is_drive = |disk: &Disk| disk.cdrom && disk.volume.contains("cloudinit");
+        self.disks.iter().find(|(_, disk)| is_drive(disk)).map(|(slot, _)| slot.as_str())
+    }
+
+    /// The system disk and where it is: the first disk that is neither a CD-ROM nor a volume of a claim.
+    pub fn system_disk(&self) -> Option<(&str, &Disk)> {
+        let mut disks = self.disks.iter().filter(|(_, disk)| !disk.cdrom && !disk.is_csi());
+        disks.next().map(|(slot, disk)| (slot.as_str(), disk))
+    }
+
     /// Disks on the slots that proxmox-csi uses, lowest first.
     pub fn csi_slots(&self) -> impl Iterator<Item = (u8, &Disk)> {
         CSI_SLOTS.filter_map(|slot| Some((slot, self.disks.get(&format!("scsi{slot}"))?)))

@@ -313,7 +313,7 @@ proptest! {
         let seen = Observation { snapshot: &before, history: &history, policy: &policy, claims: &[] };
         let after = end_state(&seen, &first).expect("known");
         let second = planned(&after, &history, &policy, &Request::Next, limits);
-        let is_human = |step: &Step| matches!(step.change, StepAction::Manual { .. } | StepAction::StartGuest { .. });
+        let is_human = |step: &Step| matches!(step.change, StepAction::Manual { .. });
         if !first.steps.iter().any(is_human) {
             let told = (first.action, &first.target, &second.because, &second.target);
             prop_assert_eq!(second.action, Action::None, "{:?}", told);

@@ -1,10 +1,15 @@
 //! Whether what a step asks for holds, on one fresh reading of both planes.
 
+use std::collections::BTreeMap;
+
 use capplan_model::ids::NodeName;
 use capplan_model::kube::{Node, Phase, Pod};
-use capplan_model::plan::{Condition, GuestRef};
-use capplan_model::pve::{Disk, Guest, GuestConfig, Power};
+use capplan_model::plan::{Condition, GuestRef, Plan, WorkerSpec};
+use capplan_model::policy::Seed;
+use capplan_model::pve::{Disk, Guest, GuestConfig, OWN_TAG, Power};
 use capplan_model::{Reading, Snapshot};
+
+use crate::join::seed_volume;
 
 /// Whether a condition holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +27,8 @@ pub enum Verdict {
 /// What a condition needs beyond the reading.
 #[derive(Clone, Copy, Debug)]
 pub struct Against<'a> {
+    /// The plan: what it makes is known by its id.
+    pub plan: &'a Plan,
     /// The storage plugin's driver.
     pub driver: &'a str,
     /// Pods of the evicted pod's owner that were ready before, if the step evicts one.
@@ -64,8 +71,10 @@ fn judge(condition: &Condition, seen: &Snapshot, against: Against<'_>) -> Checke
         Condition::Cordoned { node } => on(seen, node, |one| one.unschedulable, "is open"),
         Condition::Schedulable { node } => on(seen, node, |one| !one.unschedulable, "is cordoned"),
         Condition::NodeReady { node } => on(seen, node, Node::is_ready, "is not ready"),
-        Condition::Labelled { node, key, value } => {
-            on(seen, node, |one| one.labels.get(key) == Some(value), &format!("has no label {key}={value}"))
+        Condition::Labelled { node, labels } => {
+            let Some(found) = find(seen, node)? else { return Ok(Verdict::Not(format!("there is no node {node}"))) };
+            let lacks = labels.iter().find(|(key, value)| found.labels.get(*key) != Some(value));
+            Ok(lacks.map_or(Verdict::Holds, |(key, value)| Verdict::Not(format!("{node} has no label {key}={value}"))))
         }
         Condition::PodIs { pod, uid, owner, node } => {
             let here = |one: &&Pod| one.node.as_ref() == Some(node) && one.deleting.is_none() && !one.is_terminal();
@@ -88,14 +97,44 @@ fn judge(condition: &Condition, seen: &Snapshot, against: Against<'_>) -> Checke
                 None => Ok(Verdict::Holds),
             }
         }
-        Condition::VolumesGone { node, guest } => volumes_gone(seen, node, guest.as_ref()),
-        Condition::GuestIs { guest } => guest_is(seen, guest).map(|found| found.map_or_else(Verdict::Never, |_| Verdict::Holds)),
+        Condition::VolumesGone { node, guest } => volumes_gone(seen, node, guest.as_ref(), against),
+        Condition::GuestIs { guest } => with_guest(seen, guest, against, |_| Ok(Verdict::Holds)),
+        Condition::GuestRunning { guest } => {
+            with_guest(seen, guest, against, |one| when(one.power == Power::Running, || format!("{guest} is not running")))
+        }
+        Condition::GuestSet { guest, worker } => {
+            let spec = spec(against, worker)?;
+            with_guest(seen, guest, against, |one| Ok(unset(one, spec)?.map_or(Verdict::Holds, Verdict::Not)))
+        }
+        Condition::DiskSize { guest, slot, size } => with_guest(seen, guest, against, |one| {
+            let now = known(&one.config)?.disks.get(slot).and_then(|disk| disk.size);
+            when(now.is_some_and(|now| now >= *size), || format!("{slot} of {guest} is not {size} large"))
+        }),
+        Condition::Joined { guest, worker } => with_guest(seen, guest, against, |one| joined(seen, one, worker)),
+        Condition::SeedGone { guest, worker } => {
+            let volume = seed_volume(&against.plan.id, spec(against, worker)?);
+            with_guest(seen, guest, against, |one| {
+                let holds = |disks: &BTreeMap<String, Disk>| disks.values().any(|disk| disk.volume == volume);
+                let waits = one.pending.values().flatten().any(|value| value.contains("none,media=cdrom"));
+                when(!holds(&known(&one.config)?.disks) && !waits, || format!("{volume} is still in {guest}"))
+            })
+        }
+        Condition::DaemonsReady { node, owners } => {
+            let pods = pods(seen)?;
+            let ready = |owner: &&String| serving(pods, owner).any(|pod| pod.node.as_ref() == Some(node));
+            let lacks = owners.iter().find(|owner| !ready(owner));
+            Ok(lacks.map_or(Verdict::Holds, |owner| Verdict::Not(format!("{owner} is not ready on {node}"))))
+        }
+        Condition::Measured { node } => {
+            let there = known(&seen.kube.node_metrics)?.iter().any(|one| one.name == *node);
+            when(there, || format!("the metrics API does not know {node}"))
+        }
         Condition::GuestStopped { guest } => {
-            with_guest(seen, guest, |one| when(one.power == Power::Stopped, || format!("{guest} is running")))
+            with_guest(seen, guest, against, |one| when(one.power == Power::Stopped, || format!("{guest} is running")))
         }
-        Condition::Disposable { guest } => {
-            with_guest(seen, guest, |one| Ok(one.not_disposable().map_or(Verdict::Holds, |why| Verdict::Not(why.to_string()))))
-        }
+        Condition::Disposable { guest } => with_guest(seen, guest, against, |one| {
+            Ok(one.not_disposable().map_or(Verdict::Holds, |why| Verdict::Not(why.to_string())))
+        }),
         Condition::GuestGone { guest } => {
             let guests = seen.guests_known();
             known(&guests)?;
@@ -107,7 +146,7 @@ fn judge(condition: &Condition, seen: &Snapshot, against: Against<'_>) -> Checke
             let there = seen.guests().find(is);
             when(there.is_none(), || format!("{} is still there", there.map_or_else(|| guest.clone(), GuestRef::of)))
         }
-        Condition::GuestStaysOff { guest } => with_guest(seen, guest, |one| {
+        Condition::GuestStaysOff { guest } => with_guest(seen, guest, against, |one| {
             let config = known(&one.config)?;
             when(!config.on_boot, || format!("{guest} starts with its host"))
         }),
@@ -144,7 +183,7 @@ fn judge(condition: &Condition, seen: &Snapshot, against: Against<'_>) -> Checke
                 (Some(_), None) => Ok(Verdict::Holds),
             }
         }
-        Condition::Ghost { guest, slot, volume } => with_guest(seen, guest, |one| {
+        Condition::Ghost { guest, slot, volume } => with_guest(seen, guest, against, |one| {
             let disk = known(&one.config)?.disks.get(slot);
             if disk.is_none_or(|disk| disk.volume != *volume || !disk.is_csi()) || one.pending.contains_key(slot) {
                 return Ok(Verdict::Not(format!("{volume} is not on {slot} of {guest} any more")));
@@ -154,7 +193,7 @@ fn judge(condition: &Condition, seen: &Snapshot, against: Against<'_>) -> Checke
                 None => Ok(Verdict::Holds),
             }
         }),
-        Condition::SlotEmpty { guest, slot } => with_guest(seen, guest, |one| {
+        Condition::SlotEmpty { guest, slot } => with_guest(seen, guest, against, |one| {
             let config = known(&one.config)?;
             // A removal that waits for a restart is none yet.
             let waits = one.pending.contains_key(slot);
@@ -211,32 +250,78 @@ pub(crate) fn newest<'a>(seen: &'a Snapshot, owner: &str) -> Option<&'a NodeName
     serving.max_by_key(|pod| (pod.created, &pod.uid))?.node.as_ref()
 }
 
-/// The guest that is meant, or why that is not the one that is there.
-fn guest_is<'a>(seen: &'a Snapshot, meant: &GuestRef) -> Result<Result<&'a Guest, String>, String> {
+/// Judges the guest that is meant, if that is the one that is there.
+fn with_guest(seen: &Snapshot, meant: &GuestRef, against: Against<'_>, test: impl FnOnce(&Guest) -> Checked) -> Checked {
     let guests = seen.guests_known();
     known(&guests)?;
-    let Some(found) = seen.guests().find(|guest| guest.host == meant.host && guest.vmid == meant.vmid) else {
-        return Ok(Err(format!("{meant} is not there")));
+    let found = seen.guests().find(|guest| guest.host == meant.host && guest.vmid == meant.vmid);
+    let is_made = meant.uuid.is_none();
+    let Some(found) = found else {
+        let why = format!("{meant} is not there");
+        return Ok(if is_made { Verdict::Not(why) } else { Verdict::Never(why) });
     };
-    known(&found.config)?;
+    let config = known(&found.config)?;
+    // While it is cloned, neither name nor description are its own.
+    if is_made && found.lock.is_some() {
+        return Ok(Verdict::Not(format!("{meant} is locked: {}", found.lock.as_deref().unwrap_or_default())));
+    }
     let now = GuestRef::of(found);
-    Ok(if now == *meant { Ok(found) } else { Err(format!("{now} is not the guest that was meant, which was {meant}")) })
+    let same = if is_made {
+        now.name == meant.name && config.made_by.as_deref() == Some(against.plan.id.as_str())
+    } else {
+        now == *meant
+    };
+    if same {
+        return test(found);
+    }
+    Ok(Verdict::Never(format!("{now} is not the guest that was meant, which was {meant}")))
 }
 
-fn with_guest(seen: &Snapshot, meant: &GuestRef, test: impl FnOnce(&Guest) -> Checked) -> Checked {
-    match guest_is(seen, meant)? {
-        Ok(guest) => test(guest),
-        Err(why) => Ok(Verdict::Never(why)),
+fn spec<'p>(against: Against<'p>, worker: &NodeName) -> Result<&'p WorkerSpec, String> {
+    let found = against.plan.workers.iter().find(|spec| spec.name == *worker);
+    found.ok_or_else(|| format!("what {worker} is to be"))
+}
+
+/// What a guest lacks of the worker that it becomes.
+fn unset(guest: &Guest, spec: &WorkerSpec) -> Result<Option<String>, String> {
+    let config = known(&guest.config)?;
+    let parts = |net: Option<&str>| net.unwrap_or_default().split(',').map(str::to_owned).collect::<Vec<_>>();
+    let net = parts(config.net0.as_deref());
+    let lacks = [
+        ("memory", config.memory == spec.memory),
+        ("cores", config.cores == spec.cores),
+        ("onboot", config.on_boot),
+        ("its tag", guest.tags.iter().any(|tag| tag == OWN_TAG)),
+        ("its address", spec.address.is_none() || config.addresses.first() == spec.address.as_ref()),
+        ("its network", spec.network.is_none() || parts(spec.network.as_deref()).iter().all(|part| net.contains(part))),
+        ("startup", spec.join.startup.is_none() || config.startup == spec.join.startup),
+        ("cicustom", spec.join.seed == Seed::Iso || config.cicustom.as_deref().is_some_and(|text| text.starts_with("vendor="))),
+        ("a restart, for what waits for one", guest.pending.is_empty()),
+    ];
+    Ok(lacks.into_iter().find(|(_, holds)| !holds).map(|(what, _)| format!("VM {} lacks {what}", guest.vmid)))
+}
+
+/// Whether a VM runs the node of this name. One of another name, or another VM of this one, never becomes it.
+fn joined(seen: &Snapshot, guest: &Guest, worker: &NodeName) -> Checked {
+    let uuid = known(&guest.config)?.uuid.as_deref().ok_or("the UUID of the VM")?;
+    let runs_here = |node: &Node| node.system_uuid.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(uuid));
+    if let Some(other) = nodes(seen)?.iter().find(|node| runs_here(node) && node.name != *worker) {
+        return Ok(Verdict::Never(format!("VM {} joined as {}, not as {worker}", guest.vmid, other.name)));
+    }
+    match find(seen, worker)? {
+        None => Ok(Verdict::Not(format!("there is no node {worker} yet"))),
+        Some(node) if !runs_here(node) => Ok(Verdict::Never(format!("{worker} is another machine than VM {}", guest.vmid))),
+        Some(node) => when(node.is_ready(), || format!("{worker} has joined and is not ready yet")),
     }
 }
 
-fn volumes_gone(seen: &Snapshot, node: &NodeName, guest: Option<&GuestRef>) -> Checked {
+fn volumes_gone(seen: &Snapshot, node: &NodeName, guest: Option<&GuestRef>, against: Against<'_>) -> Checked {
     if let Some(one) = known(&seen.kube.volume_attachments)?.iter().find(|one| one.node == *node) {
         let volume = one.volume.as_ref().map_or("a volume", |volume| volume.as_str());
         return Ok(Verdict::Not(format!("{volume} is attached to {node}")));
     }
     let Some(guest) = guest else { return Err(format!("which VM {node} is")) };
-    with_guest(seen, guest, |one| {
+    with_guest(seen, guest, against, |one| {
         let held = |config: &GuestConfig| config.disks.values().find(|disk| Disk::is_csi(disk)).map(|disk| disk.volume.clone());
         let volume = held(known(&one.config)?);
         Ok(volume.map_or(Verdict::Holds, |volume| Verdict::Not(format!("{volume} is still in {guest}"))))
@@ -261,16 +346,19 @@ fn attached_as(seen: &Snapshot, volume: &str, driver: &str) -> Result<Option<Nod
 
 #[cfg(test)]
 mod tests {
-    use capplan_model::ids::{HostName, VmId};
+    use capplan_model::ids::{HostName, SnapshotId, VmId};
+    use capplan_model::plan::Action;
     use capplan_model::pve::Pve;
     use capplan_model::units::Bytes;
+    use jiff::Timestamp;
 
     use super::*;
 
     const DRIVER: &str = "csi.proxmox.sinextra.dev";
 
     fn against() -> Against<'static> {
-        Against { driver: DRIVER, ready_before: Some(0), evicted: None }
+        let plan = Plan::empty(Action::None, SnapshotId::default(), Timestamp::UNIX_EPOCH, String::new());
+        Against { plan: Box::leak(Box::new(plan)), driver: DRIVER, ready_before: Some(0), evicted: None }
     }
 
     fn guest() -> GuestRef {
@@ -303,7 +391,8 @@ mod tests {
             Condition::WorkerReady { node: node.clone(), slots: None },
             Condition::Ghost { guest: guest.clone(), slot: "scsi1".into(), volume: "v".into() },
             Condition::SlotEmpty { guest, slot: "scsi1".into() },
-            Condition::Labelled { node, key: key.clone(), value: key },
+            Condition::Labelled { node: node.clone(), labels: BTreeMap::from([(key.clone(), key)]) },
+            Condition::Measured { node },
         ];
         // Nothing was read; and the same where a plane answered that there is nothing to see.
         let silent = Pve { guests: Reading::unknown("no answer"), hosts: Reading::unknown("no answer"), ..Default::default() };

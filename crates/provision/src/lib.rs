@@ -4,6 +4,7 @@
 
 pub mod check;
 pub mod execute;
+pub mod join;
 pub mod kube;
 pub mod manifest;
 pub mod observe;

@@ -1,10 +1,11 @@
 //! Both planes to write to, and a fresh reading of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use capplan_model::Snapshot;
-use capplan_model::ids::HostName;
-use capplan_model::plan::{GuestRef, Plan, StepAction};
+use capplan_model::ids::{HostName, NodeName};
+use capplan_model::plan::{GuestRef, Plan, StepAction, WorkerSpec};
+use capplan_model::policy::{Distribution, Seed};
 use jiff::Timestamp;
 
 use crate::kube::{self, Connection};
@@ -73,42 +74,23 @@ impl World {
     ///
     /// # Errors
     /// [`ObserveError`] if that cannot be asked.
-    pub async fn missing(&self, plan: &Plan) -> Result<Vec<String>, ObserveError> {
-        let (mut kube, mut pve) = (BTreeSet::new(), BTreeSet::new());
-        for step in &plan.steps {
-            let on = |guest: &GuestRef, privilege| ((guest.host.clone(), guest.vmid), privilege);
-            match &step.change {
-                StepAction::Cordon { .. } | StepAction::Uncordon { .. } | StepAction::Label { .. } => {
-                    kube.insert(("patch", "", "nodes"));
-                }
-                StepAction::Evict { close, .. } => {
-                    kube.insert(("create", "", "pods/eviction"));
-                    kube.extend((!close.is_empty()).then_some(("patch", "", "nodes")));
-                }
-                StepAction::DeleteNode { .. } => drop(kube.insert(("delete", "", "nodes"))),
-                StepAction::StartGuest { guest } | StepAction::ShutDownGuest { guest } => {
-                    pve.insert(on(guest, "VM.PowerMgmt"));
-                }
-                StepAction::DestroyGuest { guest } => drop(pve.insert(on(guest, "VM.Allocate"))),
-                StepAction::KeepGuestOff { guest } => drop(pve.insert(on(guest, "VM.Config.Options"))),
-                StepAction::UnplugGhost { guest, .. } => drop(pve.insert(on(guest, "VM.Config.Disk"))),
-                StepAction::AddWorker(_) | StepAction::Wait | StepAction::Manual { .. } => {}
-            }
-        }
+    pub async fn missing(&self, plan: &Plan, seen: &Snapshot) -> Result<Vec<String>, ObserveError> {
+        let mut needed = Needed::default();
+        plan.steps.iter().for_each(|step| needed.by(&step.change, plan, seen));
         let mut missing = Vec::new();
-        for (verb, group, resource) in kube {
-            if !self.kube.reader().may(verb, group, resource).await? {
-                missing.push(format!("Kubernetes: {verb} {resource}"));
+        for (verb, resource, namespace) in needed.kube {
+            if !self.kube.reader().may(verb, "", resource, namespace.as_deref()).await? {
+                let within = namespace.map(|namespace| format!(" in {namespace}")).unwrap_or_default();
+                missing.push(format!("Kubernetes: {verb} {resource}{within}"));
             }
         }
-        for ((host, vmid), privilege) in pve {
+        for ((host, path), privileges) in needed.pve {
             // A host that nobody speaks for is refused by the step itself.
             let Ok((writer, _)) = self.pve(&host) else { continue };
-            let path = format!("/vms/{vmid}");
             let refused = |source| ObserveError::Pve { url: host.to_string(), source };
-            if !writer.privileges(&path).await.map_err(refused)?.contains(privilege) {
-                missing.push(format!("Proxmox VE: {privilege} on {path}"));
-            }
+            let held = writer.privileges(&path).await.map_err(refused)?;
+            let lacks = privileges.into_iter().filter(|privilege| !held.contains(*privilege));
+            missing.extend(lacks.map(|privilege| format!("Proxmox VE: {privilege} on {path}")));
         }
         Ok(missing)
     }
@@ -130,4 +112,115 @@ impl World {
             (Some(_), Some(_)) => Err(RouteError::Several { host: host.clone() }),
         }
     }
+}
+
+/// What a plan needs of both planes.
+#[derive(Default)]
+struct Needed {
+    /// Verb, resource, namespace.
+    kube: BTreeSet<(&'static str, &'static str, Option<String>)>,
+    /// Privileges by host and path.
+    pve: BTreeMap<(HostName, String), BTreeSet<&'static str>>,
+}
+
+impl Needed {
+    /// # Source
+    /// The privileges that the API's schema names, tried by leaving out one at a time.
+    fn by(&mut self, change: &StepAction, plan: &Plan, seen: &Snapshot) {
+        let spec = |worker: &NodeName| plan.workers.iter().find(|spec| spec.name == *worker);
+        match change {
+            StepAction::Cordon { .. } | StepAction::Uncordon { .. } | StepAction::Label { .. } => self.kube("patch", "nodes"),
+            StepAction::Evict { close, .. } => {
+                self.kube("create", "pods/eviction");
+                if !close.is_empty() {
+                    self.kube("patch", "nodes");
+                }
+            }
+            StepAction::DeleteNode { .. } => self.kube("delete", "nodes"),
+            StepAction::ShutDownGuest { guest } => self.guest(guest, &["VM.PowerMgmt"]),
+            StepAction::DestroyGuest { guest } => self.guest(guest, &["VM.Allocate"]),
+            StepAction::KeepGuestOff { guest } => self.guest(guest, &["VM.Config.Options"]),
+            StepAction::UnplugGhost { guest, .. } => self.guest(guest, &["VM.Config.Disk"]),
+            StepAction::CloneGuest { template, worker } => {
+                self.guest(template, &["VM.Clone"]);
+                let Some(spec) = spec(worker) else { return };
+                self.pve(&spec.host, machine(spec), &["VM.Allocate", "VM.Audit"]);
+                if let Some(storage) = &spec.storage {
+                    self.pve(&spec.host, format!("/storage/{storage}"), &["Datastore.AllocateSpace"]);
+                }
+                let source = template.find(seen).and_then(|guest| guest.config.known()?.net0.clone());
+                self.bridge(spec, source.as_deref());
+            }
+            StepAction::SetGuest { worker, .. } => {
+                let Some(spec) = spec(worker) else { return };
+                let privileges = ["VM.Config.CPU", "VM.Config.Memory", "VM.Config.Options", "VM.Config.Network"];
+                self.pve(&spec.host, machine(spec), &privileges);
+                self.bridge(spec, spec.network.as_deref());
+                if spec.join.startup.is_some() {
+                    self.pve(&spec.host, "/".to_owned(), &["Sys.Modify"]);
+                }
+            }
+            StepAction::GrowDisk { guest, .. } => {
+                if let Some(spec) = plan.workers.iter().find(|spec| (&spec.host, spec.vmid) == (&guest.host, guest.vmid)) {
+                    self.pve(&spec.host, machine(spec), &["VM.Config.Disk"]);
+                }
+            }
+            StepAction::BootWorker { worker, .. } => {
+                let Some(spec) = spec(worker) else { return };
+                self.pve(&spec.host, machine(spec), &["VM.PowerMgmt", "VM.Config.CDROM", "VM.Audit"]);
+                if spec.join.seed == Seed::Vendor {
+                    return;
+                }
+                let storage = format!("/storage/{}", spec.join.storage);
+                self.pve(&spec.host, storage, &["Datastore.AllocateTemplate", "Datastore.Audit", "Datastore.Allocate"]);
+                if spec.join.distribution.has_tokens() {
+                    for verb in ["create", "delete"] {
+                        self.kube_in(verb, "secrets", "kube-system");
+                    }
+                }
+                if spec.join.distribution == Distribution::Kubeadm {
+                    self.kube_in("get", "configmaps", "kube-public");
+                }
+            }
+            StepAction::Probe { worker, .. } => {
+                let Some(spec) = spec(worker) else { return };
+                for resource in ["pods", "persistentvolumeclaims"] {
+                    for verb in ["create", "delete", "get"] {
+                        self.kube_in(verb, resource, &spec.join.probe.namespace);
+                    }
+                }
+            }
+            // What it takes away it was allowed to make.
+            StepAction::DropSeed { .. } | StepAction::Wait | StepAction::Manual { .. } => {}
+        }
+    }
+
+    fn kube(&mut self, verb: &'static str, resource: &'static str) {
+        self.kube.insert((verb, resource, None));
+    }
+
+    fn kube_in(&mut self, verb: &'static str, resource: &'static str, namespace: &str) {
+        self.kube.insert((verb, resource, Some(namespace.to_owned())));
+    }
+
+    fn guest(&mut self, guest: &GuestRef, privileges: &[&'static str]) {
+        self.pve(&guest.host, format!("/vms/{}", guest.vmid), privileges);
+    }
+
+    fn pve(&mut self, host: &HostName, path: String, privileges: &[&'static str]) {
+        self.pve.entry((host.clone(), path)).or_default().extend(privileges);
+    }
+
+    /// A network device needs the right to use its bridge, with its VLAN.
+    fn bridge(&mut self, spec: &WorkerSpec, net: Option<&str>) {
+        let property = |key: &str| net?.split(',').find_map(|part| part.strip_prefix(key)?.strip_prefix('='));
+        let Some(bridge) = property("bridge") else { return };
+        let tag = property("tag").map(|tag| format!("/{tag}")).unwrap_or_default();
+        self.pve(&spec.host, format!("/sdn/zones/localnetwork/{bridge}{tag}"), &["SDN.Use"]);
+    }
+}
+
+/// Where the privileges on a machine are held that does not exist yet: on its pool, if it gets one.
+fn machine(spec: &WorkerSpec) -> String {
+    spec.pool.as_ref().map_or_else(|| format!("/vms/{}", spec.vmid), |pool| format!("/pool/{pool}"))
 }

@@ -349,8 +349,10 @@ fn config(config: &GuestConfig, kind: GuestKind) -> Map<String, Value> {
     if let Some(uuid) = &config.uuid {
         set("smbios1", json!(format!("uuid={uuid}")));
     }
-    if let Some(startup) = &config.startup {
-        set("startup", json!(startup));
+    for (key, value) in [("startup", &config.startup), ("net0", &config.net0), ("nameserver", &config.nameserver)] {
+        if let Some(value) = value {
+            set(key, json!(value));
+        }
     }
     if let Some(hardware) = &config.scsi_hardware {
         set("scsihw", json!(hardware));
@@ -369,6 +371,10 @@ fn config(config: &GuestConfig, kind: GuestKind) -> Map<String, Value> {
     }
     for (number, address) in config.addresses.iter().enumerate() {
         let text = match kind {
+            GuestKind::Qemu if address.contains('/') => {
+                let gateway = config.gateway.as_ref().map(|gateway| format!(",gw={gateway}")).unwrap_or_default();
+                format!("ip={address}{gateway}")
+            }
             GuestKind::Qemu => format!("ip={address}/24"),
             GuestKind::Lxc => format!("name=eth{number},bridge=vmbr0,ip={address}/24"),
         };

@@ -210,7 +210,10 @@ fn settle(api: &Api, patience: Duration) -> Result<BTreeMap<String, Fate>, Failu
 
 /// Plays the provisioners: once the scheduler has chosen a node for a claim that waits for its first
 /// consumer, a volume of that node's topology appears and is bound.
-fn provision(api: &Api) -> Result<(), Failure> {
+///
+/// # Errors
+/// The API refuses.
+pub fn provision(api: &Api) -> Result<(), Failure> {
     for claim in api.list("/api/v1/persistentvolumeclaims")? {
         provision_for(api, &claim)?;
     }

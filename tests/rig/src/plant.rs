@@ -29,11 +29,13 @@ const fn kind(kind: &'static str, group: &'static str, plural: &'static str, nam
 }
 
 /// In the order in which they are planted: what others point to comes first.
-const KINDS: [Kind; 26] = [
+const KINDS: [Kind; 28] = [
     kind("Namespace", "/api/v1", "namespaces", false, false),
     kind("ServiceAccount", "/api/v1", "serviceaccounts", true, false),
     kind("ClusterRole", "/apis/rbac.authorization.k8s.io/v1", "clusterroles", false, false),
     kind("ClusterRoleBinding", "/apis/rbac.authorization.k8s.io/v1", "clusterrolebindings", false, false),
+    kind("Role", "/apis/rbac.authorization.k8s.io/v1", "roles", true, false),
+    kind("RoleBinding", "/apis/rbac.authorization.k8s.io/v1", "rolebindings", true, false),
     kind("PriorityClass", "/apis/scheduling.k8s.io/v1", "priorityclasses", false, false),
     kind("RuntimeClass", "/apis/node.k8s.io/v1", "runtimeclasses", false, false),
     kind("StorageClass", "/apis/storage.k8s.io/v1", "storageclasses", false, false),

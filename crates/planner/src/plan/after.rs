@@ -239,9 +239,9 @@ pub(super) fn end_state(scene: &Scene<'_>, board: &Board<'_>, plan: &Plan) -> Sn
         match change {
             StepAction::Cordon { node } => alter(&mut after, node, Node::cordon),
             StepAction::Uncordon { node } => alter(&mut after, node, Node::uncordon),
-            StepAction::Label { node, key, value } => {
-                alter(&mut after, node, |node| drop(node.labels.insert(key.clone(), value.clone())));
-                if let (MAX_VOLUMES_LABEL, Reading::Known(nodes)) = (key.as_str(), &mut after.kube.csi_nodes) {
+            StepAction::Label { node, labels } => {
+                alter(&mut after, node, |node| node.labels.extend(labels.clone()));
+                if let (Some(value), Reading::Known(nodes)) = (labels.get(MAX_VOLUMES_LABEL), &mut after.kube.csi_nodes) {
                     let drivers = nodes.iter_mut().filter(|one| one.name == *node).flat_map(|one| &mut one.drivers);
                     let ours = drivers.filter(|driver| driver.name == scene.ground.policy.attacher);
                     ours.for_each(|driver| driver.count = value.parse().ok());
@@ -252,16 +252,24 @@ pub(super) fn end_state(scene: &Scene<'_>, board: &Board<'_>, plan: &Plan) -> Sn
                     config.disks.remove(slot);
                 }
             }),
-            StepAction::AddWorker(spec) => add_worker(scene, board, spec, &mut after),
             StepAction::KeepGuestOff { guest } => guest_mut(&mut after, guest, |guest| {
                 if let Reading::Known(config) = &mut guest.config {
                     config.on_boot = false;
                 }
             }),
+            StepAction::BootWorker { worker, .. } => {
+                if let Some(spec) = plan.workers.iter().find(|spec| spec.name == *worker) {
+                    add_worker(scene, board, spec, &mut after);
+                }
+            }
             StepAction::Evict { .. }
+            | StepAction::CloneGuest { .. }
+            | StepAction::SetGuest { .. }
+            | StepAction::GrowDisk { .. }
+            | StepAction::DropSeed { .. }
+            | StepAction::Probe { .. }
             | StepAction::DeleteNode { .. }
             | StepAction::ShutDownGuest { .. }
-            | StepAction::StartGuest { .. }
             | StepAction::DestroyGuest { .. }
             | StepAction::Wait
             | StepAction::Manual { .. } => {}
@@ -301,6 +309,12 @@ fn add_worker(scene: &Scene<'_>, board: &Board<'_>, spec: &WorkerSpec, after: &m
         labels: spec.labels.clone(),
     };
     let Ok(joined) = join_workers(scene.ground, board.scheduler.cluster.clone(), board.plugs.clone(), &add) else { return };
+    // A spare is the machine that it was.
+    for pve in &mut after.pve {
+        if let Reading::Known(guests) = &mut pve.guests {
+            guests.retain(|guest| guest.host != spec.host || guest.vmid != spec.vmid);
+        }
+    }
     let workers: Vec<NewWorker> = joined.workers.into_iter().map(|worker| worker.named(&spec.name, spec.vmid)).collect();
     let added = workers.iter().flat_map(|worker| worker.daemons.clone()).collect();
     Effects { added, workers, ..Effects::default() }.apply(after, &scene.ground.policy.attacher);

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use capplan_model::Snapshot;
-use capplan_model::ids::NodeName;
+use capplan_model::ids::{HostName, NodeName, VmId};
 use capplan_model::kube::{MAX_VOLUMES_LABEL, Pdb, PersistentVolume, Pod};
-use capplan_model::plan::{Action, Condition, Feasibility, GuestRef, Plan, PodMove, Step, StepAction};
+use capplan_model::plan::{Action, Condition, Feasibility, GuestRef, Plan, PodMove, Step, StepAction, WorkerSpec};
 use capplan_model::policy::Policy;
-use capplan_model::pve::{Disk, GuestConfig, Power};
+use capplan_model::pve::Power;
 use capplan_model::slots::{PLUGIN_SLOTS, VolumeSlots};
 
 use super::blockers::may_go_unhealthy;
@@ -54,6 +54,8 @@ struct Audit<'a> {
     empty: BTreeSet<NodeName>,
     deleted: BTreeSet<NodeName>,
     moved: BTreeSet<String>,
+    /// VMs that are made.
+    made: BTreeSet<(HostName, VmId)>,
     found: BTreeSet<Violation>,
     step: u64,
 }
@@ -74,6 +76,7 @@ pub fn audit(snapshot: &Snapshot, policy: &Policy, plan: &Plan) -> Vec<Violation
         empty: BTreeSet::new(),
         deleted: BTreeSet::new(),
         moved: BTreeSet::new(),
+        made: BTreeSet::new(),
         found: BTreeSet::new(),
         step: 0,
     };
@@ -83,7 +86,7 @@ pub fn audit(snapshot: &Snapshot, policy: &Policy, plan: &Plan) -> Vec<Violation
         let mut moves = plan.moves();
         for step in &plan.steps {
             audit.step = step.number;
-            audit.check(step, &mut moves);
+            audit.check(step, plan, &mut moves);
         }
     }
     audit.found.into_iter().collect()
@@ -177,7 +180,7 @@ impl Audit<'_> {
         }
     }
 
-    fn check<'p>(&mut self, step: &Step, moves: &mut impl Iterator<Item = &'p PodMove>) {
+    fn check<'p>(&mut self, step: &Step, plan: &Plan, moves: &mut impl Iterator<Item = &'p PodMove>) {
         match &step.change {
             StepAction::Cordon { node } => {
                 self.known(node);
@@ -194,12 +197,31 @@ impl Audit<'_> {
                 }
                 self.evict(pod, uid, node, to.as_ref());
             }
-            StepAction::AddWorker(spec) => {
+            StepAction::CloneGuest { template, worker } => {
+                let Some(spec) = self.spec(plan, worker) else { return };
+                if template.find(self.snapshot).is_none_or(|guest| !guest.template) || template.host != spec.host {
+                    self.fail(format!("{template} is no template there"));
+                }
                 if self.snapshot.guests().any(|guest| guest.vmid == spec.vmid) {
                     self.fail(format!("VMID {} is taken", spec.vmid));
                 }
                 if self.loads.contains_key(&spec.name) || self.snapshot.guests().any(|guest| guest.name == spec.name.as_str()) {
                     self.fail(format!("the name {} is taken", spec.name));
+                }
+                self.made.insert((spec.host.clone(), spec.vmid));
+            }
+            StepAction::SetGuest { guest, worker } | StepAction::DropSeed { guest, worker } => {
+                self.spec(plan, worker);
+                self.off_or_made(guest, plan);
+            }
+            StepAction::GrowDisk { guest, .. } => self.off_or_made(guest, plan),
+            StepAction::Probe { worker, .. } => self.known(worker),
+            StepAction::BootWorker { guest, worker } => {
+                let Some(spec) = self.spec(plan, worker) else { return };
+                self.off_or_made(guest, plan);
+                let free = Condition::VolumesGone { node: worker.clone(), guest: Some(guest.clone()) };
+                if !step.requires.contains(&free) {
+                    self.fail(format!("nothing makes sure that {guest} holds no volume"));
                 }
                 let unlimited = Load {
                     most_memory: signed(spec.memory.0),
@@ -233,13 +255,6 @@ impl Audit<'_> {
                     self.fail(format!("nothing makes sure that {guest} may be destroyed"));
                 }
             }
-            StepAction::StartGuest { guest: meant } => {
-                let guest = meant.find(self.snapshot);
-                let clean = |config: &GuestConfig| !config.disks.values().any(Disk::is_csi);
-                if guest.is_none_or(|guest| guest.power != Power::Stopped || !guest.config.known().is_some_and(clean)) {
-                    self.fail(format!("{meant} is not stopped, or may hold a volume that is in use elsewhere"));
-                }
-            }
             StepAction::Label { node, .. } => self.known(node),
             StepAction::UnplugGhost { guest, slot, volume } => self.unplugs(guest, slot, volume),
             StepAction::Wait | StepAction::Manual { .. } => {}
@@ -249,6 +264,25 @@ impl Audit<'_> {
                 self.is_empty(node);
                 self.empty.insert(node.clone());
             }
+        }
+    }
+
+    fn spec<'p>(&mut self, plan: &'p Plan, worker: &NodeName) -> Option<&'p WorkerSpec> {
+        let spec = plan.workers.iter().find(|spec| spec.name == *worker);
+        if spec.is_none() {
+            self.fail(format!("{worker} is none of its workers"));
+        }
+        spec
+    }
+
+    /// A guest that becomes a worker is one that this plan makes, or one that is off and is no node.
+    fn off_or_made(&mut self, guest: &GuestRef, plan: &Plan) {
+        let made = guest.uuid.is_none() && self.made.contains(&(guest.host.clone(), guest.vmid));
+        let is_node = self.snapshot.kube.nodes.items().iter().any(|node| node.name.as_str() == guest.name);
+        let off = guest.find(self.snapshot).is_some_and(|guest| guest.power == Power::Stopped && !guest.template);
+        let ours = plan.workers.iter().any(|spec| (&spec.host, spec.vmid) == (&guest.host, guest.vmid));
+        if !ours || !(made || guest.uuid.is_some() && off && !is_node) {
+            self.fail(format!("{guest} is neither made by this plan nor a spare"));
         }
     }
 

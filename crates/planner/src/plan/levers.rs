@@ -17,7 +17,7 @@ use super::blockers::unsafe_to_move;
 use super::board::Board;
 use super::scale_up::Wanted;
 use super::spec;
-use super::{Scene, after, even, scale_down, scale_up, steps};
+use super::{Scene, after, even, newcomer, scale_down, scale_up, steps};
 use crate::capacity::memory_share;
 use crate::rules::Facts;
 use crate::simulate::join_workers;
@@ -64,12 +64,12 @@ pub(super) fn manual(list: &mut steps::Steps, title: String, command: String) {
 
 /// Tells the scheduler how many volumes a worker takes.
 pub(super) fn label(list: &mut steps::Steps, node: &NodeName, slots: u64, why: String) {
-    let (node, key, value) = (node.clone(), MAX_VOLUMES_LABEL.to_owned(), slots.to_string());
+    let (node, labels) = (node.clone(), BTreeMap::from([(MAX_VOLUMES_LABEL.to_owned(), slots.to_string())]));
     list.add(
         format!("label {node} with {slots} volume slots: {why}"),
-        StepAction::Label { node: node.clone(), key: key.clone(), value: value.clone() },
+        StepAction::Label { node: node.clone(), labels: labels.clone() },
         Vec::new(),
-        vec![Condition::Labelled { node: node.clone(), key, value }],
+        vec![Condition::Labelled { node: node.clone(), labels }],
         30,
     );
     list.add(
@@ -314,21 +314,12 @@ pub(super) fn wake_spare(scene: &Scene<'_>, board: &Board<'_>, standing: &Standi
             continue;
         }
         let mut list = steps::Steps::default();
-        let (name, meant) = (NodeName(guest.name.clone()), GuestRef::of(guest));
-        let needed = guest.memory() + scene.ground.policy.worker.host_reserve;
-        list.add(
-            format!("start {meant} with a new join token: its old one and its certificates are of no use"),
-            StepAction::StartGuest { guest: meant.clone() },
-            vec![
-                Condition::GuestIs { guest: meant.clone() },
-                Condition::GuestStopped { guest: meant.clone() },
-                Condition::VolumesGone { node: name.clone(), guest: Some(meant) },
-                Condition::HostMemory { host: guest.host.clone(), available: needed },
-            ],
-            vec![Condition::WorkerReady { node: name, slots: None }],
-            900,
-        );
+        let workers: Vec<_> = joined.workers.iter().take(1).map(|worker| spec::of_spare(scene, guest, worker)).collect();
+        for worker in &workers {
+            newcomer::joins(scene, worker, &GuestRef::of(guest), std::slice::from_ref(&worker.name), &mut list);
+        }
         return Tried::Works(Box::new(Plan {
+            workers,
             action: Action::WakeSpare,
             target: Some(format!("{} ({})", guest.name, guest.vmid)),
             feasibility: Feasibility::Feasible,

@@ -13,6 +13,7 @@ mod drain;
 mod even;
 mod inventory;
 mod levers;
+mod newcomer;
 mod next;
 mod rehearse;
 mod reshuffle;

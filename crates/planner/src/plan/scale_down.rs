@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use capplan_model::ids::NodeName;
 use capplan_model::plan::{Action, BlockCode, Blocker, Feasibility, Optimality, OptimalityStatus, Plan, Rejected};
 use capplan_model::policy::{Direction, Measure};
-use capplan_model::pve::NotDisposable;
 use capplan_model::slots::VolumeSlots;
 use jiff::SignedDuration;
 
@@ -79,8 +78,7 @@ fn is_disposable(scene: &Scene<'_>, board: &Board<'_>, node: NodeId, plan: &mut 
     let name = &board.scheduler.cluster.node(node).name;
     let why = match scene.ground.guest(name) {
         None => "which VM it is, is not certain".to_owned(),
-        // Volumes in use now are gone from it by then.
-        Some(guest) => match guest.not_disposable().filter(|why| !matches!(why, NotDisposable::Volume { .. })) {
+        Some(guest) => match guest.not_disposable_once_empty() {
             None => return true,
             Some(why) => why.to_string(),
         },

@@ -13,7 +13,7 @@ use super::after::Standing;
 use super::blockers::unsafe_to_move;
 use super::board::{Board, Landing};
 use super::spec::{gate, like, specs};
-use super::{PlanError, Scene, after, drain, even, scale_down, steps};
+use super::{PlanError, Scene, after, drain, even, newcomer, scale_down, steps};
 use crate::capacity::commitment;
 use crate::simulate::{Joined, NewWorker, Refusal, SimulateError, join_workers};
 
@@ -374,6 +374,7 @@ fn describe(scene: &Scene<'_>, wanted: &Wanted, tried: &Tried, board: &Board<'_>
         Feasibility::Undecided
     };
     plan.steps = steps::of_workers(scene, plan, &specs);
+    newcomer::remarks(plan, &specs);
 }
 
 /// Pods that move, under the nodes they leave, in the sequence that was tried.

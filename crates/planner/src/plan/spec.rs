@@ -5,9 +5,9 @@ use std::net::Ipv4Addr;
 
 use capplan_model::Snapshot;
 use capplan_model::ids::{HostName, NodeName, VmId};
-use capplan_model::kube::{Effect, MAX_VOLUMES_LABEL, Node};
+use capplan_model::kube::{Effect, MAX_VOLUMES_LABEL, Node, Pod};
 use capplan_model::plan::{BlockCode, Blocker, Plan, WorkerSpec};
-use capplan_model::pve::{Guest, GuestKind};
+use capplan_model::pve::{Guest, GuestConfig, GuestKind};
 use capplan_model::slots::PLUGIN_SLOTS;
 
 use super::Scene;
@@ -17,6 +17,10 @@ use crate::simulate::NewWorker;
 /// Labels that the kubelet sets itself.
 const KUBELET_LABELS: [&str; 5] =
     ["kubernetes.io/hostname", "kubernetes.io/os", "kubernetes.io/arch", "beta.kubernetes.io/os", "beta.kubernetes.io/arch"];
+/// Prefix of the labels that node-feature-discovery sets itself.
+const FEATURE_LABELS: &str = "feature.node.kubernetes.io/";
+/// What a new worker's network device takes over; model and MAC address are its own.
+const NETWORK: [&str; 6] = ["bridge", "tag", "trunks", "firewall", "mtu", "queues"];
 
 /// Every choice of the new workers made.
 pub(super) fn specs(scene: &Scene<'_>, wanted: &Wanted, workers: &[NewWorker], plan: &mut Plan) -> Vec<WorkerSpec> {
@@ -58,43 +62,102 @@ pub(super) fn specs(scene: &Scene<'_>, wanted: &Wanted, workers: &[NewWorker], p
             plan.blockers.push(Blocker { code: BlockCode::Claim, ..gate(format!("claimed by {}", claim.by), &claim.subject) });
         }
         used.take(&name, vmid, address.as_deref());
-        let config = twin.and_then(|twin| twin.config.known());
-        let system = config.and_then(|config| config.disks.values().find(|disk| !disk.cdrom && !disk.is_csi()));
-        let storage = system.and_then(|disk| Some(disk.volume.split_once(':')?.0.to_owned()));
-        let mut labels = worker.node.labels.clone();
-        labels.retain(|key, _| !KUBELET_LABELS.contains(&key.as_str()));
-        // Never more slots than its VM will have: the other's label may promise too much.
-        let foreign = worker.guest.config.known().map_or(0, |config| config.csi_slots().count() as u64);
-        if let Some(value) = labels.get_mut(MAX_VOLUMES_LABEL) {
-            *value = value.parse::<u64>().map_or(0, |count| count.min(PLUGIN_SLOTS - foreign)).to_string();
-        }
-        // What names the worker that it is like names the new one now.
-        for value in labels.values_mut().filter(|value| like.as_ref().is_some_and(|like| like.as_str() == value.as_str())) {
-            value.clone_from(&name.0);
-        }
-        let effect = |effect: Effect| match effect {
-            Effect::NoSchedule => "NoSchedule",
-            Effect::PreferNoSchedule => "PreferNoSchedule",
-            Effect::NoExecute => "NoExecute",
-        };
-        let taints = worker.node.taints.iter().map(|taint| format!("{}={}:{}", taint.key, taint.value, effect(taint.effect)));
+        let template = template(snapshot, wanted.template, &worker.guest.host, plan);
+        let source = snapshot.guests().find(|guest| Some(guest.vmid) == template && guest.host == worker.guest.host);
         specs.push(WorkerSpec {
-            name,
-            vmid,
             gateway: address.as_ref().and(gateway),
             address,
-            host: worker.guest.host.clone(),
-            template: template(snapshot, wanted.template, &worker.guest.host, plan),
-            like: like.unwrap_or_default(),
-            memory: worker.guest.max_memory,
-            cores: worker.guest.cpus,
-            storage,
-            disk: system.and_then(|disk| disk.size),
-            labels,
-            taints: taints.collect(),
+            template,
+            seed_slot: source.and_then(|guest| seed_slot(guest.config.known()?)),
+            ..as_like(scene, like.as_ref(), name, vmid, worker)
         });
     }
     specs
+}
+
+/// A spare as the worker that it becomes: its own machine, and for the rest like another worker.
+pub(super) fn of_spare(scene: &Scene<'_>, spare: &Guest, worker: &NewWorker) -> WorkerSpec {
+    let like = like(scene, &Wanted::default());
+    let config = spare.config.known();
+    let own = |value: fn(&GuestConfig) -> Option<String>| config.and_then(value);
+    WorkerSpec {
+        address: own(|config| config.addresses.first().cloned()),
+        gateway: own(|config| config.gateway.clone()),
+        network: own(|config| network(config.net0.as_deref()?)),
+        nameserver: own(|config| config.nameserver.clone()),
+        searchdomain: own(|config| config.searchdomain.clone()),
+        seed_slot: own(seed_slot),
+        storage: None,
+        disk: None,
+        pool: spare.pool.clone(),
+        ..as_like(scene, like.as_ref(), NodeName(spare.name.clone()), spare.vmid, worker)
+    }
+}
+
+/// What a new worker takes over from the one that it is like.
+fn as_like(scene: &Scene<'_>, like: Option<&NodeName>, name: NodeName, vmid: VmId, worker: &NewWorker) -> WorkerSpec {
+    let twin = like.and_then(|name| scene.ground.guest(name));
+    let config = twin.and_then(|twin| twin.config.known());
+    let node = like.and_then(|name| scene.ground.snapshot.kube.nodes.items().iter().find(|node| node.name == *name));
+    let system = config.and_then(GuestConfig::system_disk).map(|(_, disk)| disk);
+    let mut labels = worker.node.labels.clone();
+    labels.retain(|key, _| !KUBELET_LABELS.contains(&key.as_str()) && !key.starts_with(FEATURE_LABELS));
+    // Never more slots than its VM will have: the other's label may promise too much.
+    let foreign = worker.guest.config.known().map_or(0, |config| config.csi_slots().count() as u64);
+    if let Some(value) = labels.get_mut(MAX_VOLUMES_LABEL) {
+        *value = value.parse::<u64>().map_or(0, |count| count.min(PLUGIN_SLOTS - foreign)).to_string();
+    }
+    // What names the worker that it is like names the new one now.
+    for value in labels.values_mut().filter(|value| like.is_some_and(|like| like.as_str() == value.as_str())) {
+        value.clone_from(&name.0);
+    }
+    let effect = |effect: Effect| match effect {
+        Effect::NoSchedule => "NoSchedule",
+        Effect::PreferNoSchedule => "PreferNoSchedule",
+        Effect::NoExecute => "NoExecute",
+    };
+    let taints = worker.node.taints.iter().map(|taint| format!("{}={}:{}", taint.key, taint.value, effect(taint.effect)));
+    WorkerSpec {
+        provider_id: node.and_then(|node| provider_id(node, vmid)),
+        kubelet_version: node.map(|node| node.kubelet_version.clone()).unwrap_or_default(),
+        network: config.and_then(|config| network(config.net0.as_deref()?)),
+        nameserver: config.and_then(|config| config.nameserver.clone()),
+        searchdomain: config.and_then(|config| config.searchdomain.clone()),
+        pool: twin.and_then(|twin| twin.pool.clone()),
+        join: scene.ground.policy.join.clone(),
+        daemons: worker.daemons.iter().filter_map(Pod::owner_name).collect(),
+        name,
+        vmid,
+        host: worker.guest.host.clone(),
+        like: like.cloned().unwrap_or_default(),
+        memory: worker.guest.max_memory,
+        cores: worker.guest.cpus,
+        storage: system.and_then(|disk| Some(disk.volume.split_once(':')?.0.to_owned())),
+        disk: system.and_then(|disk| disk.size),
+        labels,
+        taints: taints.collect(),
+        ..WorkerSpec::default()
+    }
+}
+
+/// `proxmox://region/VMID` of a new worker, where others have one.
+fn provider_id(like: &Node, vmid: VmId) -> Option<String> {
+    let (region, _) = like.provider_id.as_deref()?.strip_prefix("proxmox://")?.rsplit_once('/')?;
+    Some(format!("proxmox://{region}/{vmid}"))
+}
+
+/// Bridge, VLAN and the like of a network device.
+fn network(net: &str) -> Option<String> {
+    let kept = |part: &&str| part.split_once('=').is_some_and(|(key, _)| NETWORK.contains(&key));
+    let kept: Vec<&str> = net.split(',').filter(kept).collect();
+    (!kept.is_empty()).then(|| kept.join(","))
+}
+
+/// The drive that a seed is put into: that of cloud-init, another that is empty, or a new one.
+pub(super) fn seed_slot(config: &GuestConfig) -> Option<String> {
+    let empty = || config.disks.iter().find(|(_, disk)| disk.cdrom && disk.volume == "none").map(|(slot, _)| slot.clone());
+    let new = || ["ide2", "ide0", "ide1", "ide3"].into_iter().find(|slot| !config.disks.contains_key(*slot));
+    config.cloud_init_slot().map(str::to_owned).or_else(empty).or_else(|| new().map(str::to_owned))
 }
 
 /// The worker that a new one is like: the one that is named, or one that any pod may use and that has no
@@ -121,10 +184,7 @@ fn template(snapshot: &Snapshot, wanted: Option<VmId>, host: &HostName, plan: &m
         plan.blockers.push(gate(format!("VM {vmid} is no template on {host}"), "template"));
         return None;
     }
-    let has_drive = |guest: &&&Guest| {
-        let config = guest.config.known();
-        config.is_some_and(|config| config.disks.values().any(|disk| disk.cdrom && disk.volume.contains("cloudinit")))
-    };
+    let has_drive = |guest: &&&Guest| guest.config.known().is_some_and(|config| config.cloud_init_slot().is_some());
     let with_drive: Vec<&Guest> = templates.iter().filter(has_drive).copied().collect();
     let from = if with_drive.is_empty() { templates } else { with_drive };
     let for_kubernetes = |guest: &&&Guest| {

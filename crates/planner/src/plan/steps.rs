@@ -1,14 +1,13 @@
 //! Plans as steps: each says what must hold before, what it does, and what shows that it is done.
 
 use capplan_model::ids::NodeName;
-use capplan_model::kube::MAX_VOLUMES_LABEL;
 use capplan_model::plan::{Condition, Feasibility, GuestRef, Plan, PodMove, Step, StepAction, WorkerSpec};
 
-use super::Scene;
+use super::{Scene, newcomer};
 use crate::scheduler::Cluster;
 
 /// Seconds until a change that the API server makes at once shows.
-const AT_ONCE: u64 = 30;
+pub(super) const AT_ONCE: u64 = 30;
 /// Seconds for a pod to leave and its successor to be ready: its grace period, the reattachment of its
 /// volume, its start.
 ///
@@ -76,32 +75,15 @@ pub(super) fn of_removal(scene: &Scene<'_>, cluster: &Cluster<'_>, plan: &Plan, 
     steps.done()
 }
 
-/// Seconds until a new worker is ready.
-///
-/// # Source
-/// Runbook: 3 to 5 minutes, seen as 7; the deadline is the usual ten and a package upgrade.
-const JOIN: u64 = 900;
-
 /// Steps that add workers, and then move what makes room.
 pub(super) fn of_workers(scene: &Scene<'_>, plan: &Plan, specs: &[WorkerSpec]) -> Vec<Step> {
     let mut steps = Steps::default();
     if plan.feasibility != Feasibility::Feasible {
         return Vec::new();
     }
+    let names: Vec<NodeName> = specs.iter().map(|spec| spec.name.clone()).collect();
     for spec in specs {
-        let needed = spec.memory + scene.ground.policy.worker.host_reserve;
-        let slots = spec.labels.get(MAX_VOLUMES_LABEL).and_then(|text| text.parse().ok());
-        steps.add(
-            format!("add worker {} (VM {}) on {}", spec.name, spec.vmid, spec.host),
-            StepAction::AddWorker(Box::new(spec.clone())),
-            vec![
-                Condition::OthersHealthy { except: vec![spec.name.clone()] },
-                Condition::HostMemory { host: spec.host.clone(), available: needed },
-                Condition::Unused { host: spec.host.clone(), vmid: spec.vmid, address: spec.address.clone() },
-            ],
-            vec![Condition::WorkerReady { node: spec.name.clone(), slots }],
-            JOIN,
-        );
+        newcomer::cloned(scene, spec, &names, &mut steps);
     }
     of_moves(plan, &mut steps);
     steps.done()

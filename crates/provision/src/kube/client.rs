@@ -245,11 +245,12 @@ impl Reader {
         Ok(Some(page.items.len() as u64 + page.remaining.unwrap_or_default()))
     }
 
-    /// Asks whether the account may `verb` a resource, such as `pods/eviction`; nothing is changed by asking.
+    /// Asks whether the account may `verb` a resource, such as `pods/eviction`, everywhere or in a namespace;
+    /// nothing is changed by asking.
     ///
     /// # Errors
     /// [`KubeError`] if the server does not answer the review.
-    pub async fn may(&self, verb: &str, group: &str, resource: &str) -> Result<bool, KubeError> {
+    pub async fn may(&self, verb: &str, group: &str, resource: &str, namespace: Option<&str>) -> Result<bool, KubeError> {
         #[derive(Deserialize)]
         struct Review {
             status: ReviewStatus,
@@ -260,10 +261,13 @@ impl Reader {
         }
         const PATH: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
         let (resource, part) = resource.split_once('/').unwrap_or((resource, ""));
+        let attributes = serde_json::json!({
+            "verb": verb, "group": group, "resource": resource, "subresource": part, "namespace": namespace,
+        });
         let review = serde_json::json!({
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectAccessReview",
-            "spec": { "resourceAttributes": { "verb": verb, "group": group, "resource": resource, "subresource": part } },
+            "spec": { "resourceAttributes": attributes },
         });
         let request =
             Request::post(PATH).header("Content-Type", "application/json").body(Body::from(review.to_string().into_bytes()));

@@ -156,7 +156,9 @@ pub const RESOURCES: [(&str, &str); 24] = [
 /// Asks for each resource of a report whether the account may list it.
 pub async fn permissions(reader: &Reader) -> Vec<(&'static str, &'static str, Result<bool, KubeError>)> {
     join_all(
-        RESOURCES.iter().map(|(group, resource)| async move { (*group, *resource, reader.may("list", group, resource).await) }),
+        RESOURCES
+            .iter()
+            .map(|(group, resource)| async move { (*group, *resource, reader.may("list", group, resource, None).await) }),
     )
     .await
 }

@@ -2,6 +2,8 @@
 //!
 //! An answer that was lost says nothing about the effect: whoever calls reads the effect back.
 
+use std::collections::BTreeMap;
+
 use http::{Method, Request};
 use kube::client::Body;
 use serde_json::{Value, json};
@@ -52,12 +54,48 @@ impl Writer {
         self.merge_node(node, &json!({ "spec": { "unschedulable": unschedulable } })).await
     }
 
-    /// Sets a label of a node.
+    /// Sets labels of a node.
     ///
     /// # Errors
     /// [`KubeError`]; after one the effect may be there or not.
-    pub async fn label(&self, node: &str, key: &str, value: &str) -> Result<(), KubeError> {
-        self.merge_node(node, &json!({ "metadata": { "labels": { key: value } } })).await
+    pub async fn label(&self, node: &str, labels: &BTreeMap<String, String>) -> Result<(), KubeError> {
+        self.merge_node(node, &json!({ "metadata": { "labels": labels } })).await
+    }
+
+    /// Creates an object below a path such as `/api/v1/namespaces/x/pods`.
+    ///
+    /// # Errors
+    /// [`KubeError`]; after one it may be there or not.
+    pub async fn create(&self, path: &str, object: &Value) -> Result<(), KubeError> {
+        self.send(Method::POST, path, "application/json", object).await
+    }
+
+    /// Deletes an object; whether it was there.
+    ///
+    /// # Errors
+    /// [`KubeError`]; after one it may be there or not.
+    pub async fn remove(&self, path: &str) -> Result<bool, KubeError> {
+        let options = json!({ "apiVersion": "v1", "kind": "DeleteOptions" });
+        match self.send(Method::DELETE, path, "application/json", &options).await {
+            Ok(()) => Ok(true),
+            Err(KubeError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads an object; `None` if it is not there.
+    ///
+    /// # Errors
+    /// [`KubeError`] if that cannot be read.
+    pub async fn read(&self, path: &str) -> Result<Option<Value>, KubeError> {
+        match self.reader.get(path).await {
+            Ok(body) => {
+                let decode = |source| KubeError::Decode { path: path.to_owned(), source };
+                serde_json::from_slice(&body).map(Some).map_err(decode)
+            }
+            Err(KubeError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Deletes a Node object if it still has this UID.

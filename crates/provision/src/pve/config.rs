@@ -116,6 +116,15 @@ fn gateway(text: &str) -> Option<String> {
     Some(property(text, "gw")?.parse::<std::net::IpAddr>().ok()?.to_string())
 }
 
+/// What capplan writes into the description of a VM that a plan made, before the plan's id.
+pub(crate) const MARK: &str = "made by capplan, plan ";
+
+/// The plan that a description names.
+fn marked(description: &str) -> Option<String> {
+    let line = description.lines().find_map(|line| Some(line.split_once(MARK)?.1))?;
+    Some(line.trim().to_owned()).filter(|id| !id.is_empty())
+}
+
 /// Values of the keys `prefix0`, `prefix1` …, by number.
 fn numbered<'a>(options: &'a BTreeMap<String, String>, prefix: &str) -> BTreeMap<u32, &'a str> {
     options.iter().filter_map(|(key, value)| Some((index(key, prefix)?, value.as_str()))).collect()
@@ -150,6 +159,11 @@ pub(super) fn guest_config(options: &Options, kind: GuestKind, cpus: u64) -> Gue
         host_pci: numbered(options, "hostpci").into_values().filter_map(device).collect(),
         addresses: numbered(options, address_key).into_values().flat_map(addresses).collect(),
         gateway: numbered(options, address_key).into_values().find_map(gateway),
+        net0: value("net0").filter(|_| kind == GuestKind::Qemu).map(str::to_owned),
+        nameserver: value("nameserver").map(str::to_owned),
+        searchdomain: value("searchdomain").map(str::to_owned),
+        cicustom: value("cicustom").map(str::to_owned),
+        made_by: value("description").and_then(marked),
         startup: value("startup").map(str::to_owned),
         scsi_hardware: value("scsihw").map(str::to_owned),
         agent: value("agent").is_some_and(|text| property(text, "enabled").or_else(|| property(text, "")).is_some_and(is_true)),

@@ -15,6 +15,8 @@ mod tls;
 pub mod wire;
 mod writer;
 
+pub(crate) use config::MARK;
+
 pub use check::{check, clocks, missing_privileges, samples};
 pub use client::{Endpoint, Reader, Trust};
 pub use error::{EndpointError, PveError};

@@ -215,6 +215,7 @@ fn guests(answers: &Answers, hosts: &BTreeMap<String, bool>, access: &Access) ->
             if let Some(resource) = gathered.get(&vmid) {
                 // What `pvestatd` gathered up to 10 s ago; the host's own list knows better.
                 resource.guest.describe(&mut guest);
+                guest.pool.clone_from(&resource.pool);
             }
             row.describe(&mut guest);
             read_guest(answers, &row, &mut guest);

@@ -103,6 +103,9 @@ pub struct Resource {
     /// Status of a host: `online`, `offline` or `unknown`.
     #[serde(deserialize_with = "text")]
     pub status: Option<String>,
+    /// Pool of a guest.
+    #[serde(deserialize_with = "text")]
+    pub pool: Option<String>,
     /// The fields of a guest.
     #[serde(flatten)]
     pub guest: GuestRow,

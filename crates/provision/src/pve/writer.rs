@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use capplan_model::ids::VmId;
+use capplan_model::units::Bytes;
 use reqwest::Method;
+use reqwest::multipart::{Form, Part};
 use serde::Deserialize;
 
 use super::client::{Envelope, Reader, segment};
@@ -74,6 +76,81 @@ impl Writer {
         self.change(Method::PUT, &path, options).await.map(drop)
     }
 
+    /// Clones a template in full. The task is the template's, not the clone's.
+    ///
+    /// # Errors
+    /// [`PveError`]; after one the task may be at work or not.
+    pub async fn clone(&self, host: &str, template: VmId, form: &[(&str, &str)]) -> Result<String, PveError> {
+        self.task(Method::POST, &format!("/nodes/{}/qemu/{template}/clone", segment(host)), form).await
+    }
+
+    /// Sets options of a VM as a task: also for what touches disks.
+    ///
+    /// # Errors
+    /// [`PveError`]; after one the task may be at work or not.
+    pub async fn configure(&self, host: &str, vmid: VmId, form: &[(&str, &str)]) -> Result<String, PveError> {
+        self.task(Method::POST, &format!("/nodes/{}/qemu/{vmid}/config", segment(host)), form).await
+    }
+
+    /// Makes a disk larger.
+    ///
+    /// # Errors
+    /// [`PveError`]; after one the task may be at work or not.
+    pub async fn grow(&self, host: &str, vmid: VmId, slot: &str, bytes: Bytes) -> Result<String, PveError> {
+        let path = format!("/nodes/{}/qemu/{vmid}/resize", segment(host));
+        let size = format!("{}K", bytes.0.div_ceil(1024));
+        self.task(Method::PUT, &path, &[("disk", slot), ("size", &size)]).await
+    }
+
+    /// What PVE generates for a VM's cloud-init drive: `user`, `network` or `meta`.
+    ///
+    /// # Errors
+    /// [`PveError`] if that cannot be read.
+    pub async fn cloud_init(&self, host: &str, vmid: VmId, part: &str) -> Result<String, PveError> {
+        let path = format!("/nodes/{}/qemu/{vmid}/cloudinit/dump", segment(host));
+        self.reader.get(&path, &[("type", part)]).await
+    }
+
+    /// ISO images on a storage of a host, as `storage:iso/file`.
+    ///
+    /// # Errors
+    /// [`PveError`] if that cannot be read.
+    pub async fn images(&self, host: &str, storage: &str) -> Result<Vec<String>, PveError> {
+        #[derive(Deserialize)]
+        struct Row {
+            volid: String,
+        }
+        let path = format!("/nodes/{}/storage/{}/content", segment(host), segment(storage));
+        let rows: Vec<Row> = self.reader.get(&path, &[("content", "iso")]).await?;
+        Ok(rows.into_iter().map(|row| row.volid).collect())
+    }
+
+    /// Uploads an ISO image; one of the same name is overwritten.
+    ///
+    /// # Errors
+    /// [`PveError`]; after one the task may be at work or not.
+    pub async fn upload(&self, host: &str, storage: &str, file: &str, image: Vec<u8>) -> Result<String, PveError> {
+        let path = format!("/nodes/{}/storage/{}/upload", segment(host), segment(storage));
+        // The server takes only the fields that come before the file.
+        let part = Part::bytes(image).file_name(file.to_owned());
+        let form = Form::new().text("content", "iso").part("filename", part);
+        let what = format!("POST {path}");
+        let body = self.reader.answer(&what, self.reader.request(Method::POST, &path).multipart(form)).await?;
+        upid(what, &body)
+    }
+
+    /// Deletes a file of a storage, such as `local:iso/seed.iso`.
+    ///
+    /// # Errors
+    /// [`PveError`]; after one the task may be at work or not.
+    pub async fn delete_file(&self, host: &str, volume: &str) -> Result<String, PveError> {
+        let storage = volume.split(':').next().unwrap_or_default();
+        let path = format!("/nodes/{}/storage/{}/content/{}", segment(host), segment(storage), segment(volume));
+        let what = format!("DELETE {path}");
+        let body = self.reader.answer(&what, self.reader.request(Method::DELETE, &path)).await?;
+        upid(what, &body)
+    }
+
     /// Takes a disk out of a VM's configuration; what it holds stays. A volume that the VM does not own is
     /// let go of, one of its own becomes `unusedN`.
     ///
@@ -135,17 +212,19 @@ impl Writer {
         Ok(if good { TaskState::Done { exit } } else { TaskState::Failed { why: exit } })
     }
 
-    /// A task of this type that works on a VM right now: one whose request was answered to nobody.
+    /// A task of this type that is at work right now, on a VM if one is named: one whose request was answered
+    /// to nobody.
     ///
     /// # Errors
     /// [`PveError`] if that cannot be read.
-    pub async fn at_work(&self, host: &str, vmid: VmId, kind: &str) -> Result<Option<String>, PveError> {
+    pub async fn at_work(&self, host: &str, vmid: Option<VmId>, kind: &str) -> Result<Option<String>, PveError> {
         #[derive(Deserialize)]
         struct Row {
             upid: String,
         }
-        let query = [("vmid", vmid.to_string()), ("typefilter", kind.to_owned()), ("source", "active".to_owned())];
-        let query: Vec<(&str, &str)> = query.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        let vmid = vmid.map(|vmid| vmid.to_string());
+        let mut query = vec![("typefilter", kind), ("source", "active")];
+        query.extend(vmid.as_deref().map(|vmid| ("vmid", vmid)));
         let rows: Vec<Row> = self.reader.get(&format!("/nodes/{}/tasks", segment(host)), &query).await?;
         for row in rows {
             if matches!(self.state(&row.upid).await?, TaskState::Running { .. }) {

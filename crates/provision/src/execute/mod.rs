@@ -4,6 +4,8 @@
 //! What is not here: whether what is left of a plan is still a good idea. That is asked of the caller before
 //! each eviction, with a fresh reading.
 
+mod newcomer;
+
 use std::time::{Duration, Instant};
 
 use capplan_model::Snapshot;
@@ -15,6 +17,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::check::{Against, Verdict, check, newest, owned, serving};
+use crate::join::Given;
 use crate::kube::{Evicted, KubeError};
 use crate::observe::causes;
 use crate::pve::{PveError, TaskState};
@@ -128,6 +131,8 @@ pub struct Executor<'e> {
     pub plan: &'e Plan,
     /// The storage plugin's driver.
     pub driver: &'e str,
+    /// What the user gives for workers that join.
+    pub given: &'e Given,
     /// Asked before each eviction.
     pub rehearse: &'e Rehearse<'e>,
     /// Told what happens.
@@ -142,6 +147,15 @@ enum Halt {
     Passing(String),
     Human(String),
     Journal(JournalError),
+}
+
+impl Halt {
+    fn words(self) -> String {
+        match self {
+            Self::Surprise(why) | Self::Stopped(why) | Self::Passing(why) | Self::Human(why) => why,
+            Self::Journal(error) => error.to_string(),
+        }
+    }
 }
 
 impl From<JournalError> for Halt {
@@ -243,11 +257,16 @@ impl Executor<'_> {
                 left.push(format!("step {} may have had its effect: {}", step.number, step.title));
             } else if matches!(
                 step.change,
-                StepAction::DeleteNode { .. } | StepAction::KeepGuestOff { .. } | StepAction::ShutDownGuest { .. }
+                StepAction::DeleteNode { .. }
+                    | StepAction::KeepGuestOff { .. }
+                    | StepAction::ShutDownGuest { .. }
+                    | StepAction::CloneGuest { .. }
+                    | StepAction::BootWorker { .. }
             ) {
                 left.push(format!("done, and not taken back: {}", step.title));
             }
         }
+        left.extend(self.tidy(&journal.state).await);
         open.sort();
         open.dedup();
         for node in open {
@@ -279,7 +298,7 @@ impl Executor<'_> {
         } else {
             None
         };
-        check(condition, seen, Against { driver: self.driver, ready_before, evicted })
+        check(condition, seen, Against { plan: self.plan, driver: self.driver, ready_before, evicted })
     }
 
     /// The first condition that does not hold, and why.
@@ -336,7 +355,11 @@ impl Executor<'_> {
             return Ok(());
         }
         // A task that works on it already, or whose request was answered to nobody.
-        if state.started && self.follow_what_runs(step, &state, journal, begun).await? {
+        if state.started && self.follow_what_runs(step, &seen, &state, journal, begun).await? {
+            // Of several changes only one was followed: what is left is found out anew.
+            if matches!(step.change, StepAction::BootWorker { .. } | StepAction::DropSeed { .. }) {
+                return Box::pin(self.step(step, journal)).await;
+            }
             return self.wait(step, journal, begun).await;
         }
         match self.unmet(&step.requires, &seen, number, &journal.state) {
@@ -441,9 +464,9 @@ impl Executor<'_> {
                 journal.append(&started(None))?;
                 kube.set_unschedulable(node.as_str(), false).await?;
             }
-            StepAction::Label { node, key, value } => {
+            StepAction::Label { node, labels } => {
                 journal.append(&started(None))?;
-                kube.label(node.as_str(), key, value).await?;
+                kube.label(node.as_str(), labels).await?;
             }
             StepAction::DeleteNode { node, uid } => {
                 journal.append(&started(None))?;
@@ -462,12 +485,6 @@ impl Executor<'_> {
                 let (writer, host) = self.world.pve(&guest.host)?;
                 journal.append(&started(None))?;
                 let upid = writer.shut_down(&host, guest.vmid, SHUTDOWN_SECONDS).await?;
-                self.submitted(step, &guest.host, upid, journal, begun).await?;
-            }
-            StepAction::StartGuest { guest } => {
-                let (writer, host) = self.world.pve(&guest.host)?;
-                journal.append(&started(None))?;
-                let upid = writer.start(&host, guest.vmid).await?;
                 self.submitted(step, &guest.host, upid, journal, begun).await?;
             }
             StepAction::DestroyGuest { guest } => {
@@ -495,9 +512,21 @@ impl Executor<'_> {
                 let upid = writer.take_out(&host, guest.vmid, slot).await?;
                 self.submitted(step, &guest.host, upid, journal, begun).await?;
             }
-            StepAction::AddWorker(spec) => {
-                return Err(Halt::Surprise(format!("adding {} is not something this version does", spec.name)));
+            StepAction::CloneGuest { template, worker } => self.clone_guest(step, template, worker, journal, begun).await?,
+            StepAction::SetGuest { guest, worker } => {
+                let there = seen.guests().find(|one| one.host == guest.host && one.vmid == guest.vmid);
+                let there = there.ok_or_else(|| Halt::Surprise(format!("{guest} is not there")))?;
+                self.set_guest(step, worker, there, journal, begun).await?;
             }
+            StepAction::GrowDisk { guest, slot, size } => {
+                let (writer, host) = self.world.pve(&guest.host)?;
+                journal.append(&started(None))?;
+                let upid = writer.grow(&host, guest.vmid, slot, *size).await?;
+                self.submitted(step, &guest.host, upid, journal, begun).await?;
+            }
+            StepAction::BootWorker { guest, worker } => self.boot(step, guest, worker, journal, begun).await?,
+            StepAction::DropSeed { guest, worker } => self.drop_seed(step, guest, worker, journal, begun).await?,
+            StepAction::Probe { .. } => self.probe(step, journal, begun).await?,
             StepAction::Manual { command } => return Err(Halt::Human(command.clone())),
         }
         Ok(())
@@ -622,20 +651,31 @@ impl Executor<'_> {
     async fn follow_what_runs(
         &self,
         step: &Step,
+        seen: &Snapshot,
         state: &StepState,
         journal: &mut Journal,
         begun: Instant,
     ) -> Result<bool, Halt> {
-        let Some((guest, kind)) = task_of(&step.change) else { return Ok(false) };
+        let Some((guest, kinds)) = task_of(&step.change) else { return Ok(false) };
         let (writer, host) = self.world.pve(&guest.host)?;
-        if let Some(upid) = &state.upid {
-            if matches!(writer.state(upid).await?, TaskState::Running { .. }) {
-                self.follow(step, &guest.host, upid, begun).await?;
+        if let Some(upid) = &state.upid
+            && matches!(writer.state(upid).await?, TaskState::Running { .. })
+        {
+            self.follow(step, &guest.host, upid, begun).await?;
+            return Ok(true);
+        }
+        // A template may be cloned for others: ours has made its configuration.
+        if let StepAction::CloneGuest { worker, .. } = &step.change
+            && let Some(spec) = self.plan.workers.iter().find(|spec| spec.name == *worker)
+            && !seen.guests().any(|one| one.host == spec.host && one.vmid == spec.vmid)
+        {
+            return Ok(false);
+        }
+        for kind in kinds {
+            if let Some(upid) = writer.at_work(&host, Some(guest.vmid), kind).await? {
+                self.submitted(step, &guest.host, upid, journal, begun).await?;
                 return Ok(true);
             }
-        } else if let Some(upid) = writer.at_work(&host, guest.vmid, kind).await? {
-            self.submitted(step, &guest.host, upid, journal, begun).await?;
-            return Ok(true);
         }
         Ok(false)
     }
@@ -688,17 +728,21 @@ async fn rest(pause: &mut Duration) {
     *pause = (*pause * 2).min(PAUSE.1);
 }
 
-/// The guest and the type of the task that a step makes.
-fn task_of(change: &StepAction) -> Option<(&GuestRef, &'static str)> {
+/// The guest whose tasks a step makes, and their types.
+fn task_of(change: &StepAction) -> Option<(&GuestRef, &'static [&'static str])> {
     match change {
-        StepAction::ShutDownGuest { guest } => Some((guest, "qmshutdown")),
-        StepAction::StartGuest { guest } => Some((guest, "qmstart")),
-        StepAction::UnplugGhost { guest, .. } => Some((guest, "qmconfig")),
-        StepAction::DestroyGuest { guest } => Some((guest, "qmdestroy")),
+        StepAction::ShutDownGuest { guest } => Some((guest, &["qmshutdown"])),
+        StepAction::UnplugGhost { guest, .. } | StepAction::SetGuest { guest, .. } => Some((guest, &["qmconfig"])),
+        StepAction::DestroyGuest { guest } => Some((guest, &["qmdestroy"])),
+        // The task of a clone is its template's.
+        StepAction::CloneGuest { template, .. } => Some((template, &["qmclone"])),
+        StepAction::GrowDisk { guest, .. } => Some((guest, &["resize"])),
+        StepAction::BootWorker { guest, .. } => Some((guest, &["qmconfig", "qmstart"])),
+        StepAction::DropSeed { guest, .. } => Some((guest, &["qmconfig"])),
         StepAction::Cordon { .. }
         | StepAction::Uncordon { .. }
         | StepAction::Evict { .. }
-        | StepAction::AddWorker(_)
+        | StepAction::Probe { .. }
         | StepAction::DeleteNode { .. }
         | StepAction::KeepGuestOff { .. }
         | StepAction::Label { .. }

@@ -1,0 +1,169 @@
+//! Steps that make a worker: a clone of the template becomes what the plan says, joins, and proves that it works.
+
+use std::collections::BTreeSet;
+
+use capplan_model::ids::NodeName;
+use capplan_model::kube::MAX_VOLUMES_LABEL;
+use capplan_model::plan::{Condition, GuestRef, Plan, StepAction, WorkerSpec};
+use capplan_model::policy::Seed;
+use capplan_model::pve::GuestConfig;
+
+use super::Scene;
+use super::steps::{AT_ONCE, Steps};
+
+/// Seconds for a clone in full: 100 GiB at the 30 MB/s that a busy disk leaves.
+const CLONE: u64 = 3600;
+/// Seconds for a change of a stopped VM, and for its start.
+const CHANGE: u64 = 120;
+/// Seconds until its storage plugin is registered and its DaemonSets are ready.
+///
+/// # Source
+/// Runbook: about two minutes; five are the usual deadline.
+const SETTLE: u64 = 300;
+
+/// Clones a template and makes a worker of it.
+pub(super) fn cloned(scene: &Scene<'_>, spec: &WorkerSpec, all: &[NodeName], steps: &mut Steps) {
+    let template = spec.template.and_then(|vmid| {
+        scene.ground.snapshot.guests().find(|guest| guest.template && guest.vmid == vmid && guest.host == spec.host)
+    });
+    let Some(template) = template else { return };
+    let guest = GuestRef { host: spec.host.clone(), vmid: spec.vmid, name: spec.name.to_string(), uuid: None };
+    let worker = spec.name.clone();
+    let source = GuestRef::of(template);
+    let is = Condition::GuestIs { guest: guest.clone() };
+    steps.add(
+        format!("clone {source} to {guest}"),
+        StepAction::CloneGuest { template: source.clone(), worker: worker.clone() },
+        vec![
+            Condition::OthersHealthy { except: all.to_vec() },
+            room(scene, spec),
+            Condition::Unused { host: spec.host.clone(), vmid: spec.vmid, address: spec.address.clone() },
+            Condition::NodeGone { node: worker.clone() },
+            Condition::GuestIs { guest: source },
+        ],
+        vec![is.clone()],
+        CLONE,
+    );
+    let has = template.config.known();
+    if let Some((slot, size)) = has.and_then(GuestConfig::system_disk).and_then(|(slot, disk)| {
+        let wanted = spec.disk.filter(|wanted| disk.size.is_none_or(|size| size < *wanted))?;
+        Some((slot.to_owned(), wanted))
+    }) {
+        steps.add(
+            format!("grow {slot} of {guest} to {size}"),
+            StepAction::GrowDisk { guest: guest.clone(), slot: slot.clone(), size },
+            vec![is, Condition::GuestStopped { guest: guest.clone() }],
+            vec![Condition::DiskSize { guest: guest.clone(), slot, size }],
+            CHANGE,
+        );
+    }
+    joins(scene, spec, &guest, all, steps);
+}
+
+/// Makes a worker of a VM that is off: sets it, starts it with what it needs to join, and has it prove itself.
+pub(super) fn joins(scene: &Scene<'_>, spec: &WorkerSpec, guest: &GuestRef, all: &[NodeName], steps: &mut Steps) {
+    let worker = spec.name.clone();
+    let (guest, node) = (guest.clone(), worker.clone());
+    let is = Condition::GuestIs { guest: guest.clone() };
+    let off = Condition::GuestStopped { guest: guest.clone() };
+    let set = Condition::GuestSet { guest: guest.clone(), worker: worker.clone() };
+    steps.add(
+        format!("set memory, cores and network of {guest}"),
+        StepAction::SetGuest { guest: guest.clone(), worker: worker.clone() },
+        vec![is.clone(), off.clone(), Condition::NodeGone { node: node.clone() }],
+        vec![set.clone()],
+        CHANGE,
+    );
+    steps.add(
+        format!("start {guest} with what it needs to join"),
+        StepAction::BootWorker { guest: guest.clone(), worker: worker.clone() },
+        vec![
+            is.clone(),
+            off,
+            set,
+            Condition::NodeGone { node: node.clone() },
+            Condition::OthersHealthy { except: all.to_vec() },
+            room(scene, spec),
+            // A volume that was left in it would be in two machines at once.
+            Condition::VolumesGone { node: node.clone(), guest: Some(guest.clone()) },
+        ],
+        vec![Condition::GuestRunning { guest: guest.clone() }],
+        CHANGE,
+    );
+    steps.add(
+        format!("wait until {node} has joined"),
+        StepAction::Wait,
+        Vec::new(),
+        vec![Condition::Joined { guest: guest.clone(), worker: worker.clone() }],
+        u64::from(spec.join.deadline_minutes) * 60,
+    );
+    if spec.join.seed == Seed::Iso {
+        steps.add(
+            format!("delete the token and the image that {node} joined with"),
+            StepAction::DropSeed { guest: guest.clone(), worker: worker.clone() },
+            vec![is],
+            vec![Condition::SeedGone { guest: guest.clone(), worker: worker.clone() }],
+            CHANGE,
+        );
+    }
+    if !spec.labels.is_empty() {
+        steps.add(
+            format!("label {node}, as far as its kubelet did not"),
+            StepAction::Label { node: node.clone(), labels: spec.labels.clone() },
+            Vec::new(),
+            vec![Condition::Labelled { node: node.clone(), labels: spec.labels.clone() }],
+            AT_ONCE,
+        );
+    }
+    let slots = spec.labels.get(MAX_VOLUMES_LABEL).and_then(|text| text.parse().ok());
+    steps.add(
+        format!("wait until the storage plugin of {node} is registered"),
+        StepAction::Wait,
+        Vec::new(),
+        vec![Condition::WorkerReady { node: node.clone(), slots }],
+        SETTLE,
+    );
+    let mut works = vec![Condition::DaemonsReady { node: node.clone(), owners: spec.daemons.clone() }];
+    if scene.ground.snapshot.kube.node_metrics.items().iter().any(|one| one.name == spec.like) {
+        works.push(Condition::Measured { node: node.clone() });
+    }
+    steps.add(format!("wait until DaemonSets run on {node}"), StepAction::Wait, Vec::new(), works, SETTLE);
+    if let Some(class) = probe_class(scene, spec) {
+        steps.add(
+            format!("run a pod with a volume of {class} on {node}, and remove both"),
+            StepAction::Probe { guest, worker, class },
+            vec![Condition::NodeReady { node: node.clone() }, Condition::Schedulable { node }],
+            Vec::new(),
+            SETTLE,
+        );
+    }
+}
+
+fn room(scene: &Scene<'_>, spec: &WorkerSpec) -> Condition {
+    let available = spec.memory + scene.ground.policy.worker.host_reserve;
+    Condition::HostMemory { host: spec.host.clone(), available }
+}
+
+/// The StorageClass that a new worker is tried with: the policy's, or the one that most volumes of the plugin have.
+fn probe_class(scene: &Scene<'_>, spec: &WorkerSpec) -> Option<String> {
+    let probe = spec.join.probe.enabled.then_some(&spec.join.probe)?;
+    if let Some(class) = &probe.class {
+        return Some(class.clone());
+    }
+    let kube = &scene.ground.snapshot.kube;
+    let classes = kube.storage_classes.items().iter().filter(|class| class.provisioner == scene.ground.policy.attacher);
+    let count = |name: &str| kube.persistent_volumes.items().iter().filter(|volume| volume.storage_class == name).count();
+    classes.map(|class| &class.name).max_by_key(|name| (count(name), std::cmp::Reverse(*name))).cloned()
+}
+
+/// What a plan that adds workers leaves to say.
+pub(super) fn remarks(plan: &mut Plan, specs: &[WorkerSpec]) {
+    let kinds: BTreeSet<bool> = specs.iter().map(|spec| spec.join.distribution.has_tokens()).collect();
+    if kinds.contains(&false) {
+        plan.warnings.push("the credential that it joins with is one that you give: CAPPLAN_JOIN_CREDENTIAL".to_owned());
+    }
+    let probed = plan.steps.iter().any(|step| matches!(step.change, StepAction::Probe { .. }));
+    if !probed && !plan.steps.is_empty() {
+        plan.warnings.push("no pod with a volume is tried on it: that volumes can be attached there is not proven".to_owned());
+    }
+}

@@ -1,0 +1,473 @@
+//! The steps that make a worker: clone, set, boot with a credential of its own, prove, tidy up.
+
+use std::time::{Duration, Instant};
+
+use capplan_model::Snapshot;
+use capplan_model::ids::{HostName, NodeName};
+use capplan_model::plan::{GuestRef, Step, StepAction, WorkerSpec};
+use capplan_model::policy::{Distribution, Seed};
+use capplan_model::pve::{Guest, OWN_TAG};
+use capplan_model::run::{Event, RunState};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+use super::{Executor, Halt, PAUSE, Told, rest};
+use crate::join::{ClusterInfo, Facts, SeedParts, Token, image, seed_volume, user_data};
+use crate::kube::KubeError;
+use crate::pve::MARK;
+use crate::secret::Secret;
+use crate::store::journal::Journal;
+
+const SECRETS: &str = "/api/v1/namespaces/kube-system/secrets";
+const CLUSTER_INFO: &str = "/api/v1/namespaces/kube-public/configmaps/cluster-info";
+/// How long the token signer and a probe's clean-up may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Between two looks at one object.
+const LOOK: Duration = Duration::from_millis(500);
+/// Size of the volume that a new worker is tried with: the least that every storage makes.
+const PROBE_SIZE: &str = "1Gi";
+
+impl Executor<'_> {
+    fn spec(&self, worker: &NodeName) -> Result<&WorkerSpec, Halt> {
+        let found = self.plan.workers.iter().find(|spec| spec.name == *worker);
+        found.ok_or_else(|| Halt::Surprise(format!("{worker} is none of the plan's workers")))
+    }
+
+    /// Clones the template under the worker's name, with the plan's id in its description.
+    pub(super) async fn clone_guest(
+        &self,
+        step: &Step,
+        template: &GuestRef,
+        worker: &NodeName,
+        journal: &mut Journal,
+        begun: Instant,
+    ) -> Result<(), Halt> {
+        let spec = self.spec(worker)?;
+        let (writer, host) = self.world.pve(&template.host)?;
+        let (vmid, description) = (spec.vmid.to_string(), format!("Kubernetes worker, {MARK}{}", self.plan.id));
+        let mut form = vec![("newid", vmid.as_str()), ("name", worker.as_str()), ("full", "1"), ("description", &description)];
+        form.extend(spec.storage.as_deref().map(|storage| ("storage", storage)));
+        form.extend(spec.pool.as_deref().map(|pool| ("pool", pool)));
+        journal.append(&Event::Started { step: step.number, at: Timestamp::now(), ready: None })?;
+        let upid = writer.clone(&host, template.vmid, &form).await?;
+        self.submitted(step, &template.host, upid, journal, begun).await
+    }
+
+    /// Gives a stopped VM the memory, cores and network of the plan. The file's digest guards what others change.
+    pub(super) async fn set_guest(
+        &self,
+        step: &Step,
+        worker: &NodeName,
+        guest: &Guest,
+        journal: &mut Journal,
+        begun: Instant,
+    ) -> Result<(), Halt> {
+        let spec = self.spec(worker)?;
+        let (writer, host) = self.world.pve(&guest.host)?;
+        let config = guest.config.known().ok_or_else(|| Halt::Passing("its configuration was not read".to_owned()))?;
+        let form = settings(spec, guest);
+        let mut form: Vec<(&str, &str)> = form.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        form.extend(config.digest.as_deref().map(|digest| ("digest", digest)));
+        journal.append(&Event::Started { step: step.number, at: Timestamp::now(), ready: None })?;
+        let upid = writer.configure(&host, guest.vmid, &form).await?;
+        self.submitted(step, &guest.host, upid, journal, begun).await
+    }
+
+    /// Makes the credential, hands it over in an image, and starts the VM. Whatever an earlier attempt made is
+    /// taken away first: its secret is known to nobody any more.
+    pub(super) async fn boot(
+        &self,
+        step: &Step,
+        guest: &GuestRef,
+        worker: &NodeName,
+        journal: &mut Journal,
+        begun: Instant,
+    ) -> Result<(), Halt> {
+        let spec = self.spec(worker)?;
+        let (writer, host) = self.world.pve(&guest.host)?;
+        journal.append(&Event::Started { step: step.number, at: Timestamp::now(), ready: None })?;
+        if spec.join.seed == Seed::Iso {
+            // An upload of an earlier attempt that comes late would replace the new image.
+            while let Some(upid) = writer.at_work(&host, None, "imgcopy").await? {
+                // Another's may fail: that is not our affair.
+                drop(self.follow(step, &guest.host, &upid, begun).await);
+            }
+            self.delete_image(step, guest, spec, begun).await?;
+            let credential = self.credential(spec).await?;
+            let parts = SeedParts {
+                user: self.user_data(spec, &credential).await?,
+                meta: format!("instance-id: {}\nlocal-hostname: {worker}\n", self.instance(spec)),
+                vendor: Some(writer.cloud_init(&host, guest.vmid, "user").await?),
+                // Without an address PVE says nothing of the network, and cloud-init asks DHCP.
+                network: Some(writer.cloud_init(&host, guest.vmid, "network").await?)
+                    .filter(|text| text.contains("type: physical")),
+            };
+            let image = image(&parts).map_err(|error| Halt::Stopped(format!("the image cannot be written: {error}")))?;
+            let volume = seed_volume(&self.plan.id, spec);
+            let file = volume.rsplit('/').next().unwrap_or_default();
+            let upid = writer.upload(&host, &spec.join.storage, file, image).await?;
+            self.submitted(step, &guest.host, upid, journal, begun).await?;
+            let slot = spec.seed_slot.as_deref().unwrap_or("ide2");
+            let upid = writer.configure(&host, guest.vmid, &[(slot, &format!("{volume},media=cdrom"))]).await?;
+            self.submitted(step, &guest.host, upid, journal, begun).await?;
+        }
+        let upid = writer.start(&host, guest.vmid).await?;
+        self.submitted(step, &guest.host, upid, journal, begun).await
+    }
+
+    /// Looks at what a worker needs to join before anything is done: credential, template, storage, snippet, and
+    /// the namespace of its probe.
+    ///
+    /// # Errors
+    /// What is missing, and the way out.
+    pub async fn preflight(&self, seen: &Snapshot) -> Result<(), String> {
+        for step in &self.plan.steps {
+            let looked = match &step.change {
+                StepAction::CloneGuest { template, .. } => self.no_backup(&template.host).await,
+                StepAction::BootWorker { worker, .. } => self.can_boot(worker, seen).await,
+                StepAction::Probe { worker, .. } => self.can_probe(worker, seen),
+                StepAction::Cordon { .. }
+                | StepAction::Uncordon { .. }
+                | StepAction::Evict { .. }
+                | StepAction::SetGuest { .. }
+                | StepAction::GrowDisk { .. }
+                | StepAction::DropSeed { .. }
+                | StepAction::DeleteNode { .. }
+                | StepAction::ShutDownGuest { .. }
+                | StepAction::KeepGuestOff { .. }
+                | StepAction::DestroyGuest { .. }
+                | StepAction::Label { .. }
+                | StepAction::UnplugGhost { .. }
+                | StepAction::Wait
+                | StepAction::Manual { .. } => Ok(()),
+            };
+            looked.map_err(Halt::words)?;
+        }
+        Ok(())
+    }
+
+    /// A full clone on the disks that a backup reads slows both down for hours.
+    async fn no_backup(&self, host: &HostName) -> Result<(), Halt> {
+        let (writer, plain) = self.world.pve(host)?;
+        match writer.at_work(&plain, None, "vzdump").await? {
+            Some(_) => Err(Halt::Stopped(format!("a backup runs on {host}: wait until it is done"))),
+            None => Ok(()),
+        }
+    }
+
+    async fn can_boot(&self, worker: &NodeName, seen: &Snapshot) -> Result<(), Halt> {
+        let spec = self.spec(worker)?;
+        let no = |why: String| Err(Halt::Stopped(why));
+        if spec.join.seed == Seed::Vendor {
+            let missing = "join.seed is `vendor`, and join.snippet names none: `local:snippets/FILE`";
+            return if spec.join.snippet.is_some() { Ok(()) } else { no(missing.to_owned()) };
+        }
+        let host = seen.hosts().find(|host| host.name == spec.host);
+        let storage = host.and_then(|host| host.storages.items().iter().find(|one| one.name == spec.join.storage));
+        if !storage.is_some_and(|one| one.active && one.content.iter().any(|kind| kind == "iso")) {
+            let name = &spec.join.storage;
+            return no(format!("{} has no storage {name} that holds ISO images: name another one as join.storage", spec.host));
+        }
+        // As it will be rendered, with a token that nobody knows.
+        let credential = match (spec.join.distribution.has_tokens(), &self.given.credential) {
+            (true, _) => Secret::new("abcdef.0123456789abcdef"),
+            (false, Some(given)) => given.clone(),
+            (false, None) => return no("CAPPLAN_JOIN_CREDENTIAL is not set: what this distribution joins with".to_owned()),
+        };
+        self.user_data(spec, &credential).await.map(drop)
+    }
+
+    fn can_probe(&self, worker: &NodeName, seen: &Snapshot) -> Result<(), Halt> {
+        let probe = &self.spec(worker)?.join.probe;
+        if seen.kube.namespaces.items().iter().any(|one| one.name == probe.namespace) {
+            return Ok(());
+        }
+        let roles = "`capplan doctor --print-roles --apply` prints it";
+        Err(Halt::Stopped(format!("there is no namespace {} for the pod that a new worker has to run: {roles}", probe.namespace)))
+    }
+
+    /// A new `instance-id` makes cloud-init take a machine that ran before for a new one.
+    fn instance(&self, spec: &WorkerSpec) -> String {
+        format!("capplan-{}-{}", Token::id(&self.plan.id, &spec.name), spec.vmid)
+    }
+
+    async fn credential(&self, spec: &WorkerSpec) -> Result<Secret, Halt> {
+        let kube = &self.world.kube;
+        if !spec.join.distribution.has_tokens() {
+            let given = self.given.credential.clone();
+            return given.ok_or_else(|| Halt::Stopped("CAPPLAN_JOIN_CREDENTIAL is not set".to_owned()));
+        }
+        self.delete_token(spec).await?;
+        let token = Token::make(&self.plan.id, &spec.name).map_err(|error| Halt::Stopped(error.to_string()))?;
+        let until = Timestamp::now() + SignedDuration::from_mins(i64::from(spec.join.token_minutes));
+        let object = token.object(&spec.name, spec.join.distribution, until);
+        kube.create(SECRETS, &object).await?;
+        if spec.join.distribution == Distribution::Kubeadm {
+            // A machine that boots before cluster-info is signed with its token waits, or gives up.
+            let key = format!("jws-kubeconfig-{}", token.id);
+            self.until("cluster-info is signed with the token", || async {
+                let info = kube.read(CLUSTER_INFO).await?;
+                Ok(info.is_some_and(|info| info["data"][&key].is_string()))
+            })
+            .await?;
+        }
+        Ok(token.full)
+    }
+
+    async fn user_data(&self, spec: &WorkerSpec, credential: &Secret) -> Result<String, Halt> {
+        let cluster = self.cluster_info(spec).await?;
+        let facts = Facts { spec, cluster: cluster.as_ref(), credential };
+        user_data(&facts, self.given.template.as_deref()).map_err(|error| Halt::Stopped(error.to_string()))
+    }
+
+    async fn cluster_info(&self, spec: &WorkerSpec) -> Result<Option<ClusterInfo>, Halt> {
+        let kube = &self.world.kube;
+        let stopped = |why: String| Halt::Stopped(why);
+        let mut info = match spec.join.distribution {
+            Distribution::Microk8s => return Ok(None),
+            Distribution::Kubeadm => {
+                let found = kube.read(CLUSTER_INFO).await?;
+                let text = found.as_ref().and_then(|one| one["data"]["kubeconfig"].as_str());
+                let text = text.ok_or_else(|| stopped("there is no cluster-info in kube-public: is this kubeadm?".to_owned()))?;
+                ClusterInfo::read(text).map_err(|error| stopped(error.to_string()))?
+            }
+            Distribution::K3s | Distribution::K3sServer => {
+                let authority = kube.reader().get("/cacerts").await?;
+                let authority = String::from_utf8(authority).map_err(|error| stopped(format!("/cacerts: {error}")))?;
+                ClusterInfo { server: kube.reader().server().trim_end_matches('/').to_owned(), authority }
+            }
+        };
+        if let Some(server) = &spec.join.server {
+            info.server.clone_from(server);
+        }
+        Ok(Some(info))
+    }
+
+    /// Deletes the credential and the image, and empties the drive, in this order: the step is done once that is.
+    pub(super) async fn drop_seed(
+        &self,
+        step: &Step,
+        guest: &GuestRef,
+        worker: &NodeName,
+        journal: &mut Journal,
+        begun: Instant,
+    ) -> Result<(), Halt> {
+        let spec = self.spec(worker)?;
+        let (writer, host) = self.world.pve(&guest.host)?;
+        journal.append(&Event::Started { step: step.number, at: Timestamp::now(), ready: None })?;
+        self.delete_token(spec).await?;
+        self.delete_image(step, guest, spec, begun).await?;
+        let slot = spec.seed_slot.as_deref().unwrap_or("ide2");
+        let upid = writer.configure(&host, guest.vmid, &[(slot, "none,media=cdrom")]).await?;
+        self.submitted(step, &guest.host, upid, journal, begun).await
+    }
+
+    async fn delete_token(&self, spec: &WorkerSpec) -> Result<(), KubeError> {
+        if spec.join.distribution.has_tokens() {
+            let name = Token::name(&Token::id(&self.plan.id, &spec.name));
+            self.world.kube.remove(&format!("{SECRETS}/{name}")).await?;
+        }
+        Ok(())
+    }
+
+    async fn delete_image(&self, step: &Step, guest: &GuestRef, spec: &WorkerSpec, begun: Instant) -> Result<(), Halt> {
+        let (writer, host) = self.world.pve(&guest.host)?;
+        let volume = seed_volume(&self.plan.id, spec);
+        if writer.images(&host, &spec.join.storage).await?.contains(&volume) {
+            let upid = writer.delete_file(&host, &volume).await?;
+            self.follow(step, &guest.host, &upid, begun).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes away what a run that is given up must not leave: credentials, images, the pod of a probe. Each
+    /// line says what could not be.
+    pub(super) async fn tidy(&self, run: &RunState) -> Vec<String> {
+        let mut left = Vec::new();
+        for step in self.plan.steps.iter().filter(|step| run.step(step.number).started) {
+            let mut answer = Ok(());
+            if let StepAction::BootWorker { guest, worker } = &step.change {
+                answer = self.tidy_seed(step, guest, worker).await;
+            } else if let StepAction::Probe { worker, .. } = &step.change
+                && !run.step(step.number).ensured
+            {
+                answer = self.tidy_probe(worker).await;
+            }
+            if let Err(why) = answer.map_err(Halt::words) {
+                left.push(format!("what step {} made may still be there: {why}", step.number));
+            }
+        }
+        left
+    }
+
+    async fn tidy_seed(&self, step: &Step, guest: &GuestRef, worker: &NodeName) -> Result<(), Halt> {
+        let spec = self.spec(worker)?;
+        self.delete_token(spec).await?;
+        if spec.join.seed == Seed::Iso { self.delete_image(step, guest, spec, Instant::now()).await } else { Ok(()) }
+    }
+
+    /// Runs a pod with a volume on the worker, looks whether the volume is in its VM, and removes both.
+    pub(super) async fn probe(&self, step: &Step, journal: &mut Journal, begun: Instant) -> Result<(), Halt> {
+        let StepAction::Probe { guest, worker, class } = &step.change else { return Ok(()) };
+        let spec = self.spec(worker)?;
+        journal.append(&Event::Started { step: step.number, at: Timestamp::now(), ready: None })?;
+        self.tidy_probe(worker).await?;
+        let (pods, claims, name) = probe_paths(spec);
+        let kube = &self.world.kube;
+        kube.create(&claims, &claim(&name, class)).await?;
+        kube.create(&pods, &pod(&name, spec)).await?;
+        let proven = self.proven(step, guest, spec, begun).await;
+        let tidied = self.tidy_probe(worker).await;
+        proven.and(tidied)
+    }
+
+    async fn proven(&self, step: &Step, guest: &GuestRef, spec: &WorkerSpec, begun: Instant) -> Result<(), Halt> {
+        let (pods, claims, name) = probe_paths(spec);
+        let kube = &self.world.kube;
+        let deadline = Duration::from_secs(step.deadline_seconds);
+        let (mut pause, mut last) = (PAUSE.0, String::new());
+        loop {
+            let claim = kube.read(&format!("{claims}/{name}")).await?.unwrap_or_default();
+            let pod = kube.read(&format!("{pods}/{name}")).await?.unwrap_or_default();
+            let volume = claim["spec"]["volumeName"].as_str().unwrap_or_default().to_owned();
+            let runs = pod["status"]["phase"] == "Running";
+            let why = if volume.is_empty() {
+                format!("the claim {name} has no volume")
+            } else {
+                let seen = self.observe().await?;
+                let known = seen.volumes_of(self.driver);
+                let volid = known.iter().find(|(one, _)| one.as_str() == volume).and_then(|(_, volid)| volid.clone());
+                let there = seen.guests().find(|one| one.host == guest.host && one.vmid == guest.vmid);
+                let plugged = there
+                    .and_then(|one| one.config.known())
+                    .is_some_and(|config| config.disks.values().any(|disk| Some(&disk.volume) == volid.as_ref()));
+                let attachments = seen.kube.volume_attachments.items();
+                let error = attachments
+                    .iter()
+                    .find(|one| one.volume.as_ref().is_some_and(|one| one.as_str() == volume))
+                    .and_then(|one| one.attach_error.clone());
+                match (runs, plugged) {
+                    (true, true) => return Ok(()),
+                    (_, true) => format!("the volume is in {guest}, its pod does not run yet"),
+                    (_, false) => error.unwrap_or_else(|| format!("{volume} is not in {guest}")),
+                }
+            };
+            if begun.elapsed() >= deadline {
+                let seconds = deadline.as_secs();
+                return Err(Halt::Stopped(format!("no volume could be used on {} within {seconds} s: {why}", spec.name)));
+            }
+            if why != last {
+                (self.tell)(&Told::Waiting { step: step.number, why: why.clone(), seconds: begun.elapsed().as_secs() });
+                last = why;
+            }
+            rest(&mut pause).await;
+        }
+    }
+
+    /// Removes what a probe made, and waits until its volume is out of every VM.
+    async fn tidy_probe(&self, worker: &NodeName) -> Result<(), Halt> {
+        let spec = self.spec(worker)?;
+        let (pods, claims, name) = probe_paths(spec);
+        let kube = &self.world.kube;
+        let claim = kube.read(&format!("{claims}/{name}")).await?;
+        kube.remove(&format!("{pods}/{name}")).await?;
+        self.until("the probe's pod is gone", || async { Ok(kube.read(&format!("{pods}/{name}")).await?.is_none()) }).await?;
+        let volume = claim.as_ref().and_then(|claim| claim["spec"]["volumeName"].as_str()).unwrap_or_default().to_owned();
+        if !volume.is_empty() {
+            self.until("the probe's volume is detached", || async {
+                let seen = self.world.observe().await.map_err(|error| Halt::Passing(error.to_string()))?;
+                let one =
+                    |one: &&capplan_model::kube::VolumeAttachment| one.volume.as_ref().is_some_and(|v| v.as_str() == volume);
+                Ok(!seen.kube.volume_attachments.items().iter().any(|attachment| one(&attachment)))
+            })
+            .await?;
+        }
+        kube.remove(&format!("{claims}/{name}")).await?;
+        self.until("the probe's claim is gone", || async { Ok(kube.read(&format!("{claims}/{name}")).await?.is_none()) }).await
+    }
+
+    /// Looks until something holds, for a while.
+    async fn until<F>(&self, what: &str, holds: impl Fn() -> F) -> Result<(), Halt>
+    where
+        F: Future<Output = Result<bool, Halt>>,
+    {
+        let begun = Instant::now();
+        while !holds().await? {
+            if begun.elapsed() >= PATIENCE {
+                return Err(Halt::Stopped(format!("not within {} s: {what}", PATIENCE.as_secs())));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
+    }
+}
+
+/// What is set of a clone, by key.
+fn settings(spec: &WorkerSpec, guest: &Guest) -> Vec<(&'static str, String)> {
+    let config = guest.config.known();
+    let mut tags: Vec<&str> = guest.tags.iter().map(String::as_str).filter(|tag| *tag != OWN_TAG).collect();
+    tags.push(OWN_TAG);
+    let mut form = vec![
+        ("memory", (spec.memory.0 >> 20).to_string()),
+        ("cores", spec.cores.to_string()),
+        ("sockets", "1".to_owned()),
+        ("onboot", "1".to_owned()),
+        ("tags", tags.join(";")),
+    ];
+    if let Some(address) = &spec.address {
+        let gateway = spec.gateway.as_ref().map(|gateway| format!(",gw={gateway}")).unwrap_or_default();
+        form.push(("ipconfig0", format!("ip={address}{gateway}")));
+    }
+    form.extend(spec.nameserver.clone().map(|value| ("nameserver", value)));
+    form.extend(spec.searchdomain.clone().map(|value| ("searchdomain", value)));
+    form.extend(spec.join.startup.clone().map(|value| ("startup", value)));
+    if let Some(network) = &spec.network {
+        // Its own model and MAC address, which the clone made new.
+        let own = config.and_then(|config| config.net0.as_deref()).and_then(|net| net.split(',').next()).unwrap_or("virtio");
+        form.push(("net0", format!("{own},{network}")));
+    }
+    if let (Seed::Vendor, Some(snippet)) = (spec.join.seed, &spec.join.snippet) {
+        form.push(("cicustom", format!("vendor={snippet}")));
+    }
+    form
+}
+
+/// Where the pod and the claim of a probe are, and what both are called.
+fn probe_paths(spec: &WorkerSpec) -> (String, String, String) {
+    let base = format!("/api/v1/namespaces/{}", spec.join.probe.namespace);
+    (format!("{base}/pods"), format!("{base}/persistentvolumeclaims"), format!("capplan-probe-{}", spec.name))
+}
+
+fn claim(name: &str, class: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": name },
+        "spec": {
+            "accessModes": ["ReadWriteOnce"], "storageClassName": class,
+            "resources": { "requests": { "storage": PROBE_SIZE } },
+        },
+    })
+}
+
+/// A pod that does nothing, as the restricted Pod Security Standard asks, and that only this node runs.
+fn pod(name: &str, spec: &WorkerSpec) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name },
+        "spec": {
+            "nodeSelector": { "kubernetes.io/hostname": spec.name },
+            "tolerations": [{ "operator": "Exists" }],
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 1,
+            "automountServiceAccountToken": false,
+            "securityContext": {
+                "runAsNonRoot": true, "runAsUser": 65534, "fsGroup": 65534, "seccompProfile": { "type": "RuntimeDefault" },
+            },
+            "containers": [{
+                "name": "probe", "image": spec.join.probe.image,
+                "securityContext": { "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } },
+                "volumeMounts": [{ "name": "volume", "mountPath": "/volume" }],
+                "resources": { "requests": { "cpu": "1m", "memory": "8Mi" }, "limits": { "memory": "32Mi" } },
+            }],
+            "volumes": [{ "name": "volume", "persistentVolumeClaim": { "claimName": name } }],
+        },
+    })
+}

@@ -1,0 +1,236 @@
+//! Workers are made for real: cloned, told how to join, joined, tried with a volume, and nothing secret is left.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use capplan_model::Reading;
+use capplan_model::ids::{HostName, VmId};
+use capplan_model::pve::{Disk, Guest, GuestConfig};
+use capplan_model::scenario::Scenario;
+use capplan_model::units::Bytes;
+use capplan_rig::double::READER;
+use capplan_rig::kube::{Api, Call};
+use capplan_rig::operator::Operator;
+use capplan_rig::plant::MissingOwners;
+use capplan_rig::{Failure, Rig, objects, placement};
+use serde_json::{Value, json};
+
+use crate::support::World;
+use crate::{Tested, printed_roles, skipped, world};
+
+const WORKERS: &str = r#"
+format = "capplan.scenario/1"
+title = "Two workers, and a template for more"
+now = "2026-03-02T06:00:00Z"
+
+[[hosts]]
+name = "pve1"
+memory = "256GiB"
+available = "60GiB"
+cpus = 32
+pools = [{ name = "pve/data", size = "2TiB", used = "200GiB", metadata_size = "16GiB", metadata_used = "1GiB" }]
+
+[[nodes]]
+name = "w1"
+vmid = 201
+host = "pve1"
+memory = "8GiB"
+cpus = 4
+labels = { "topology.kubernetes.io/region" = "lab", "topology.kubernetes.io/zone" = "pve1", "node-role.kubernetes.io/worker" = "" }
+
+[[nodes]]
+name = "w2"
+vmid = 202
+host = "pve1"
+memory = "8GiB"
+cpus = 4
+labels = { "topology.kubernetes.io/region" = "lab", "topology.kubernetes.io/zone" = "pve1", "node-role.kubernetes.io/worker" = "" }
+"#;
+
+/// Plays the provisioner while it lives: claims get volumes, and volumes of claims that are gone go.
+struct Provisioner {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Provisioner {
+    fn start(api: Api, operator: Operator) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                drop(provision(&api, &operator));
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Provisioner {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        drop(self.thread.take().map(JoinHandle::join));
+    }
+}
+
+fn provision(api: &Api, operator: &Operator) -> Tested {
+    for claim in api.list("/api/v1/persistentvolumeclaims")? {
+        let chosen = claim.pointer("/metadata/annotations/volume.kubernetes.io~1selected-node").is_some();
+        if chosen && claim["spec"]["volumeName"].is_null() {
+            let name = format!("vm-9999-pvc-{}", claim["metadata"]["uid"].as_str().unwrap_or_default());
+            let form = [("vmid", "9999"), ("filename", name.as_str()), ("size", "1G")];
+            drop(operator.change(http::Method::POST, "/nodes/pve1/storage/local-lvm/content", &form));
+        }
+    }
+    placement::provision(api)?;
+    for volume in api.list("/api/v1/persistentvolumes")? {
+        if volume["status"]["phase"] == "Released" {
+            api.call(Call::delete(format!(
+                "/api/v1/persistentvolumes/{}",
+                volume["metadata"]["name"].as_str().unwrap_or_default()
+            )))?;
+        }
+    }
+    Ok(())
+}
+
+/// What the tool may do on Proxmox VE, as `deploy/pve-role-apply.sh` grants it.
+const GRANTS: [(&str, &[&str]); 6] = [
+    ("/", &READER),
+    (
+        "/vms",
+        &[
+            "VM.Audit",
+            "VM.Allocate",
+            "VM.PowerMgmt",
+            "VM.Config.Options",
+            "VM.Config.Disk",
+            "VM.Config.CPU",
+            "VM.Config.Memory",
+            "VM.Config.Network",
+            "VM.Config.CDROM",
+            "VM.Config.Cloudinit",
+        ],
+    ),
+    ("/vms/9000", &["VM.Audit", "VM.Clone"]),
+    ("/storage/local-lvm", &["Datastore.Audit", "Datastore.AllocateSpace"]),
+    ("/storage/local", &["Datastore.Audit", "Datastore.AllocateTemplate", "Datastore.Allocate"]),
+    ("/sdn/zones/localnetwork/vmbr0", &["SDN.Use"]),
+];
+
+/// A rig with two workers and a template, and a world whose account may just do what is needed.
+fn started() -> Result<(Rig, World, Provisioner), Failure> {
+    let mut snapshot = Scenario::parse(WORKERS).expect("a valid scenario").snapshot();
+    if let Some(Reading::Known(guests)) = snapshot.pve.first_mut().map(|pve| &mut pve.guests) {
+        for (number, guest) in guests.iter_mut().enumerate() {
+            if let Reading::Known(config) = &mut guest.config {
+                config.addresses = vec![format!("10.0.20.{}/24", 101 + number)];
+                config.gateway = Some("10.0.20.1".to_owned());
+                config.net0 = Some(format!("virtio=BC:24:11:00:00:0{number},bridge=vmbr0"));
+            }
+        }
+        guests.push(template());
+    }
+    let mut rig = Rig::start()?;
+    rig.plant(objects::of(&snapshot), MissingOwners::Drop)?;
+    rig.plant(printed_roles(), MissingOwners::Drop)?;
+    rig.start_double(&snapshot)?;
+    rig.double()?.grant(&GRANTS)?;
+    rig.start_machines(&["--adopt", "--lease-seconds", "2", "--discovery-timeout", "6s", "--driver-delay", "500ms"])?;
+    rig.start_controllers()?;
+    let class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "proxmox"},
+        "provisioner": "csi.proxmox.sinextra.dev", "volumeBindingMode": "WaitForFirstConsumer",
+        "reclaimPolicy": "Delete", "parameters": {"storage": "local-lvm"}});
+    rig.api().call(Call::post("/apis/storage.k8s.io/v1/storageclasses", class))?;
+    let agent = json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "agent"}, "spec": {
+        "selector": {"matchLabels": {"app": "agent"}}, "template": {"metadata": {"labels": {"app": "agent"}},
+            "spec": {"containers": [{"name": "agent", "image": "registry.example/agent:1",
+                                     "resources": {"requests": {"memory": "64Mi"}}}]}}}});
+    rig.api().call(Call::post("/apis/apps/v1/namespaces/default/daemonsets", agent))?;
+    let mut world = world(&mut rig)?;
+    world.set("KUBECONFIG", rig.account("capplan-apply")?.display().to_string());
+    let policy = world.run(&["policy"]).done().out;
+    let server = format!("[join]\nserver = \"{}\"", rig.server()?);
+    let policy = world.write("policy.toml", policy.replace("[join]", &server));
+    world.set("CAPPLAN_POLICY", policy);
+    let provisioner = Provisioner::start(rig.api().clone(), rig.double()?.operator().clone());
+    Ok((rig, world, provisioner))
+}
+
+fn template() -> Guest {
+    let disk = |volume: &str, size, cdrom| Disk { volume: volume.into(), size: Some(size), cdrom, ..Disk::default() };
+    let config = GuestConfig {
+        name: "k8s-template".into(),
+        memory: Bytes::gib(2),
+        cores: 2,
+        uuid: Some("00000000-0000-4000-8000-000000009000".into()),
+        disks: [
+            ("scsi0".to_owned(), disk("local-lvm:base-9000-disk-0", Bytes::gib(4), false)),
+            ("ide2".to_owned(), disk("local-lvm:vm-9000-cloudinit", Bytes(4 << 20), true)),
+        ]
+        .into(),
+        net0: Some("virtio=BC:24:11:00:90:00,bridge=vmbr0".into()),
+        ..GuestConfig::default()
+    };
+    Guest {
+        vmid: VmId(9000),
+        host: HostName::from("pve1"),
+        name: "k8s-template".into(),
+        template: true,
+        max_memory: Bytes::gib(2),
+        cpus: 2,
+        config: Reading::Known(config),
+        ..Guest::default()
+    }
+}
+
+/// A worker is there, whole, and nothing else is.
+fn joined(rig: &mut Rig, name: &str, vmid: u32) -> Tested {
+    let node = rig.api().get(&format!("/api/v1/nodes/{name}"))?;
+    let labels = &node["metadata"]["labels"];
+    assert_eq!(labels["topology.kubernetes.io/zone"], "pve1", "{labels}");
+    assert_eq!(labels["node-role.kubernetes.io/worker"], "", "{labels}");
+    assert_eq!(node["spec"]["providerID"], format!("proxmox://lab/{vmid}"));
+    let csi = rig.api().get(&format!("/apis/storage.k8s.io/v1/csinodes/{name}"))?;
+    assert_eq!(csi["spec"]["drivers"][0]["allocatable"]["count"], 28, "{csi}");
+    let guest = rig.double()?.guest(vmid)?;
+    let config = &guest["config"];
+    assert_eq!((&guest["power"], &config["onboot"], &config["tags"]), (&json!("running"), &json!(1), &json!("capplan")));
+    assert_eq!((&config["name"], &config["memory"]), (&json!(name), &json!("8192")), "{config}");
+    assert!(config["ide2"].as_str().is_some_and(|text| text.starts_with("none")), "{config}");
+    assert!(config["ipconfig0"].as_str().is_some_and(|text| text.contains("gw=10.0.20.1")), "{config}");
+    assert!(config.as_object().expect("options").values().all(|value| !value.to_string().contains("vm-9999")), "{config}");
+    tidy(rig)
+}
+
+/// Nothing that a run makes for a while is left.
+fn tidy(rig: &mut Rig) -> Tested {
+    let secrets = rig.api().list("/api/v1/namespaces/kube-system/secrets")?;
+    let ours = |one: &&Value| one["type"] == "bootstrap.kubernetes.io/token" && one["data"]["description"].is_string();
+    let left: Vec<&Value> = secrets.iter().filter(ours).map(|one| &one["metadata"]["name"]).collect();
+    assert!(left.is_empty(), "{left:?}");
+    for what in ["pods", "persistentvolumeclaims"] {
+        let left = rig.api().list(&format!("/api/v1/namespaces/capplan-probe/{what}"))?;
+        assert_eq!(left, Vec::<Value>::new());
+    }
+    let images = rig.double()?.operator().get("/nodes/pve1/storage/local/content?content=iso")?;
+    assert_eq!(images, json!([]), "an image is left");
+    Ok(())
+}
+
+#[test]
+fn a_worker_is_cloned_joins_and_proves_itself() -> Tested {
+    if skipped() {
+        return Ok(());
+    }
+    let (mut rig, world, _provisioner) = started()?;
+    let add = ["apply", "add-worker", "--memory", "8GiB", "--like", "w1", "--yes"];
+    let done = world.run(&add).done();
+    println!("{}", done.err);
+    joined(&mut rig, "w3", 203)?;
+    assert_eq!(rig.double()?.violations()?, Vec::<Value>::new());
+    Ok(())
+}
