@@ -1,5 +1,6 @@
 //! Workers are made for real: cloned, told how to join, joined, tried with a volume, and nothing secret is left.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -10,6 +11,7 @@ use capplan_model::ids::{HostName, VmId};
 use capplan_model::pve::{Disk, Guest, GuestConfig};
 use capplan_model::scenario::Scenario;
 use capplan_model::units::Bytes;
+use capplan_rig::control_plane::Component;
 use capplan_rig::double::READER;
 use capplan_rig::kube::{Api, Call};
 use capplan_rig::operator::Operator;
@@ -17,8 +19,9 @@ use capplan_rig::plant::MissingOwners;
 use capplan_rig::{Failure, Rig, objects, placement};
 use serde_json::{Value, json};
 
-use crate::support::World;
-use crate::{Tested, printed_roles, skipped, world};
+use crate::apply::{done, lines};
+use crate::support::{STATE, World};
+use crate::{Tested, printed_roles, skipped_without_own_plane, world};
 
 const WORKERS: &str = r#"
 format = "capplan.scenario/1"
@@ -150,6 +153,7 @@ fn started() -> Result<(Rig, World, Provisioner), Failure> {
             "spec": {"containers": [{"name": "agent", "image": "registry.example/agent:1",
                                      "resources": {"requests": {"memory": "64Mi"}}}]}}}});
     rig.api().call(Call::post("/apis/apps/v1/namespaces/default/daemonsets", agent))?;
+    rig.start_gate()?;
     let mut world = world(&mut rig)?;
     world.set("KUBECONFIG", rig.account("capplan-apply")?.display().to_string());
     let policy = world.run(&["policy"]).done().out;
@@ -223,7 +227,7 @@ fn tidy(rig: &mut Rig) -> Tested {
 
 #[test]
 fn a_worker_is_cloned_joins_and_proves_itself() -> Tested {
-    if skipped() {
+    if skipped_without_own_plane() {
         return Ok(());
     }
     let (mut rig, world, _provisioner) = started()?;
@@ -231,6 +235,149 @@ fn a_worker_is_cloned_joins_and_proves_itself() -> Tested {
     let done = world.run(&add).done();
     println!("{}", done.err);
     joined(&mut rig, "w3", 203)?;
+    assert_eq!(rig.double()?.violations()?, Vec::<Value>::new());
+    Ok(())
+}
+
+/// Where a run is killed.
+#[derive(Clone, Copy, Debug)]
+enum Point {
+    /// As soon as so many lines of its journal are on disk.
+    Line(usize),
+    /// Before or after the n-th change of that kind on Proxmox VE: its answer is lost, and nothing is done since.
+    Pve(&'static str, &'static str, usize, bool),
+    /// The same in Kubernetes, by a regular expression of the path.
+    Kube(&'static str, &'static str, usize, bool),
+}
+
+/// Every change that an addition makes: method, path, and which of its kind.
+const PVE: [(&str, &str, usize); 8] = [
+    ("POST", "/nodes/pve1/qemu/9000/clone", 0),
+    ("PUT", "/nodes/pve1/qemu/203/resize", 0),
+    ("POST", "/nodes/pve1/qemu/203/config", 0),
+    ("POST", "/nodes/pve1/storage/local/upload", 0),
+    ("POST", "/nodes/pve1/qemu/203/config", 1),
+    ("POST", "/nodes/pve1/qemu/203/status/start", 0),
+    ("DELETE", "/nodes/{node}/storage/{storage}/content/{volume}", 0),
+    ("POST", "/nodes/pve1/qemu/203/config", 2),
+];
+const KUBE: [(&str, &str, usize); 9] = [
+    ("DELETE", "/api/v1/namespaces/kube-system/secrets/.*", 0),
+    ("POST", "/api/v1/namespaces/kube-system/secrets", 0),
+    ("DELETE", "/api/v1/namespaces/kube-system/secrets/.*", 1),
+    ("PATCH", "/api/v1/nodes/w3", 0),
+    ("POST", "/api/v1/namespaces/capplan-probe/persistentvolumeclaims", 0),
+    ("POST", "/api/v1/namespaces/capplan-probe/pods", 0),
+    ("DELETE", "/api/v1/namespaces/capplan-probe/pods/.*", 0),
+    ("DELETE", "/api/v1/namespaces/capplan-probe/pods/.*", 1),
+    ("DELETE", "/api/v1/namespaces/capplan-probe/persistentvolumeclaims/.*", 1),
+];
+/// More lines than the journal of an addition has.
+const LINES: usize = 40;
+
+fn points() -> Vec<Point> {
+    let both = [false, true];
+    let pve = PVE.iter().flat_map(|one| both.map(|after| Point::Pve(one.0, one.1, one.2, after)));
+    let kube = KUBE.iter().flat_map(|one| both.map(|after| Point::Kube(one.0, one.1, one.2, after)));
+    (1..LINES).map(Point::Line).chain(pve).chain(kube).collect()
+}
+
+/// Loses the answer of the request that is meant; those of its kind before it pass.
+fn lose(rig: &mut Rig, method: &str, path: &str, skip: usize, after: bool, pve: bool) -> Tested {
+    let passes = json!({"method": method, "path": path, "times": 1, "delay": 0.001});
+    let lost = json!({"method": method, "path": path, "times": 1, "reset": true, "after": after});
+    for rule in std::iter::repeat_n(&passes, skip).chain([&lost]) {
+        if pve { rig.double()?.fail(rule)? } else { rig.gate()?.fail(rule)? }
+    }
+    Ok(())
+}
+
+/// Takes a worker away, so that the next one is made under the same name and number.
+fn discard(rig: &mut Rig, name: &str, vmid: u32) -> Tested {
+    let operator = rig.double()?.operator().clone();
+    operator.power("pve1", vmid, "stop")?;
+    operator.change(http::Method::DELETE, &format!("/nodes/pve1/qemu/{vmid}"), &[("purge", "1")])?;
+    rig.api().call(Call::delete(format!("/api/v1/nodes/{name}"))).map(drop)
+}
+
+#[test]
+fn a_worker_that_is_made_under_kills_is_made_once() -> Tested {
+    if skipped_without_own_plane() {
+        return Ok(());
+    }
+    let (mut rig, world, _provisioner) = started()?;
+    // All of them take a quarter of an hour; a few of each kind show what they show.
+    let full = std::env::var("CAPPLAN_MATRIX").as_deref() == Ok("full");
+    let all: Vec<Point> = points();
+    let chosen = all.iter().enumerate().filter(|(number, _)| full || number % 11 == 3);
+    let add = ["apply", "add-worker", "--memory", "8GiB", "--like", "w1", "--yes"];
+    let (mut killed, mut seen, mut crashed) = (0, 0, 0);
+    let mut lines_end = false;
+    for (number, point) in chosen {
+        if lines_end && matches!(point, Point::Line(_)) {
+            continue;
+        }
+        let started = std::time::Instant::now();
+        match *point {
+            Point::Line(_) => {}
+            Point::Pve(method, path, skip, after) => lose(&mut rig, method, path, skip, after, true)?,
+            Point::Kube(method, path, skip, after) => lose(&mut rig, method, path, skip, after, false)?,
+        }
+        let runs = || std::fs::read_dir(world.path(STATE).join("runs")).map_or(0, Iterator::count);
+        let before = runs().max(1);
+        let said = File::create(world.path("said")).expect("a file of ours");
+        let mut child = world.command(&add).stderr(said).spawn().expect("it starts");
+        let told = || std::fs::read_to_string(world.path("said")).expect("a file of ours");
+        let reached = || match *point {
+            Point::Line(line) => runs() > before && lines(&world) >= line,
+            Point::Pve(..) | Point::Kube(..) => told().contains("; again in "),
+        };
+        while !reached() && child.try_wait().expect("a child").is_none() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let ended = child.try_wait().expect("a child").is_some();
+        drop(child.kill());
+        child.wait().expect("a child");
+        rig.double()?.heal()?;
+        rig.gate()?.heal()?;
+        let dies = !ended && number % 3 == 0;
+        if dies && number % 2 == 0 {
+            rig.double()?.kill();
+            rig.double()?.restart()?;
+            // Our own connections died with it: the first request only finds that out.
+            drop(rig.double()?.guests());
+            drop(rig.double()?.operator().get("/version"));
+        } else if dies {
+            rig.plane()?.kill(Component::ApiServer);
+            rig.plane()?.start(Component::ApiServer)?;
+        }
+        crashed += usize::from(dies);
+        if ended {
+            assert!(matches!(point, Point::Line(_)), "{point:?} was not reached: {}", told());
+            lines_end = true;
+        } else {
+            killed += 1;
+            let begun = lines(&world) > 0 && runs() > before;
+            world.run(if begun { &["resume"][..] } else { &add[..] }).done();
+        }
+        let wrong = |failure: Failure| Failure::new(format!("{point:?}: {failure}; {}", told()));
+        joined(&mut rig, "w3", 203).map_err(wrong)?;
+        let guests = rig.double()?.guests()?;
+        assert_eq!(guests.iter().filter(|one| one["name"] == "w3").count(), 1, "{point:?}");
+        assert_eq!(guests.len(), 4, "{point:?}: {guests:?}");
+        assert_eq!(rig.api().list("/api/v1/nodes")?.len(), 3, "{point:?}");
+        let requests = rig.double()?.requests()?;
+        for (method, end) in [("POST", "/qemu/9000/clone"), ("POST", "/qemu/203/status/start")] {
+            let times = done(&requests[seen..], method, end);
+            // A host whose API dies takes the task along that it had accepted.
+            assert!(times <= 1 + usize::from(dies), "{point:?}: {method} {end} {times} times");
+        }
+        seen = requests.len();
+        discard(&mut rig, "w3", 203)?;
+        println!("{point:?}{} {:.0} s", if dies { ", and a server" } else { "" }, started.elapsed().as_secs_f64());
+    }
+    println!("killed at {killed} points, a server as well at {crashed} of them");
+    assert!(killed >= 5, "{killed}");
     assert_eq!(rig.double()?.violations()?, Vec::<Value>::new());
     Ok(())
 }
