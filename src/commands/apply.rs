@@ -52,6 +52,24 @@ enum What {
         #[command(flatten)]
         try_or_do: TryOrDo,
     },
+    /// Make a worker again of a VM that was one and is off: it is reset, and joins anew
+    ReAdd {
+        /// Name of the VM
+        #[arg(value_name = "SPARE")]
+        spare: String,
+        #[command(flatten)]
+        try_or_do: TryOrDo,
+    },
+    /// Add a worker like this one, then take this one out
+    ReplaceWorker {
+        /// The worker
+        #[arg(value_name = "NODE")]
+        node: String,
+        #[command(flatten)]
+        fate: Fate,
+        #[command(flatten)]
+        try_or_do: TryOrDo,
+    },
     /// Take a worker out: empty it, delete its Node, shut its VM down
     ///
     /// Its VM stays, off and kept from starting with its host, unless it is to be destroyed.
@@ -59,12 +77,8 @@ enum What {
         /// The worker
         #[arg(value_name = "NODE")]
         node: String,
-        /// Keep the VM, off: the default
-        #[arg(long, conflicts_with = "destroy")]
-        keep_as_spare: bool,
-        /// Destroy the VM with its own disks; it must have the tag `capplan`
-        #[arg(long)]
-        destroy: bool,
+        #[command(flatten)]
+        fate: Fate,
         /// Do it although the policy's rules for it do not hold; the plan says so
         #[arg(long = "override", value_name = "REASON")]
         anyway: Option<String>,
@@ -74,6 +88,17 @@ enum What {
         #[command(flatten)]
         try_or_do: TryOrDo,
     },
+}
+
+/// What becomes of the VM of a worker that is taken out.
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct Fate {
+    /// Keep the VM, off, its credentials useless: the default
+    #[arg(long, conflicts_with = "destroy")]
+    keep_as_spare: bool,
+    /// Destroy the VM with its own disks; it must have the tag `capplan`
+    #[arg(long)]
+    destroy: bool,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -135,7 +160,12 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
     let runs = Runs::of(&config.state_dir);
     let try_or_do = match &args.what {
         None => &args.try_or_do,
-        Some(What::AddWorker { try_or_do, .. } | What::RemoveWorker { try_or_do, .. }) => try_or_do,
+        Some(
+            What::AddWorker { try_or_do, .. }
+            | What::ReAdd { try_or_do, .. }
+            | What::ReplaceWorker { try_or_do, .. }
+            | What::RemoveWorker { try_or_do, .. },
+        ) => try_or_do,
     };
     let lock = if try_or_do.dry_run { None } else { Some(only_run(&runs)?) };
     let plan = match (&args.what, &args.plan) {
@@ -143,10 +173,17 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
             let wanted = Wanted { count: wanted.count.or(Some(1)), ..wanted.wanted() };
             super::plan::live(&config, &Request::ScaleUp(Box::new(wanted))).await?
         }
-        (Some(What::RemoveWorker { node, destroy, anyway, confirm_no_growth, .. }), _) => {
+        (Some(What::ReAdd { spare, .. }), _) => super::plan::live(&config, &Request::Wake(spare.as_str().into())).await?,
+        (Some(What::ReplaceWorker { node, fate, .. }), _) => {
+            config.policy.plan.no_growth_confirmed = true;
+            let node = Some(node.as_str().into());
+            let removal = Removal { count: Count::Exactly(1), node, anyway: None, destroy: fate.destroy };
+            super::plan::live(&config, &Request::Replace(removal)).await?
+        }
+        (Some(What::RemoveWorker { node, fate, anyway, confirm_no_growth, .. }), _) => {
             config.policy.plan.no_growth_confirmed |= *confirm_no_growth;
             let node = Some(node.as_str().into());
-            let removal = Removal { count: Count::Exactly(1), node, anyway: anyway.clone(), destroy: *destroy };
+            let removal = Removal { count: Count::Exactly(1), node, anyway: anyway.clone(), destroy: fate.destroy };
             super::plan::live(&config, &Request::ScaleDown(removal)).await?
         }
         (None, Some(path)) => saved(path)?,

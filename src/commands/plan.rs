@@ -300,7 +300,9 @@ fn read_claims(path: &Path) -> Result<Vec<PresenceClaim>, CliError> {
 fn refused(error: PlanError) -> CliError {
     let exit = match &error {
         PlanError::Unknown { .. } => Exit::InsufficientData,
-        PlanError::NoNode { .. } | PlanError::NoHost { .. } | PlanError::NotAWorker { .. } => Exit::Usage,
+        PlanError::NoNode { .. } | PlanError::NoHost { .. } | PlanError::NoSpare { .. } | PlanError::NotAWorker { .. } => {
+            Exit::Usage
+        }
         PlanError::Audit(_) => Exit::Unexpected,
     };
     CliError::from_error(exit, &error)

@@ -127,9 +127,14 @@ fn a_worker_that_is_removed_is_empty_gone_off_and_stays_off() -> Tested {
     remove("--destroy").ends(4).says(&["it has no tag `capplan`", "nothing was changed"]);
     let refused = remove("").ends(4);
     let vm = format!("/vms/{vmid}");
-    let lacking = [format!("VM.PowerMgmt on {vm}"), format!("VM.Config.Options on {vm}"), "nothing was changed".to_owned()];
+    let lacking =
+        [format!("VM.PowerMgmt on {vm}"), format!("VM.Config.CDROM on {vm}"), "AllocateTemplate on /storage/local".to_owned()];
     refused.says(&lacking.each_ref().map(String::as_str));
-    rig.double()?.grant(&[("/", &READER), (&vm, &["VM.Audit", "VM.PowerMgmt", "VM.Config.Options"])])?;
+    rig.double()?.grant(&[
+        ("/", &READER),
+        (&vm, &["VM.Audit", "VM.PowerMgmt", "VM.Config.Options", "VM.Config.CDROM"]),
+        ("/storage/local", &["Datastore.Audit", "Datastore.AllocateTemplate"]),
+    ])?;
     remove("--keep-as-spare").done();
     assert!(settled(rig.api())?.iter().all(|(node, _)| *node != gone));
     let nodes = rig.api().list("/api/v1/nodes")?;

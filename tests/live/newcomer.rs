@@ -221,7 +221,8 @@ fn tidy(rig: &mut Rig) -> Tested {
         assert_eq!(left, Vec::<Value>::new());
     }
     let images = rig.double()?.operator().get("/nodes/pve1/storage/local/content?content=iso")?;
-    assert_eq!(images, json!([]), "an image is left");
+    let left: Vec<&str> = images.as_array().into_iter().flatten().filter_map(|one| one["volid"].as_str()).collect();
+    assert!(left.iter().all(|volume| volume.contains("capplan-spare-")), "an image is left: {left:?}");
     Ok(())
 }
 
@@ -235,6 +236,53 @@ fn a_worker_is_cloned_joins_and_proves_itself() -> Tested {
     let done = world.run(&add).done();
     println!("{}", done.err);
     joined(&mut rig, "w3", 203)?;
+    assert_eq!(rig.double()?.violations()?, Vec::<Value>::new());
+    Ok(())
+}
+
+#[test]
+fn a_spare_cannot_come_back_by_itself_and_is_a_worker_again_when_it_is_asked_for() -> Tested {
+    if skipped_without_own_plane() {
+        return Ok(());
+    }
+    let (mut rig, world, _provisioner) = started()?;
+    world.run(&["apply", "add-worker", "--memory", "8GiB", "--like", "w1", "--yes"]).done();
+    world.run(&["apply", "remove-worker", "w3", "--keep-as-spare", "--override", "test", "--yes"]).done();
+    let guest = rig.double()?.guest(203)?;
+    assert_eq!((&guest["power"], &guest["config"]["onboot"]), (&json!("stopped"), &json!(0)), "{guest}");
+    assert_eq!(guest["config"]["tags"], "capplan;capplan-spare");
+    // Somebody starts it: it has a certificate that is good for a year, and must not use it.
+    let operator = rig.double()?.operator().clone();
+    operator.power("pve1", 203, "start")?;
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(rig.api().list("/api/v1/nodes")?.len(), 2, "a zombie");
+    operator.power("pve1", 203, "stop")?;
+
+    world.run(&["apply", "re-add", "w9", "--yes"]).ends(2).says(&["spares: w3"]);
+    world.run(&["apply", "re-add", "w3", "--yes"]).done();
+    joined(&mut rig, "w3", 203)?;
+
+    // Another that came less than an hour ago is a reason to wait.
+    world.run(&["apply", "add-worker", "--memory", "8GiB", "--yes"]).ends(4).says(&["w3", "nothing was changed"]);
+    assert_eq!(rig.double()?.violations()?, Vec::<Value>::new());
+    Ok(())
+}
+
+#[test]
+fn a_worker_is_replaced_by_one_that_is_there_before_it_goes() -> Tested {
+    if skipped_without_own_plane() {
+        return Ok(());
+    }
+    let (mut rig, world, _provisioner) = started()?;
+    world
+        .run(&["apply", "replace-worker", "w2", "--destroy", "--yes"])
+        .ends(4)
+        .says(&["no tag `capplan`", "nothing was changed"]);
+    let replaced = world.run(&["apply", "replace-worker", "w2", "--yes"]).done();
+    joined(&mut rig, "w3", 203).map_err(|failure| Failure::new(format!("{failure}: {}", replaced.err)))?;
+    let names: Vec<Value> = rig.api().list("/api/v1/nodes")?.iter().map(|one| one["metadata"]["name"].clone()).collect();
+    assert_eq!(names, [json!("w1"), json!("w3")]);
+    assert_eq!(rig.double()?.guest(202)?["config"]["tags"], "capplan-spare");
     assert_eq!(rig.double()?.violations()?, Vec::<Value>::new());
     Ok(())
 }

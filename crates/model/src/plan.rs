@@ -87,6 +87,8 @@ pub enum Action {
     MoveClaims,
     /// Start a stopped worker again.
     WakeSpare,
+    /// Add a worker, then remove another.
+    Replace,
     /// Change the size of a guest.
     ResizeGuest,
     /// Nothing here helps: the shared disk is the bottleneck.
@@ -111,6 +113,7 @@ impl Action {
             Self::RightSize => "right-size",
             Self::MoveClaims => "move-claims",
             Self::WakeSpare => "wake-spare",
+            Self::Replace => "replace",
             Self::ResizeGuest => "resize-guest",
             Self::IoVeto => "io-veto",
             Self::InsufficientData => "insufficient-data",
@@ -530,6 +533,16 @@ pub enum StepAction {
         /// The guest.
         guest: GuestRef,
     },
+    /// Makes the credentials of a worker that is off useless: it is given an image that resets it whenever it
+    /// is started, and a tag that says so.
+    DisarmGuest {
+        /// The guest.
+        guest: GuestRef,
+        /// Drive that the image is put into.
+        slot: String,
+        /// How it had joined.
+        join: Join,
+    },
     /// Destroys a guest with its own disks.
     DestroyGuest {
         /// The guest.
@@ -704,6 +717,13 @@ pub enum Condition {
         node: NodeName,
         /// The labels.
         labels: BTreeMap<String, String>,
+    },
+    /// The guest resets itself when it is started.
+    Disarmed {
+        /// The guest.
+        guest: GuestRef,
+        /// Storage of its image.
+        storage: String,
     },
     /// The guest runs.
     GuestRunning {

@@ -223,6 +223,9 @@ pub struct Guest {
 /// Tag of the VMs that capplan may destroy: those that it made, and those that were given to it.
 pub const OWN_TAG: &str = "capplan";
 
+/// Tag of VMs that were workers, are off, and reset themselves when they are started.
+pub const SPARE_TAG: &str = "capplan-spare";
+
 /// Why a guest must not be destroyed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotDisposable {

@@ -6,10 +6,10 @@ use capplan_model::ids::NodeName;
 use capplan_model::kube::{Node, Phase, Pod};
 use capplan_model::plan::{Condition, GuestRef, Plan, WorkerSpec};
 use capplan_model::policy::Seed;
-use capplan_model::pve::{Disk, Guest, GuestConfig, OWN_TAG, Power};
+use capplan_model::pve::{Disk, Guest, GuestConfig, OWN_TAG, Power, SPARE_TAG};
 use capplan_model::{Reading, Snapshot};
 
-use crate::join::seed_volume;
+use crate::join::{seed_volume, spare_volume};
 
 /// Whether a condition holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +99,12 @@ fn judge(condition: &Condition, seen: &Snapshot, against: Against<'_>) -> Checke
         }
         Condition::VolumesGone { node, guest } => volumes_gone(seen, node, guest.as_ref(), against),
         Condition::GuestIs { guest } => with_guest(seen, guest, against, |_| Ok(Verdict::Holds)),
+        Condition::Disarmed { guest, storage } => with_guest(seen, guest, against, |one| {
+            let volume = spare_volume(storage, guest.vmid);
+            let plugged = known(&one.config)?.disks.values().any(|disk| disk.volume == volume);
+            let tagged = one.tags.iter().any(|tag| tag == SPARE_TAG);
+            when(plugged && tagged, || format!("{guest} would join again as it is"))
+        }),
         Condition::GuestRunning { guest } => {
             with_guest(seen, guest, against, |one| when(one.power == Power::Running, || format!("{guest} is not running")))
         }

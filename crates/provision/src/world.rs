@@ -138,6 +138,11 @@ impl Needed {
             }
             StepAction::DeleteNode { .. } => self.kube("delete", "nodes"),
             StepAction::ShutDownGuest { guest } => self.guest(guest, &["VM.PowerMgmt"]),
+            StepAction::DisarmGuest { guest, join, .. } => {
+                self.guest(guest, &["VM.Config.CDROM", "VM.Config.Options"]);
+                let storage = format!("/storage/{}", join.storage);
+                self.pve(&guest.host, storage, &["Datastore.AllocateTemplate", "Datastore.Audit"]);
+            }
             StepAction::DestroyGuest { guest } => self.guest(guest, &["VM.Allocate"]),
             StepAction::KeepGuestOff { guest } => self.guest(guest, &["VM.Config.Options"]),
             StepAction::UnplugGhost { guest, .. } => self.guest(guest, &["VM.Config.Disk"]),

@@ -136,7 +136,7 @@ class Power:
         guest.qmpstatus = guest.status
         guest.started_at = time.time() if running else None
         if running:
-            guest.starts = getattr(guest, 'starts', 0) + 1
+            guest.starts = (getattr(guest, 'starts', 0) or 0) + 1
         else:
             guest.ended_at = time.time()
 

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use capplan_model::capacity::Dimension;
-use capplan_model::change::AddWorker;
 use capplan_model::history::{Point, Series};
 use capplan_model::ids::NodeName;
 use capplan_model::kube::{MAX_VOLUMES_LABEL, Node};
@@ -16,11 +15,12 @@ use jiff::Timestamp;
 
 use super::Scene;
 use super::board::{Board, Landing};
+use super::newcomer;
 use crate::capacity::{NodeUse, memory_share, node_uses};
 use crate::forecast::trend;
 use crate::rules::{Facts, Judgement, Verdict, combine, judge_all};
 use crate::scheduler::Cluster;
-use crate::simulate::{Effects, NewWorker, join_workers};
+use crate::simulate::{Effects, NewWorker};
 
 /// The cluster once every pod of a plan has moved and the nodes that go are gone.
 pub(super) fn snapshot(scene: &Scene<'_>, plan: &Plan, gone: &[NodeName]) -> Snapshot {
@@ -268,6 +268,7 @@ pub(super) fn end_state(scene: &Scene<'_>, board: &Board<'_>, plan: &Plan) -> Sn
             | StepAction::GrowDisk { .. }
             | StepAction::DropSeed { .. }
             | StepAction::Probe { .. }
+            | StepAction::DisarmGuest { .. }
             | StepAction::DeleteNode { .. }
             | StepAction::ShutDownGuest { .. }
             | StepAction::DestroyGuest { .. }
@@ -300,22 +301,13 @@ fn guest_mut(state: &mut Snapshot, meant: &GuestRef, alter: impl FnOnce(&mut Gue
 
 /// Lets a worker join under the name that the plan gives it.
 fn add_worker(scene: &Scene<'_>, board: &Board<'_>, spec: &WorkerSpec, after: &mut Snapshot) {
-    let add = AddWorker {
-        count: 1,
-        memory: Some(spec.memory),
-        cores: Some(spec.cores),
-        like: Some(spec.like.clone()),
-        host: Some(spec.host.clone()),
-        labels: spec.labels.clone(),
-    };
-    let Ok(joined) = join_workers(scene.ground, board.scheduler.cluster.clone(), board.plugs.clone(), &add) else { return };
+    let Some(worker) = newcomer::enter(scene, &mut board.clone(), spec) else { return };
     // A spare is the machine that it was.
     for pve in &mut after.pve {
         if let Reading::Known(guests) = &mut pve.guests {
             guests.retain(|guest| guest.host != spec.host || guest.vmid != spec.vmid);
         }
     }
-    let workers: Vec<NewWorker> = joined.workers.into_iter().map(|worker| worker.named(&spec.name, spec.vmid)).collect();
-    let added = workers.iter().flat_map(|worker| worker.daemons.clone()).collect();
-    Effects { added, workers, ..Effects::default() }.apply(after, &scene.ground.policy.attacher);
+    let added = worker.daemons.clone();
+    Effects { added, workers: vec![worker], ..Effects::default() }.apply(after, &scene.ground.policy.attacher);
 }

@@ -247,7 +247,9 @@ impl Audit<'_> {
                 }
                 self.deleted.insert(node.clone());
             }
-            StepAction::ShutDownGuest { guest } | StepAction::KeepGuestOff { guest } => self.stops(guest, step),
+            StepAction::ShutDownGuest { guest } | StepAction::KeepGuestOff { guest } | StepAction::DisarmGuest { guest, .. } => {
+                self.stops(guest, step)
+            }
             StepAction::DestroyGuest { guest } => {
                 self.stops(guest, step);
                 let needed = [Condition::GuestStopped { guest: guest.clone() }, Condition::Disposable { guest: guest.clone() }];
@@ -368,11 +370,7 @@ impl Audit<'_> {
     /// A guest may be kept off only once its node is empty, be stopped only once that is deleted, and only the
     /// one that was meant.
     fn stops(&mut self, meant: &GuestRef, step: &Step) {
-        let out = if matches!(step.change, StepAction::ShutDownGuest { .. } | StepAction::DestroyGuest { .. }) {
-            &self.deleted
-        } else {
-            &self.empty
-        };
+        let out = if matches!(step.change, StepAction::KeepGuestOff { .. }) { &self.empty } else { &self.deleted };
         let mine = out.iter().any(|node| self.ground.guest(node).is_some_and(|guest| GuestRef::of(guest) == *meant));
         // One that is off and no node harms nobody by staying off.
         let idle = matches!(step.change, StepAction::KeepGuestOff { .. })

@@ -3,24 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use capplan_model::Reading;
-use capplan_model::change::AddWorker;
 use capplan_model::ids::NodeName;
-use capplan_model::kube::{CONTROL_PLANE_LABEL, MAX_VOLUMES_LABEL, Node, PersistentVolume, Pod};
+use capplan_model::kube::{CONTROL_PLANE_LABEL, MAX_VOLUMES_LABEL, PersistentVolume, Pod};
 use capplan_model::plan::{Action, Condition, Feasibility, GuestRef, Optimality, Plan, StepAction};
 use capplan_model::policy::Measure;
-use capplan_model::pve::{Guest, GuestKind, Power};
 use capplan_model::slots::VolumeSlots;
 use capplan_model::units::Bytes;
 
 use super::after::Standing;
 use super::blockers::unsafe_to_move;
 use super::board::Board;
-use super::scale_up::Wanted;
-use super::spec;
-use super::{Scene, after, even, newcomer, scale_down, scale_up, steps};
+use super::spare::spares;
+use super::{Scene, after, even, scale_down, scale_up, steps};
 use crate::capacity::memory_share;
 use crate::rules::Facts;
-use crate::simulate::join_workers;
 
 /// A lever that was tried.
 pub(super) enum Tried {
@@ -255,80 +251,6 @@ pub(super) fn rebalance(scene: &Scene<'_>, board: &Board<'_>, standing: &Standin
     steps::of_moves(&plan, &mut list);
     plan.steps = list.done();
     Tried::Works(Box::new(plan))
-}
-
-/// Stopped VMs that were workers: named like one, and no node.
-pub(super) fn spares<'s>(scene: &Scene<'s>) -> Vec<&'s Guest> {
-    let nodes: Vec<&Node> = scene.ground.snapshot.workers().into_known().unwrap_or_default();
-    let stem = |name: &str| name.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned();
-    let stems: BTreeSet<String> = nodes.iter().map(|node| stem(node.name.as_str())).filter(|stem| !stem.is_empty()).collect();
-    let is_spare = |guest: &&Guest| {
-        guest.kind == GuestKind::Qemu
-            && !guest.template
-            && guest.power == Power::Stopped
-            && stem(&guest.name) != guest.name
-            && stems.contains(&stem(&guest.name))
-            && nodes.iter().all(|node| node.name.as_str() != guest.name)
-    };
-    scene.ground.snapshot.guests().filter(is_spare).collect()
-}
-
-/// A stopped worker is started and joins again.
-pub(super) fn wake_spare(scene: &Scene<'_>, board: &Board<'_>, standing: &Standing<'_>, empty: &Plan) -> Tried {
-    let mut why = "there is no stopped VM that was a worker".to_owned();
-    for guest in spares(scene) {
-        // A volume that was left in it would be in two machines at once.
-        let Some(config) = guest.config.known() else {
-            why = format!("{} ({}): its configuration is not known", guest.name, guest.vmid);
-            continue;
-        };
-        if let Some((slot, disk)) = config.disks.iter().find(|(_, disk)| disk.is_csi()) {
-            why = format!("{} ({}) still has volume {} on {slot}: take it out first", guest.name, guest.vmid, disk.volume);
-            continue;
-        }
-        let add = AddWorker {
-            count: 1,
-            memory: Some(guest.memory()),
-            cores: (guest.cpus > 0).then_some(guest.cpus),
-            host: Some(guest.host.clone()),
-            like: spec::like(scene, &Wanted::default()),
-            ..AddWorker::default()
-        };
-        let joined = match join_workers(scene.ground, board.scheduler.cluster.clone(), board.plugs.clone(), &add) {
-            Ok(joined) => joined,
-            Err(error) => {
-                why = error.to_string();
-                continue;
-            }
-        };
-        if let Some(refused) = joined.workers.iter().find_map(|worker| worker.refused.as_ref()) {
-            let text = match refused {
-                crate::simulate::Refusal::NoRoom(text) | crate::simulate::Refusal::Unknown(text) => text,
-            };
-            why = format!("{} ({}): {text}", guest.name, guest.vmid);
-            continue;
-        }
-        let state = after::with_workers(scene, &board.scheduler.cluster, &[], &joined.workers);
-        if let Some((rule, text)) = standing.left(scene, state).first() {
-            why = format!("with {} ({}) `{rule}` {text}", guest.name, guest.vmid);
-            continue;
-        }
-        let mut list = steps::Steps::default();
-        let workers: Vec<_> = joined.workers.iter().take(1).map(|worker| spec::of_spare(scene, guest, worker)).collect();
-        for worker in &workers {
-            newcomer::joins(scene, worker, &GuestRef::of(guest), std::slice::from_ref(&worker.name), &mut list);
-        }
-        return Tried::Works(Box::new(Plan {
-            workers,
-            action: Action::WakeSpare,
-            target: Some(format!("{} ({})", guest.name, guest.vmid)),
-            feasibility: Feasibility::Feasible,
-            because: vec![format!("{} is there already: {} of memory and no disk to clone", guest.name, guest.memory())],
-            steps: list.done(),
-            ..empty.clone()
-        }));
-    }
-    Tried::Rejected(why)
 }
 
 /// Requests are lowered to what is used.

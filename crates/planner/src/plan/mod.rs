@@ -16,9 +16,11 @@ mod levers;
 mod newcomer;
 mod next;
 mod rehearse;
+mod replace;
 mod reshuffle;
 mod scale_down;
 mod scale_up;
+mod spare;
 mod spec;
 mod steps;
 
@@ -59,6 +61,10 @@ pub enum Request {
     Evacuate(HostName),
     /// Remove workers.
     ScaleDown(Removal),
+    /// Make a worker again of a VM that was one and is off.
+    Wake(NodeName),
+    /// Add a worker like this one, then remove this one.
+    Replace(Removal),
 }
 
 /// Which workers are removed, and what becomes of them.
@@ -114,6 +120,14 @@ pub enum PlanError {
     /// No host of that name.
     #[error("there is no host {name}; there are {known}")]
     NoHost {
+        /// The name.
+        name: String,
+        /// Those that exist.
+        known: String,
+    },
+    /// No spare of that name.
+    #[error("{name} is no VM that is off and no node; spares: {known}")]
+    NoSpare {
         /// The name.
         name: String,
         /// Those that exist.
@@ -202,6 +216,8 @@ pub fn plan(seen: &Observation<'_>, id: SnapshotId, request: &Request, limits: L
         Request::DrainOrder(names) => drain::in_turn(scene, board, names, empty(Action::DrainOrder)),
         Request::ScaleDown(removal) => scale_down::plan(scene, board, removal, empty(Action::ScaleDown)),
         Request::Evacuate(host) => drain::host(scene, board, host, empty(Action::Evacuate)),
+        Request::Wake(name) => spare::asked(scene, &board, name, empty(Action::WakeSpare)),
+        Request::Replace(removal) => replace::plan(seen, scene, &board, removal, limits, empty(Action::Replace)),
     })?;
     match audit(seen.snapshot, seen.policy, &plan).into_iter().next() {
         Some(violation) => Err(PlanError::Audit(violation)),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use capplan_model::change::AddWorker;
 use capplan_model::ids::NodeName;
 use capplan_model::kube::MAX_VOLUMES_LABEL;
 use capplan_model::plan::{Condition, GuestRef, Plan, StepAction, WorkerSpec};
@@ -9,7 +10,9 @@ use capplan_model::policy::Seed;
 use capplan_model::pve::GuestConfig;
 
 use super::Scene;
+use super::board::Board;
 use super::steps::{AT_ONCE, Steps};
+use crate::simulate::{NewWorker, join_workers};
 
 /// Seconds for a clone in full: 100 GiB at the 30 MB/s that a busy disk leaves.
 const CLONE: u64 = 3600;
@@ -137,6 +140,23 @@ pub(super) fn joins(scene: &Scene<'_>, spec: &WorkerSpec, guest: &GuestRef, all:
             SETTLE,
         );
     }
+}
+
+/// Lets a worker of a plan join on a board; `None` if it cannot.
+pub(super) fn enter(scene: &Scene<'_>, board: &mut Board<'_>, spec: &WorkerSpec) -> Option<NewWorker> {
+    let add = AddWorker {
+        count: 1,
+        memory: Some(spec.memory),
+        cores: Some(spec.cores),
+        like: Some(spec.like.clone()),
+        host: Some(spec.host.clone()),
+        labels: spec.labels.clone(),
+    };
+    let joined = join_workers(scene.ground, board.scheduler.cluster.clone(), board.plugs.clone(), &add).ok()?;
+    let worker = joined.workers.into_iter().next()?.named(&spec.name, spec.vmid);
+    worker.enter(&mut board.scheduler.cluster);
+    board.plugs.add_node(&worker.node.name, &worker.guest.config, worker.advertised());
+    Some(worker)
 }
 
 fn room(scene: &Scene<'_>, spec: &WorkerSpec) -> Condition {

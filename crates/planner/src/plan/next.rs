@@ -9,6 +9,7 @@ use super::after::Standing;
 use super::board::Board;
 use super::levers::{self, Tried};
 use super::scale_up::{self, Standard, Wanted};
+use super::spare;
 use super::{Count, PlanError, Removal, Scene, scale_down};
 use crate::capacity::node_uses;
 use crate::decide::{self, decide};
@@ -103,7 +104,7 @@ fn choose(
     tried.push((Action::Reclaim, levers::try_reclaim(scene, standing, slots, empty)));
     if busy.is_empty() {
         tried.push((Action::Rebalance, levers::rebalance(scene, board, standing, empty)));
-        tried.push((Action::WakeSpare, levers::wake_spare(scene, board, standing, empty)));
+        tried.push((Action::WakeSpare, spare::wake(scene, board, standing, empty)));
         let up = scale_up::plan(
             scene,
             board,

@@ -7,8 +7,8 @@ use capplan_model::ids::NodeName;
 use capplan_model::kube::Pod;
 use capplan_model::plan::{Plan, PodMove, StepAction};
 
-use super::Scene;
 use super::board::{Board, Choice};
+use super::{Scene, newcomer};
 use crate::scheduler::{NodeId, PodId};
 
 /// What must hold before the first step, beyond what the steps ask for themselves.
@@ -47,6 +47,13 @@ pub(super) fn rehearse(scene: &Scene<'_>, mut board: Board<'_>, plan: &Plan, fro
     let mut next = left.iter();
     for step in plan.steps.iter().filter(|step| step.number >= from) {
         close(&mut board, &step.change);
+        if let StepAction::BootWorker { worker, .. } = &step.change
+            && board.scheduler.cluster.node_named(worker).is_none()
+            && let Some(spec) = plan.workers.iter().find(|spec| spec.name == *worker)
+            && newcomer::enter(scene, &mut board, spec).is_none()
+        {
+            return Err(format!("{worker} could not join any more: plan again"));
+        }
         let Some(one) = evicts(&step.change).then(|| next.next()).flatten() else { continue };
         let Some(pod) = find(&board, one, &moved) else { continue };
         if !moved.insert(pod) {

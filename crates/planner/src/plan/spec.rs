@@ -7,7 +7,7 @@ use capplan_model::Snapshot;
 use capplan_model::ids::{HostName, NodeName, VmId};
 use capplan_model::kube::{Effect, MAX_VOLUMES_LABEL, Node, Pod};
 use capplan_model::plan::{BlockCode, Blocker, Plan, WorkerSpec};
-use capplan_model::pve::{Guest, GuestConfig, GuestKind};
+use capplan_model::pve::{Disk, Guest, GuestConfig, GuestKind};
 use capplan_model::slots::PLUGIN_SLOTS;
 
 use super::Scene;
@@ -153,9 +153,10 @@ fn network(net: &str) -> Option<String> {
     (!kept.is_empty()).then(|| kept.join(","))
 }
 
-/// The drive that a seed is put into: that of cloud-init, another that is empty, or a new one.
+/// The drive that a seed is put into: that of cloud-init, another that is empty or holds one of ours, or a new one.
 pub(super) fn seed_slot(config: &GuestConfig) -> Option<String> {
-    let empty = || config.disks.iter().find(|(_, disk)| disk.cdrom && disk.volume == "none").map(|(slot, _)| slot.clone());
+    let is_free = |disk: &Disk| disk.cdrom && (disk.volume == "none" || disk.volume.contains(":iso/capplan-"));
+    let empty = || config.disks.iter().find(|(_, disk)| is_free(disk)).map(|(slot, _)| slot.clone());
     let new = || ["ide2", "ide0", "ide1", "ide3"].into_iter().find(|slot| !config.disks.contains_key(*slot));
     config.cloud_init_slot().map(str::to_owned).or_else(empty).or_else(|| new().map(str::to_owned))
 }

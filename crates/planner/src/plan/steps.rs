@@ -2,7 +2,9 @@
 
 use capplan_model::ids::NodeName;
 use capplan_model::plan::{Condition, Feasibility, GuestRef, Plan, PodMove, Step, StepAction, WorkerSpec};
+use capplan_model::policy::Seed;
 
+use super::spec::seed_slot;
 use super::{Scene, newcomer};
 use crate::scheduler::Cluster;
 
@@ -137,6 +139,17 @@ fn take_out(scene: &Scene<'_>, cluster: &Cluster<'_>, node: &NodeName, destroy: 
         vec![Condition::GuestStopped { guest: guest.clone() }, gone.clone()],
         SHUTDOWN,
     );
+    let slot = scene.ground.guest(node).and_then(|guest| seed_slot(guest.config.known()?));
+    let join = &scene.ground.policy.join;
+    if let Some(slot) = slot.filter(|_| !destroy && join.seed == Seed::Iso) {
+        steps.add(
+            format!("make the credentials of {guest} useless: it resets itself when it is started"),
+            StepAction::DisarmGuest { guest: guest.clone(), slot, join: join.clone() },
+            vec![is.clone(), Condition::GuestStopped { guest: guest.clone() }, gone.clone()],
+            vec![Condition::Disarmed { guest: guest.clone(), storage: join.storage.clone() }],
+            SHUTDOWN,
+        );
+    }
     if destroy {
         steps.add(
             format!("destroy {guest} with its own disks"),

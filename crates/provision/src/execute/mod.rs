@@ -357,7 +357,8 @@ impl Executor<'_> {
         // A task that works on it already, or whose request was answered to nobody.
         if state.started && self.follow_what_runs(step, &seen, &state, journal, begun).await? {
             // Of several changes only one was followed: what is left is found out anew.
-            if matches!(step.change, StepAction::BootWorker { .. } | StepAction::DropSeed { .. }) {
+            if matches!(step.change, StepAction::BootWorker { .. } | StepAction::DropSeed { .. } | StepAction::DisarmGuest { .. })
+            {
                 return Box::pin(self.step(step, journal)).await;
             }
             return self.wait(step, journal, begun).await;
@@ -514,17 +515,16 @@ impl Executor<'_> {
             }
             StepAction::CloneGuest { template, worker } => self.clone_guest(step, template, worker, journal, begun).await?,
             StepAction::SetGuest { guest, worker } => {
-                let there = seen.guests().find(|one| one.host == guest.host && one.vmid == guest.vmid);
-                let there = there.ok_or_else(|| Halt::Surprise(format!("{guest} is not there")))?;
-                self.set_guest(step, worker, there, journal, begun).await?;
+                self.set_guest(step, worker, guest_of(guest, seen)?, journal, begun).await?;
             }
+            StepAction::DisarmGuest { guest, .. } => self.disarm(step, guest_of(guest, seen)?, journal, begun).await?,
             StepAction::GrowDisk { guest, slot, size } => {
                 let (writer, host) = self.world.pve(&guest.host)?;
                 journal.append(&started(None))?;
                 let upid = writer.grow(&host, guest.vmid, slot, *size).await?;
                 self.submitted(step, &guest.host, upid, journal, begun).await?;
             }
-            StepAction::BootWorker { guest, worker } => self.boot(step, guest, worker, journal, begun).await?,
+            StepAction::BootWorker { guest, .. } => self.boot(step, guest_of(guest, seen)?, journal, begun).await?,
             StepAction::DropSeed { guest, worker } => self.drop_seed(step, guest, worker, journal, begun).await?,
             StepAction::Probe { .. } => self.probe(step, journal, begun).await?,
             StepAction::Manual { command } => return Err(Halt::Human(command.clone())),
@@ -681,6 +681,11 @@ impl Executor<'_> {
     }
 }
 
+fn guest_of<'s>(meant: &GuestRef, seen: &'s Snapshot) -> Result<&'s Guest, Halt> {
+    let there = seen.guests().find(|one| one.host == meant.host && one.vmid == meant.vmid);
+    there.ok_or_else(|| Halt::Surprise(format!("{meant} is not there")))
+}
+
 /// What a plan was made on and could not be read now: an API is away, and nothing is said about the plan.
 fn unread(seen: &Snapshot) -> Option<String> {
     let kube = &seen.kube;
@@ -738,7 +743,7 @@ fn task_of(change: &StepAction) -> Option<(&GuestRef, &'static [&'static str])> 
         StepAction::CloneGuest { template, .. } => Some((template, &["qmclone"])),
         StepAction::GrowDisk { guest, .. } => Some((guest, &["resize"])),
         StepAction::BootWorker { guest, .. } => Some((guest, &["qmconfig", "qmstart"])),
-        StepAction::DropSeed { guest, .. } => Some((guest, &["qmconfig"])),
+        StepAction::DropSeed { guest, .. } | StepAction::DisarmGuest { guest, .. } => Some((guest, &["qmconfig"])),
         StepAction::Cordon { .. }
         | StepAction::Uncordon { .. }
         | StepAction::Evict { .. }

@@ -6,13 +6,13 @@ use capplan_model::Snapshot;
 use capplan_model::ids::{HostName, NodeName};
 use capplan_model::plan::{GuestRef, Step, StepAction, WorkerSpec};
 use capplan_model::policy::{Distribution, Seed};
-use capplan_model::pve::{Guest, OWN_TAG};
+use capplan_model::pve::{Guest, OWN_TAG, SPARE_TAG};
 use capplan_model::run::{Event, RunState};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::{Executor, Halt, PAUSE, Told, rest};
-use crate::join::{ClusterInfo, Facts, SeedParts, Token, image, seed_volume, user_data};
+use crate::join::{ClusterInfo, Facts, SeedParts, Token, image, reset_data, seed_volume, spare_volume, user_data};
 use crate::kube::KubeError;
 use crate::pve::MARK;
 use crate::secret::Secret;
@@ -75,14 +75,8 @@ impl Executor<'_> {
 
     /// Makes the credential, hands it over in an image, and starts the VM. Whatever an earlier attempt made is
     /// taken away first: its secret is known to nobody any more.
-    pub(super) async fn boot(
-        &self,
-        step: &Step,
-        guest: &GuestRef,
-        worker: &NodeName,
-        journal: &mut Journal,
-        begun: Instant,
-    ) -> Result<(), Halt> {
+    pub(super) async fn boot(&self, step: &Step, there: &Guest, journal: &mut Journal, begun: Instant) -> Result<(), Halt> {
+        let StepAction::BootWorker { guest, worker } = &step.change else { return Ok(()) };
         let spec = self.spec(worker)?;
         let (writer, host) = self.world.pve(&guest.host)?;
         journal.append(&Event::Started { step: step.number, at: Timestamp::now(), ready: None })?;
@@ -92,24 +86,18 @@ impl Executor<'_> {
                 // Another's may fail: that is not our affair.
                 drop(self.follow(step, &guest.host, &upid, begun).await);
             }
-            self.delete_image(step, guest, spec, begun).await?;
+            self.delete_image(step, guest, &seed_volume(&self.plan.id, spec), begun).await?;
             let credential = self.credential(spec).await?;
-            let parts = SeedParts {
-                user: self.user_data(spec, &credential).await?,
-                meta: format!("instance-id: {}\nlocal-hostname: {worker}\n", self.instance(spec)),
-                vendor: Some(writer.cloud_init(&host, guest.vmid, "user").await?),
-                // Without an address PVE says nothing of the network, and cloud-init asks DHCP.
-                network: Some(writer.cloud_init(&host, guest.vmid, "network").await?)
-                    .filter(|text| text.contains("type: physical")),
-            };
-            let image = image(&parts).map_err(|error| Halt::Stopped(format!("the image cannot be written: {error}")))?;
-            let volume = seed_volume(&self.plan.id, spec);
-            let file = volume.rsplit('/').next().unwrap_or_default();
-            let upid = writer.upload(&host, &spec.join.storage, file, image).await?;
-            self.submitted(step, &guest.host, upid, journal, begun).await?;
+            let user = self.user_data(spec, &credential).await?;
+            let (volume, instance) = (seed_volume(&self.plan.id, spec), self.instance(spec));
+            let volume = self.upload(step, guest, &volume, &instance, user, journal, begun).await?;
             let slot = spec.seed_slot.as_deref().unwrap_or("ide2");
-            let upid = writer.configure(&host, guest.vmid, &[(slot, &format!("{volume},media=cdrom"))]).await?;
+            // Another tag says that it is off and resets itself.
+            let tags: Vec<&str> = there.tags.iter().map(String::as_str).filter(|tag| *tag != SPARE_TAG).collect();
+            let upid = writer.configure(&host, guest.vmid, &[(slot, &volume), ("tags", &tags.join(";"))]).await?;
             self.submitted(step, &guest.host, upid, journal, begun).await?;
+            // The image that reset it is in no drive any more.
+            self.delete_image(step, guest, &spare_volume(&spec.join.storage, guest.vmid), begun).await?;
         }
         let upid = writer.start(&host, guest.vmid).await?;
         self.submitted(step, &guest.host, upid, journal, begun).await
@@ -136,6 +124,7 @@ impl Executor<'_> {
                 | StepAction::ShutDownGuest { .. }
                 | StepAction::KeepGuestOff { .. }
                 | StepAction::DestroyGuest { .. }
+                | StepAction::DisarmGuest { .. }
                 | StepAction::Label { .. }
                 | StepAction::UnplugGhost { .. }
                 | StepAction::Wait
@@ -184,6 +173,48 @@ impl Executor<'_> {
         }
         let roles = "`capplan doctor --print-roles --apply` prints it";
         Err(Halt::Stopped(format!("there is no namespace {} for the pod that a new worker has to run: {roles}", probe.namespace)))
+    }
+
+    /// Uploads the image that a machine is to boot with; what its drive is set to then.
+    #[expect(clippy::too_many_arguments, reason = "a step's four, and three of the image")]
+    async fn upload(
+        &self,
+        step: &Step,
+        guest: &GuestRef,
+        volume: &str,
+        instance: &str,
+        user: String,
+        journal: &mut Journal,
+        begun: Instant,
+    ) -> Result<String, Halt> {
+        let (writer, host) = self.world.pve(&guest.host)?;
+        let parts = SeedParts {
+            user,
+            meta: format!("instance-id: {instance}\nlocal-hostname: {}\n", guest.name),
+            vendor: Some(writer.cloud_init(&host, guest.vmid, "user").await?),
+            // Without an address PVE says nothing of the network, and cloud-init asks DHCP.
+            network: Some(writer.cloud_init(&host, guest.vmid, "network").await?).filter(|text| text.contains("type: physical")),
+        };
+        let image = image(&parts).map_err(|error| Halt::Stopped(format!("the image cannot be written: {error}")))?;
+        let (storage, file) = volume.split_once(":iso/").unwrap_or_default();
+        let upid = writer.upload(&host, storage, file, image).await?;
+        self.submitted(step, &guest.host, upid, journal, begun).await?;
+        Ok(format!("{volume},media=cdrom"))
+    }
+
+    /// Gives a worker that is off an image that resets it whenever it is started, and a tag that says so.
+    pub(super) async fn disarm(&self, step: &Step, there: &Guest, journal: &mut Journal, begun: Instant) -> Result<(), Halt> {
+        let StepAction::DisarmGuest { guest, slot, join } = &step.change else { return Ok(()) };
+        let (writer, host) = self.world.pve(&guest.host)?;
+        journal.append(&Event::Started { step: step.number, at: Timestamp::now(), ready: None })?;
+        let (volume, user) = (spare_volume(&join.storage, guest.vmid), reset_data(join.distribution).to_owned());
+        let worker = NodeName(guest.name.clone());
+        let instance = format!("capplan-spare-{}-{}", Token::id(&self.plan.id, &worker), guest.vmid);
+        let drive = self.upload(step, guest, &volume, &instance, user, journal, begun).await?;
+        let mut tags: Vec<&str> = there.tags.iter().map(String::as_str).filter(|tag| *tag != SPARE_TAG).collect();
+        tags.push(SPARE_TAG);
+        let upid = writer.configure(&host, guest.vmid, &[(slot, &drive), ("tags", &tags.join(";"))]).await?;
+        self.submitted(step, &guest.host, upid, journal, begun).await
     }
 
     /// A new `instance-id` makes cloud-init take a machine that ran before for a new one.
@@ -256,7 +287,7 @@ impl Executor<'_> {
         let (writer, host) = self.world.pve(&guest.host)?;
         journal.append(&Event::Started { step: step.number, at: Timestamp::now(), ready: None })?;
         self.delete_token(spec).await?;
-        self.delete_image(step, guest, spec, begun).await?;
+        self.delete_image(step, guest, &seed_volume(&self.plan.id, spec), begun).await?;
         let slot = spec.seed_slot.as_deref().unwrap_or("ide2");
         let upid = writer.configure(&host, guest.vmid, &[(slot, "none,media=cdrom")]).await?;
         self.submitted(step, &guest.host, upid, journal, begun).await
@@ -270,11 +301,12 @@ impl Executor<'_> {
         Ok(())
     }
 
-    async fn delete_image(&self, step: &Step, guest: &GuestRef, spec: &WorkerSpec, begun: Instant) -> Result<(), Halt> {
+    /// Deletes an image if it is there.
+    async fn delete_image(&self, step: &Step, guest: &GuestRef, volume: &str, begun: Instant) -> Result<(), Halt> {
         let (writer, host) = self.world.pve(&guest.host)?;
-        let volume = seed_volume(&self.plan.id, spec);
-        if writer.images(&host, &spec.join.storage).await?.contains(&volume) {
-            let upid = writer.delete_file(&host, &volume).await?;
+        let storage = volume.split(':').next().unwrap_or_default();
+        if writer.images(&host, storage).await?.iter().any(|one| one == volume) {
+            let upid = writer.delete_file(&host, volume).await?;
             self.follow(step, &guest.host, &upid, begun).await?;
         }
         Ok(())
@@ -303,7 +335,10 @@ impl Executor<'_> {
     async fn tidy_seed(&self, step: &Step, guest: &GuestRef, worker: &NodeName) -> Result<(), Halt> {
         let spec = self.spec(worker)?;
         self.delete_token(spec).await?;
-        if spec.join.seed == Seed::Iso { self.delete_image(step, guest, spec, Instant::now()).await } else { Ok(()) }
+        if spec.join.seed == Seed::Iso {
+            self.delete_image(step, guest, &seed_volume(&self.plan.id, spec), Instant::now()).await?;
+        }
+        Ok(())
     }
 
     /// Runs a pod with a volume on the worker, looks whether the volume is in its VM, and removes both.

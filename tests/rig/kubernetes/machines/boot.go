@@ -28,15 +28,26 @@ func (b *bootRun) joined() bool {
 	return err == nil
 }
 
+// up starts the kubelet of a machine that has joined. systemd does so once the network is online, which is
+// after bootcmd (cloud-init.service is ordered before network-online.target) and long before cloud-init's
+// last stage.
+func (b *bootRun) up() {
+	if b.joined() && !b.kubelet {
+		b.startKubelet()
+	}
+}
+
 // cloudInit reads the seed and does what it asks for: commands of bootcmd at every boot, the rest once per
 // instance-id.
 func (b *bootRun) cloudInit() error {
 	j := b.joiner
 	s, err := j.guests.seed(b.ctx, b.guest.VMID)
 	if err != nil {
+		b.up()
 		return err
 	}
 	if s == nil || s.Error != "" {
+		b.up()
 		var why error
 		if s != nil {
 			why = errors.New(s.Error)
@@ -48,6 +59,7 @@ func (b *bootRun) cloudInit() error {
 	}
 	i, err := readSeed(b.ctx, s, j.schema, b.directory)
 	if err != nil {
+		b.up()
 		if !b.kubelet {
 			j.writeStatus(b.guest.VMID, b.guest.Name, phaseRefused, err)
 		}
@@ -80,9 +92,12 @@ func (b *bootRun) cloudInit() error {
 func (b *bootRun) stages(config cloudConfig, fresh bool) (joins bool, err error) {
 	early, err := commands(config, "bootcmd")
 	if err != nil {
+		b.up()
 		return false, err
 	}
-	if joins, err = b.runCommands(early); err != nil || !fresh {
+	joins, err = b.runCommands(early)
+	b.up()
+	if err != nil || !fresh {
 		return joins, err
 	}
 	if err := writeFiles(config, b.root, false); err != nil {

@@ -123,10 +123,6 @@ func (j *joiner) run(ctx context.Context, g guest) error {
 		return err
 	}
 	b := &bootRun{joiner: j, ctx: ctx, guest: g, record: known, directory: directory, root: root}
-	// systemd starts the kubelet of a machine that has joined, long before cloud-init's last stage.
-	if b.joined() {
-		b.startKubelet()
-	}
 	return b.cloudInit()
 }
 
