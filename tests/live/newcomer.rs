@@ -429,3 +429,127 @@ fn a_worker_that_is_made_under_kills_is_made_once() -> Tested {
     assert_eq!(rig.double()?.violations()?, Vec::<Value>::new());
     Ok(())
 }
+
+/// Goes on until the run is done; answers how often it stopped, and every word that it said.
+fn pushed_through(world: &World, first: &[&str]) -> (usize, String) {
+    let mut outcome = world.run(first);
+    let mut said = outcome.err.clone();
+    for stops in 0..20 {
+        if outcome.code == 0 {
+            return (stops, said);
+        }
+        assert!(outcome.code == 5 && outcome.err.contains("capplan resume"), "{}", outcome.err);
+        outcome = world.run(&["resume"]);
+        said.push_str(&outcome.err);
+    }
+    panic!("it never ends: {said}")
+}
+
+#[test]
+fn an_addition_meets_every_way_in_which_both_planes_fail_at_every_change() -> Tested {
+    if skipped_without_own_plane() {
+        return Ok(());
+    }
+    let (mut rig, world, _provisioner) = started()?;
+    let pve = [
+        json!({"status": 500, "message": "can't lock file '/var/lock/qemu-server/lock-203.conf' - got timeout"}),
+        json!({"status": 595, "message": "No route to host"}),
+        json!({"status": 596, "message": "Connection timed out", "after": true}),
+        json!({"reset": true, "after": true}),
+        json!({"task": "storage 'local-lvm' is not online"}),
+        json!({"task": "WARNINGS: 1"}),
+    ];
+    let kube = [
+        json!({"status": 409, "message": "the object has been modified"}),
+        json!({"status": 429, "message": "too many requests", "retry_after": 1}),
+        json!({"status": 500, "message": "etcdserver: leader changed"}),
+        json!({"reset": true}),
+        json!({"reset": true, "after": true}),
+    ];
+    let add = ["apply", "add-worker", "--memory", "8GiB", "--like", "w1", "--yes"];
+    let (mut seen, mut met) = (0, 0);
+    for (fault, is_pve) in pve.iter().map(|one| (one, true)).chain(kube.iter().map(|one| (one, false))) {
+        // Each change meets it once, and passes when it is tried again.
+        for (method, path, number) in if is_pve { &PVE[..] } else { &KUBE[..] } {
+            let mut rule = fault.clone();
+            (rule["method"], rule["path"], rule["times"]) = (json!(method), json!(path), json!(1));
+            let passes = json!({"method": method, "path": path, "times": 1, "delay": 0.001});
+            for rule in std::iter::repeat_n(&passes, usize::from(*number > 0)).chain([&rule]) {
+                if is_pve { rig.double()?.fail(rule)? } else { rig.gate()?.fail(rule)? }
+            }
+            met += 1;
+        }
+        let (stops, said) = pushed_through(&world, &add);
+        // Only a task that failed is for a human to look at.
+        let most = if fault["task"].as_str().is_some_and(|task| !task.starts_with("WARNINGS")) { PVE.len() } else { 0 };
+        assert!(stops <= most, "{fault}: {stops} stops: {said}");
+        rig.double()?.heal()?;
+        rig.gate()?.heal()?;
+        joined(&mut rig, "w3", 203).map_err(|failure| Failure::new(format!("{fault}: {failure}; {said}")))?;
+        let requests = rig.double()?.requests()?;
+        let clones = done(&requests[seen..], "POST", "/qemu/9000/clone");
+        assert!(clones <= 1 + usize::from(fault["task"].is_string()), "{fault}: cloned {clones} times: {said}");
+        seen = requests.len();
+        discard(&mut rig, "w3", 203)?;
+        println!("{fault}: {stops} stops");
+    }
+    println!("{met} faults");
+    assert_eq!(rig.double()?.violations()?, Vec::<Value>::new());
+    Ok(())
+}
+
+#[test]
+fn what_does_not_join_as_it_should_is_said_and_leaves_no_credential() -> Tested {
+    if skipped_without_own_plane() {
+        return Ok(());
+    }
+    let (mut rig, mut world, _provisioner) = started()?;
+    let add = ["apply", "add-worker", "--memory", "8GiB", "--like", "w1", "--yes"];
+    let own = "#cloud-config\nhostname: w3\nwrite_files:\n- path: /run/join.yaml\n  content: CONTENT\nruncmd:\n- [kubeadm, join, --config, /run/join.yaml]\n";
+    let template = |world: &mut World, content: &str| {
+        let name = world.write("user-data.yaml", own.replace("CONTENT", content));
+        let config = world.write("config.toml", format!("user_data = {name:?}\n"));
+        world.set("CAPPLAN_CONFIG", config);
+    };
+
+    // Data that would make another machine of it are refused before anything is done.
+    template(&mut world, "\"{{ token }}\"\nfqdn: ubuntu.lan");
+    world.run(&add).ends(4).says(&["ubuntu.lan, not w3", "nothing was changed"]);
+    template(&mut world, "nothing secret");
+    world.run(&add).ends(4).says(&["the credential is not in it", "nothing was changed"]);
+    assert_eq!(rig.double()?.guests()?.len(), 3);
+
+    // The storage plugin registers without the label: it is told once more.
+    template(&mut world, "{{ join_configuration | replace('max-volume-attachments=28', 'other=28') | tojson }}");
+    let plugin = json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "plugin"}, "spec": {
+        "selector": {"matchLabels": {"app": "plugin"}}, "template": {"metadata": {"labels": {"app": "plugin"}},
+            "spec": {"containers": [{"name": "plugin", "image": "registry.example/proxmox-csi-node:1"}]}}}});
+    rig.api().call(Call::post("/apis/apps/v1/namespaces/default/daemonsets", plugin))?;
+    world.run(&add).done().says(&["w3 advertises 24 volumes", "starts once more"]);
+    joined(&mut rig, "w3", 203)?;
+    discard(&mut rig, "w3", 203)?;
+
+    // Its kubelet has another name than the plan: that never becomes right by waiting.
+    template(&mut world, "{{ join_configuration | replace('\"name\":\"w3\"', '\"name\":\"ubuntu\"') | tojson }}");
+    world.run(&add).ends(5).says(&["joined as ubuntu, not as w3", "given up", "plan again"]);
+    tidy(&mut rig)?;
+    rig.api().call(Call::delete("/api/v1/nodes/ubuntu"))?;
+    let operator = rig.double()?.operator().clone();
+    operator.power("pve1", 203, "stop")?;
+    operator.change(http::Method::DELETE, "/nodes/pve1/qemu/203", &[("purge", "1")])?;
+
+    // A machine that never joins: its VM stays for a look, its credential does not once it is given up.
+    template(&mut world, "\"{{ token }}\"");
+    let policy =
+        std::fs::read_to_string(world.path("work/policy.toml")).or_else(|_| std::fs::read_to_string(world.path("policy.toml")));
+    let policy = policy.expect("a file of ours").replace("deadline_minutes = 15", "deadline_minutes = 1");
+    let policy = world.write("policy.toml", policy);
+    world.set("CAPPLAN_POLICY", policy);
+    let stopped = world.run(&add).ends(5).says(&["not within 60 s: there is no node w3 yet", "capplan resume"]);
+    let run = stopped.err.split("capplan abort ").nth(1).and_then(|rest| rest.split('`').next()).expect("its name").to_owned();
+    world.run(&add).ends(4).says(&["is not finished", "nothing was changed"]);
+    world.run(&["abort", &run]).done().says(&["not taken back: clone"]);
+    tidy(&mut rig)?;
+    assert_eq!(rig.double()?.guest(203)?["power"], "running");
+    Ok(())
+}

@@ -500,6 +500,14 @@ pub enum StepAction {
         /// The worker that it becomes.
         worker: NodeName,
     },
+    /// Waits until the storage plugin is registered on a worker; has it register once more if that was before the
+    /// node had its label.
+    Register {
+        /// The worker.
+        node: NodeName,
+        /// Slots that it must advertise.
+        slots: Option<u64>,
+    },
     /// Deletes the credential, and the image that was handed over.
     DropSeed {
         /// The guest.

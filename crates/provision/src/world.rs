@@ -195,6 +195,7 @@ impl Needed {
                     }
                 }
             }
+            StepAction::Register { .. } => self.kube("create", "pods/eviction"),
             // What it takes away it was allowed to make.
             StepAction::DropSeed { .. } | StepAction::Wait | StepAction::Manual { .. } => {}
         }

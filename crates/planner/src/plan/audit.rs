@@ -215,7 +215,7 @@ impl Audit<'_> {
                 self.off_or_made(guest, plan);
             }
             StepAction::GrowDisk { guest, .. } => self.off_or_made(guest, plan),
-            StepAction::Probe { worker, .. } => self.known(worker),
+            StepAction::Probe { worker: node, .. } | StepAction::Register { node, .. } => self.known(node),
             StepAction::BootWorker { guest, worker } => {
                 let Some(spec) = self.spec(plan, worker) else { return };
                 self.off_or_made(guest, plan);

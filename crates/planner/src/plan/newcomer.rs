@@ -121,7 +121,7 @@ pub(super) fn joins(scene: &Scene<'_>, spec: &WorkerSpec, guest: &GuestRef, all:
     let slots = spec.labels.get(MAX_VOLUMES_LABEL).and_then(|text| text.parse().ok());
     steps.add(
         format!("wait until the storage plugin of {node} is registered"),
-        StepAction::Wait,
+        StepAction::Register { node: node.clone(), slots },
         Vec::new(),
         vec![Condition::WorkerReady { node: node.clone(), slots }],
         SETTLE,

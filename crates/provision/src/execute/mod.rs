@@ -526,6 +526,7 @@ impl Executor<'_> {
             }
             StepAction::BootWorker { guest, .. } => self.boot(step, guest_of(guest, seen)?, journal, begun).await?,
             StepAction::DropSeed { guest, worker } => self.drop_seed(step, guest, worker, journal, begun).await?,
+            StepAction::Register { node, slots } => self.register(step, node, *slots, journal).await?,
             StepAction::Probe { .. } => self.probe(step, journal, begun).await?,
             StepAction::Manual { command } => return Err(Halt::Human(command.clone())),
         }
@@ -747,6 +748,7 @@ fn task_of(change: &StepAction) -> Option<(&GuestRef, &'static [&'static str])> 
         StepAction::Cordon { .. }
         | StepAction::Uncordon { .. }
         | StepAction::Evict { .. }
+        | StepAction::Register { .. }
         | StepAction::Probe { .. }
         | StepAction::DeleteNode { .. }
         | StepAction::KeepGuestOff { .. }

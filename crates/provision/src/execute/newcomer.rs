@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use capplan_model::Snapshot;
 use capplan_model::ids::{HostName, NodeName};
+use capplan_model::kube::Pod;
 use capplan_model::plan::{GuestRef, Step, StepAction, WorkerSpec};
 use capplan_model::policy::{Distribution, Seed};
 use capplan_model::pve::{Guest, OWN_TAG, SPARE_TAG};
@@ -24,6 +25,11 @@ const CLUSTER_INFO: &str = "/api/v1/namespaces/kube-public/configmaps/cluster-in
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks at one object.
 const LOOK: Duration = Duration::from_millis(500);
+/// Part of the name of the image that registers the storage plugin with a kubelet.
+///
+/// # Source
+/// `ghcr.io/sergelogvinov/proxmox-csi-node` of the plugin's chart.
+const PLUGIN_IMAGE: &str = "proxmox-csi-node";
 /// Size of the volume that a new worker is tried with: the least that every storage makes.
 const PROBE_SIZE: &str = "1Gi";
 
@@ -120,6 +126,7 @@ impl Executor<'_> {
                 | StepAction::SetGuest { .. }
                 | StepAction::GrowDisk { .. }
                 | StepAction::DropSeed { .. }
+                | StepAction::Register { .. }
                 | StepAction::DeleteNode { .. }
                 | StepAction::ShutDownGuest { .. }
                 | StepAction::KeepGuestOff { .. }
@@ -272,6 +279,44 @@ impl Executor<'_> {
             info.server.clone_from(server);
         }
         Ok(Some(info))
+    }
+
+    /// Waits until the storage plugin is registered. It reads the node's label only then: if it was earlier than the
+    /// label, its pod is evicted, and the next one reads it.
+    pub(super) async fn register(
+        &self,
+        step: &Step,
+        node: &NodeName,
+        slots: Option<u64>,
+        journal: &mut Journal,
+    ) -> Result<(), Halt> {
+        journal.append(&Event::Started { step: step.number, at: Timestamp::now(), ready: None })?;
+        let begun = Instant::now();
+        loop {
+            let seen = self.observe().await?;
+            let csi = seen.kube.csi_nodes.items().iter().find(|one| one.name == *node);
+            let driver = csi.and_then(|one| one.drivers.iter().find(|driver| driver.name == self.driver));
+            match driver {
+                Some(driver) if slots.is_none() || driver.count == slots => return Ok(()),
+                Some(driver) => {
+                    let is_plugin = |pod: &&Pod| {
+                        pod.node.as_ref() == Some(node)
+                            && pod.is_daemon()
+                            && pod.images.iter().any(|image| image.contains(PLUGIN_IMAGE))
+                    };
+                    let count = driver.count.map_or_else(|| "no limit".to_owned(), |count| count.to_string());
+                    let mut text = format!("{node} advertises {count} volumes");
+                    if let Some(pod) = seen.kube.pods.items().iter().find(is_plugin) {
+                        text.push_str(": its storage plugin registered before the label, and starts once more");
+                        drop(self.world.kube.evict(&pod.namespace, &pod.name, &pod.uid).await?);
+                    }
+                    (self.tell)(&Told::Note { step: step.number, text });
+                    return Ok(());
+                }
+                None if begun.elapsed() >= Duration::from_secs(step.deadline_seconds) => return Ok(()),
+                None => tokio::time::sleep(PAUSE.0 * 4).await,
+            }
+        }
     }
 
     /// Deletes the credential and the image, and empties the drive, in this order: the step is done once that is.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sort"
 	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -77,7 +78,7 @@ func driverEntry(node *corev1.Node) (storagev1.CSINodeDriver, error) {
 
 // register creates the node's CSINode as the kubelet does when it starts and adds the driver once the
 // plugin answers. An adopted node that has a CSINode keeps it as it is. The label is read once: a driver
-// that is registered is not asked again until the machine starts anew.
+// that is registered is not asked again until the machine or its pod starts anew.
 func (d *driverRegistrar) register(ctx context.Context, id identity) {
 	adopted := id.vmid == 0
 	created, err := d.ensure(ctx, id)
@@ -99,6 +100,7 @@ func (d *driverRegistrar) register(ctx context.Context, id identity) {
 		err := d.install(ctx, id)
 		if err == nil {
 			id.driverDone.Store(true)
+			d.again(ctx, id)
 			return
 		}
 		if ctx.Err() != nil {
@@ -110,6 +112,30 @@ func (d *driverRegistrar) register(ctx context.Context, id identity) {
 		}
 		if !sleep(ctx, min(driverRestart, max(d.delay, time.Second))) {
 			return
+		}
+	}
+}
+
+// pluginImage is part of the image's name of the pod that registers the driver.
+const pluginImage = "proxmox-csi-node"
+
+// again registers the driver anew whenever the pod of the node plugin is another one: the kubelet asks a plugin
+// that registers for its limits.
+func (d *driverRegistrar) again(ctx context.Context, id identity) {
+	known := ""
+	for sleep(ctx, 500*time.Millisecond) {
+		pods, err := id.client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + id.name})
+		if err != nil {
+			continue
+		}
+		for _, pod := range pods.Items {
+			if len(pod.Spec.Containers) == 0 || !strings.Contains(pod.Spec.Containers[0].Image, pluginImage) || pod.DeletionTimestamp != nil {
+				continue
+			}
+			if known != "" && known != string(pod.UID) && d.install(ctx, id) != nil {
+				continue
+			}
+			known = string(pod.UID)
 		}
 	}
 }
