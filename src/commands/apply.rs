@@ -1,16 +1,20 @@
 //! `capplan apply`, `resume` and `abort`: carry a plan out, go on with it, give it up.
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use capplan_model::Snapshot;
 use capplan_model::history::History;
+use capplan_model::ids::NodeName;
 use capplan_model::kube::MAX_VOLUMES_LABEL;
 use capplan_model::plan::{Feasibility, Plan, StepAction, WorkerSpec};
 use capplan_model::run::{End, Event, FORMAT, RunState};
 use capplan_planner::plan::{Count, Observation, Removal, Request, Wanted, gate, rehearse};
 use capplan_provision::execute::{Executor, Outcome, Rehearse, Told};
 use capplan_provision::kube::KubeError;
+use capplan_provision::lease::{Lease, LeaseError};
+use capplan_provision::prometheus::Prometheus;
 use capplan_provision::store::journal::{Journal, JournalError, Lock, Runs};
 use capplan_provision::world::World;
 use clap::{Subcommand, ValueEnum};
@@ -216,8 +220,10 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
     let digits = plan.id.strip_prefix("sha256:").unwrap_or(&plan.id);
     let run = format!("{}-{}", at.strftime("%Y%m%dT%H%M%SZ"), digits.get(..8).unwrap_or(digits));
     let first = Event::Began { format: FORMAT.to_owned(), at, by: by(), plan: plan.id.clone() };
+    let mut world = world;
+    take_lease(&mut world, &config).await?;
     let journal = runs.begin(&run, &plan, &first).map_err(unwritten)?;
-    go_on(&config, &world, &plan, journal, try_or_do.how.output, lock).await
+    go_on(&config, world, &plan, journal, try_or_do.how.output, lock).await
 }
 
 fn saved(path: &Path) -> Result<Plan, CliError> {
@@ -257,7 +263,7 @@ pub(super) async fn resume(options: &Options, args: &ResumeArgs) -> Result<Exit,
             None => return Err(CliError::new(Exit::Usage, format!("{run} waits for no human: leave --done out"))),
         }
     }
-    go_on(&config, &world, &plan, journal, args.how.output, Some(lock)).await
+    go_on(&config, world, &plan, journal, args.how.output, Some(lock)).await
 }
 
 /// Gives a run up.
@@ -265,9 +271,10 @@ pub(super) async fn abort(options: &Options, args: &AbortArgs) -> Result<Exit, C
     let config = Config::load(options)?;
     let runs = Runs::of(&config.state_dir);
     let _lock = runs.lock().map_err(unwritten)?;
-    let Some((plan, mut journal, world)) = unended(&config, &runs, &args.run).await? else { return Ok(Exit::Done) };
-    let executor = executor(&config, &world, &plan, &|_, _| Ok(()), &|_| {});
-    let left = executor.abort(&mut journal, &by()).await.map_err(unwritten)?.map_err(|why| not_given_up(&args.run, why))?;
+    let Some((plan, mut journal, mut world)) = unended(&config, &runs, &args.run).await? else { return Ok(Exit::Done) };
+    let left = executor(&config, &world, &plan, &|_, _| Ok(()), &|_| {}).abort(&mut journal, &by()).await;
+    give_back(&mut world, &config).await;
+    let left = left.map_err(unwritten)?.map_err(|why| not_given_up(&args.run, why))?;
     note(format!("{} is given up", args.run));
     left.iter().for_each(|line| note(format!("  {line}")));
     Ok(Exit::Done)
@@ -285,6 +292,8 @@ async fn unended(config: &Config, runs: &Runs, run: &str) -> Result<Option<(Plan
     let world = connect(config).await?;
     let failed = |error: KubeError| CliError::from_error(Exit::Unexpected, &error).hint_if(error.hint());
     if world.kube.reader().cluster().await.map_err(failed)? == plan.cluster {
+        let mut world = world;
+        take_lease(&mut world, config).await?;
         return Ok(Some((plan, journal, world)));
     }
     Err(CliError::new(Exit::Refused, "this is another cluster than the run is about; nothing was changed")
@@ -338,6 +347,30 @@ fn unfinished(runs: &Runs) -> Result<Option<String>, CliError> {
     Ok(None)
 }
 
+/// Who holds the lease: this state folder on this machine. One that was killed gets it again at once.
+fn holder(config: &Config) -> String {
+    format!("{}:{}", by(), config.state_dir.display())
+}
+
+/// Keeps capplans of other machines from the cluster.
+async fn take_lease(world: &mut World, config: &Config) -> Result<(), CliError> {
+    match Lease::take(&world.kube, &holder(config)).await {
+        Ok(lease) => {
+            world.lease = Some(lease);
+            Ok(())
+        }
+        Err(error @ LeaseError::Held { .. }) => Err(CliError::from_error(Exit::Refused, &error)
+            .hint("wait until it is done; if nobody is, it runs out within a minute. Nothing was changed")),
+        Err(error @ LeaseError::Api(_)) => Err(CliError::from_error(Exit::Unexpected, &error)),
+    }
+}
+
+async fn give_back(world: &mut World, config: &Config) {
+    if let Some(lease) = world.lease.take() {
+        lease.give_back(&world.kube, &holder(config)).await;
+    }
+}
+
 async fn connect(config: &Config) -> Result<World, CliError> {
     let progress = Progress::start("connecting");
     progress.reading("both planes");
@@ -389,18 +422,25 @@ fn shape(spec: &WorkerSpec) -> String {
 
 async fn go_on(
     config: &Config,
-    world: &World,
+    mut world: World,
     plan: &Plan,
     mut journal: Journal,
     output: Output,
     lock: Option<Lock>,
 ) -> Result<Exit, CliError> {
+    let done = carry_out(config, &world, plan, &mut journal, output).await;
+    give_back(&mut world, config).await;
+    drop(lock);
+    done
+}
+
+async fn carry_out(config: &Config, world: &World, plan: &Plan, journal: &mut Journal, output: Output) -> Result<Exit, CliError> {
     let run = journal.run.clone();
     let again = |seen: &Snapshot, from| rehearse(&on(config, seen, &History::default()), plan, from);
     let show = |told: &Told| tell(told, output);
     let executor = executor(config, world, plan, &again, &show);
     tell(&Told::Run { run: run.clone() }, output);
-    let outcome = match executor.run(&mut journal).await {
+    let outcome = match executor.run(journal).await {
         Ok(outcome) => {
             if output == Output::Json {
                 event(&outcome);
@@ -416,7 +456,7 @@ async fn go_on(
         Outcome::Finished => {
             plan.workers.iter().for_each(|spec| note(shape(spec)));
             note(format!("done: {} steps, see `capplan runs {run}`", plan.steps.len()));
-            return Ok(Exit::Done);
+            return alerts(config, &journal.state).await;
         }
         Outcome::Human { step, command } => {
             note(format!("step {step} is for you: {command}"));
@@ -425,14 +465,14 @@ async fn go_on(
         }
         Outcome::Stopped { step, why } if changed(&journal.state) => {
             return Err(CliError {
-                causes: vec![why],
+                causes: std::iter::once(why).chain(closed(plan, &journal.state)).collect(),
                 ..CliError::new(Exit::Midway, format!("stopped at step {step} of {}", plan.steps.len()))
             }
             .hint(format!("`capplan resume {run}` goes on from there, `capplan abort {run}` gives it up")));
         }
         Outcome::Surprise { step, why } if out_of_return(plan, &journal.state) => {
             return Err(CliError {
-                causes: vec![why],
+                causes: std::iter::once(why).chain(closed(plan, &journal.state)).collect(),
                 ..CliError::new(Exit::Midway, format!("step {step} is not possible as planned, and a node is out already"))
             }
             .hint(format!("mend it by hand, then `capplan resume {run}`; `capplan abort {run}` leaves it as it is")));
@@ -440,11 +480,10 @@ async fn go_on(
         Outcome::Surprise { step, why } | Outcome::Stopped { step, why } => (step, why),
     };
     let before = changed(&journal.state);
-    let left = match executor.abort(&mut journal, &by()).await {
+    let left = match executor.abort(journal, &by()).await {
         Ok(left) => left.map_err(|why| not_given_up(&run, why))?,
         Err(error) => return Err(CliError { exit: if before { Exit::Midway } else { Exit::Unexpected }, ..unwritten(error) }),
     };
-    drop(lock);
     let error = if before {
         let mut error = CliError::new(Exit::Midway, format!("given up at step {step} of {}", plan.steps.len()));
         error.causes.push(why);
@@ -457,9 +496,45 @@ async fn go_on(
     Err(error)
 }
 
+/// Alerts that fire now and did not when the run began; without Prometheus nothing is said of them.
+async fn alerts(config: &Config, run: &RunState) -> Result<Exit, CliError> {
+    let (Some(at), Some((began, _))) = (&config.prometheus, &run.began) else { return Ok(Exit::Done) };
+    let asked = match Prometheus::new(&at.url, at.token.clone(), at.ca_file.as_deref()) {
+        Ok(prometheus) => prometheus.new_alerts(*began, Timestamp::now()).await,
+        Err(error) => Err(error),
+    };
+    match asked {
+        Ok(new) if new.is_empty() => Ok(Exit::Done),
+        Ok(new) => {
+            Err(CliError { causes: new, ..CliError::new(Exit::ActionNeeded, "it is done, and alerts fire that did not before") })
+        }
+        Err(error) => {
+            note(format!("unknown: whether new alerts fire: {error}"));
+            Ok(Exit::Done)
+        }
+    }
+}
+
 /// Whether anything was done at all.
 fn changed(state: &RunState) -> bool {
     state.steps.values().any(|step| step.started)
+}
+
+/// Nodes that the run has closed and not opened again, in words.
+fn closed(plan: &Plan, state: &RunState) -> Option<String> {
+    let mut nodes: BTreeSet<&NodeName> = BTreeSet::new();
+    for step in plan.steps.iter().filter(|step| state.step(step.number).started) {
+        if let StepAction::Cordon { node } = &step.change {
+            nodes.insert(node);
+        } else if let StepAction::Uncordon { node } | StepAction::DeleteNode { node, .. } = &step.change
+            && state.step(step.number).ensured
+        {
+            nodes.remove(node);
+        }
+    }
+    let mut names: Vec<String> = nodes.into_iter().map(ToString::to_string).collect();
+    names.extend(state.steps.values().flat_map(|step| &step.closed).map(ToString::to_string));
+    (!names.is_empty()).then(|| format!("closed to new pods meanwhile: {}", names.join(", ")))
 }
 
 /// Whether a node is being taken out: there is no way back by opening it.

@@ -411,6 +411,21 @@ fn what_is_not_as_planned_is_refused_and_nothing_is_left_closed() -> Tested {
     world.run(&["apply", &file, "--yes"]).ends(4).says(&["another capplan is at work"]);
     drop(lock);
 
+    // So is another on another machine.
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
+    let held = |seconds: i64| {
+        let renewed = jiff::Timestamp::now() - jiff::SignedDuration::from_secs(seconds);
+        json!({"spec": {"holderIdentity": "me@elsewhere:/state", "leaseDurationSeconds": 40,
+                        "renewTime": renewed.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()}})
+    };
+    let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "capplan"}});
+    rig.api().call(Call::post(leases, lease))?;
+    rig.api().call(Call::patch(format!("{leases}/capplan"), held(1)))?;
+    world.run(&["apply", &file, "--yes"]).ends(4).says(&["me@elsewhere:/state", "Nothing was changed"]);
+    calm(&mut rig)?;
+    // One that was not renewed has run out.
+    rig.api().call(Call::patch(format!("{leases}/capplan"), held(60)))?;
+
     // The VM has another name, as after its VMID was given to another.
     set("name", "somebody-else")?;
     world.run(&["apply", &file, "--yes"]).ends(4).says(&["nothing was changed", "plan again"]);

@@ -247,7 +247,24 @@ pub(crate) fn serving<'a>(pods: &'a [Pod], owner: &str) -> impl Iterator<Item = 
 fn successor(seen: &Snapshot, owner: &str, against: Against<'_>) -> Checked {
     let before = against.ready_before.ok_or_else(|| format!("how many pods of {owner} were ready before is not known"))?;
     let now = serving(pods(seen)?, owner).filter(|pod| Some(pod.uid.as_str()) != against.evicted).count() as u64;
+    // One that was made smaller meanwhile has fewer; one that is gone has none.
+    let before = wanted(seen, owner).map_or(before, |wanted| before.min(wanted));
     when(now >= before, || format!("{now} of {before} pods of {owner} are ready"))
+}
+
+/// How many pods an owner wants now, if it is known and of a kind that says so.
+///
+/// A ReplicaSet that a rollout leaves behind wants none; what follows it is another owner.
+fn wanted(seen: &Snapshot, owner: &str) -> Option<u64> {
+    let mut parts = owner.splitn(3, '/');
+    let (kind, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
+    let all = match kind {
+        "ReplicaSet" => &seen.kube.replica_sets,
+        "StatefulSet" => &seen.kube.stateful_sets,
+        _ => return None,
+    };
+    let found = all.known()?.iter().find(|one| one.namespace == namespace && one.name == name);
+    Some(found.map_or(0, |one| one.replicas))
 }
 
 /// Where the newest serving pod of an owner is.

@@ -6,6 +6,7 @@ pub mod check;
 pub mod execute;
 pub mod join;
 pub mod kube;
+pub mod lease;
 pub mod manifest;
 pub mod observe;
 pub mod prometheus;

@@ -200,6 +200,30 @@ impl Prometheus {
         Ok(series.into_iter().map(|(labels, points)| RangeSeries { labels, points }).collect())
     }
 
+    /// Alerts that fire at the end of a time and did not before it, in words.
+    ///
+    /// # Errors
+    /// [`PrometheusError`] if the server does not answer or refuses the query.
+    pub async fn new_alerts(&self, start: Timestamp, end: Timestamp) -> Result<Vec<String>, PrometheusError> {
+        // Rules are evaluated every minute or less; two before the start are enough to know what fired then.
+        let step = SignedDuration::from_secs(15);
+        let before = start - SignedDuration::from_mins(2);
+        let series = self.query_range("ALERTS{alertstate=\"firing\"}", before, end, step).await?;
+        let name = |labels: &BTreeMap<String, String>| {
+            let rest: Vec<String> = labels
+                .iter()
+                .filter(|(key, _)| !["__name__", "alertname", "alertstate", "severity"].contains(&key.as_str()))
+                .map(|(key, value)| format!("{key}={value}"))
+                .collect();
+            format!("{} {}", labels.get("alertname").map_or("an alert", String::as_str), rest.join(", "))
+        };
+        let is_new = |one: &&RangeSeries| {
+            one.points.iter().all(|(at, _)| *at > start)
+                && one.points.iter().any(|(at, _)| *at > end - SignedDuration::from_mins(1))
+        };
+        Ok(series.iter().filter(is_new).map(|one| name(&one.labels).trim().to_owned()).collect())
+    }
+
     async fn piece(
         &self,
         query: &str,

@@ -9,6 +9,7 @@ use capplan_model::policy::{Distribution, Seed};
 use jiff::Timestamp;
 
 use crate::kube::{self, Connection};
+use crate::lease::Lease;
 use crate::observe::{ObserveError, observe};
 use crate::pve::{self, Endpoint, PveError};
 
@@ -18,6 +19,8 @@ pub struct World {
     endpoints: Vec<Endpoint>,
     /// The cluster.
     pub kube: kube::Writer,
+    /// What keeps others from it, if it was taken.
+    pub lease: Option<Lease>,
     pve: Vec<Plane>,
 }
 
@@ -59,7 +62,13 @@ impl World {
             let hosts = writer.hosts().await.map_err(refused)?;
             planes.push(Plane { name: endpoint.name.clone(), hosts, writer });
         }
-        Ok(Self { connection: connection.clone(), endpoints: endpoints.to_vec(), kube: kube::Writer::new(reader), pve: planes })
+        Ok(Self {
+            connection: connection.clone(),
+            endpoints: endpoints.to_vec(),
+            kube: kube::Writer::new(reader),
+            lease: None,
+            pve: planes,
+        })
     }
 
     /// Reads both planes now.
@@ -77,9 +86,13 @@ impl World {
     pub async fn missing(&self, plan: &Plan, seen: &Snapshot) -> Result<Vec<String>, ObserveError> {
         let mut needed = Needed::default();
         plan.steps.iter().for_each(|step| needed.by(&step.change, plan, seen));
+        for verb in ["get", "create", "update"] {
+            needed.kube_in(verb, LEASES, "kube-system");
+        }
         let mut missing = Vec::new();
         for (verb, resource, namespace) in needed.kube {
-            if !self.kube.reader().may(verb, "", resource, namespace.as_deref()).await? {
+            let group = if resource == LEASES { "coordination.k8s.io" } else { "" };
+            if !self.kube.reader().may(verb, group, resource, namespace.as_deref()).await? {
                 let within = namespace.map(|namespace| format!(" in {namespace}")).unwrap_or_default();
                 missing.push(format!("Kubernetes: {verb} {resource}{within}"));
             }
@@ -113,6 +126,8 @@ impl World {
         }
     }
 }
+
+const LEASES: &str = "leases";
 
 /// What a plan needs of both planes.
 #[derive(Default)]

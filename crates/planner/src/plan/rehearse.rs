@@ -24,6 +24,11 @@ pub(super) fn gate(scene: &Scene<'_>, plan: &Plan) -> Result<(), String> {
             Reading::Unknown { why } => return Err(format!("whether {} has a quorum is not known: {why}", pve.name)),
         }
     }
+    let kube = &snapshot.kube;
+    let system = kube.deployments.items().iter().chain(kube.daemon_sets.items()).filter(|one| one.namespace == "kube-system");
+    if let Some(one) = system.into_iter().find(|one| one.ready < one.replicas) {
+        return Err(format!("{} of kube-system has {} of {} pods ready: mend it first", one.name, one.ready, one.replicas));
+    }
     let nodes = plan.order.iter().map(|order| &order.node);
     for guest in nodes.filter_map(|node| scene.ground.guest(node)) {
         if let Some(lock) = &guest.lock {

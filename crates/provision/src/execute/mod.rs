@@ -19,6 +19,7 @@ use serde::Serialize;
 use crate::check::{Against, Verdict, check, newest, owned, serving};
 use crate::join::Given;
 use crate::kube::{Evicted, KubeError};
+use crate::lease::Lease;
 use crate::observe::causes;
 use crate::pve::{PveError, TaskState};
 use crate::store::journal::{Journal, JournalError};
@@ -363,6 +364,9 @@ impl Executor<'_> {
             }
             return self.wait(step, journal, begun).await;
         }
+        if self.world.lease.as_ref().is_some_and(Lease::is_lost) {
+            return Err(Halt::Stopped("the lease that keeps others away ran out: another capplan may be at work".to_owned()));
+        }
         match self.unmet(&step.requires, &seen, number, &journal.state) {
             None => self.act(step, &seen, journal, begun).await?,
             // It was begun before: the effect is on its way, or never comes.
@@ -510,7 +514,9 @@ impl Executor<'_> {
                     return Err(self.refusal(step, &again, &journal.state, why));
                 }
                 journal.append(&started(None))?;
-                let upid = writer.take_out(&host, guest.vmid, slot).await?;
+                // Its digest is that of the second look: an attach since then refuses it.
+                let digest = guest_of(guest, &again)?.config.known().and_then(|config| config.digest.clone());
+                let upid = writer.take_out(&host, guest.vmid, slot, digest.as_deref()).await?;
                 self.submitted(step, &guest.host, upid, journal, begun).await?;
             }
             StepAction::CloneGuest { template, worker } => self.clone_guest(step, template, worker, journal, begun).await?,
@@ -597,6 +603,18 @@ impl Executor<'_> {
                     }
                     (self.tell)(&Told::Waiting { step: number, why, seconds: begun.elapsed().as_secs() });
                     tokio::time::sleep(EVICTION_PAUSE).await;
+                    // Meanwhile others may have taken the place that it was to get.
+                    let again = self.observe().await?;
+                    if unread(&again).is_none() {
+                        if let Some(why) = self.unmet(&step.requires, &again, number, &journal.state) {
+                            self.open_again(number, journal).await?;
+                            return Err(self.refusal(step, &again, &journal.state, why));
+                        }
+                        if let Err(why) = (self.rehearse)(&again, number) {
+                            self.open_again(number, journal).await?;
+                            return Err(Halt::Surprise(why));
+                        }
+                    }
                 }
                 // The answer was lost, or the server is away: the effect is read back.
                 Err(error) => return Err(error.into()),

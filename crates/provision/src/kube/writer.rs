@@ -70,6 +70,14 @@ impl Writer {
         self.send(Method::POST, path, "application/json", object).await
     }
 
+    /// Replaces an object that is still of the version that it names.
+    ///
+    /// # Errors
+    /// [`KubeError`]: 409 if it is of another version by now.
+    pub async fn replace(&self, path: &str, object: &Value) -> Result<(), KubeError> {
+        self.send(Method::PUT, path, "application/json", object).await
+    }
+
     /// Deletes an object; whether it was there.
     ///
     /// # Errors

@@ -152,16 +152,18 @@ impl Writer {
     }
 
     /// Takes a disk out of a VM's configuration; what it holds stays. A volume that the VM does not own is
-    /// let go of, one of its own becomes `unusedN`.
+    /// let go of, one of its own becomes `unusedN`. `digest` is that of the configuration that was read: another
+    /// one refuses it.
     ///
     /// # Errors
     /// [`PveError`]; after one the task may be at work or not.
     ///
     /// # Source
     /// `vmconfig_register_unused_drive` of qemu-server: only a volume of the VM's own becomes `unusedN`.
-    pub async fn take_out(&self, host: &str, vmid: VmId, slot: &str) -> Result<String, PveError> {
+    pub async fn take_out(&self, host: &str, vmid: VmId, slot: &str, digest: Option<&str>) -> Result<String, PveError> {
         let path = format!("/nodes/{}/qemu/{vmid}/config", segment(host));
-        self.task(Method::POST, &path, &[("delete", slot)]).await
+        let form: Vec<(&str, &str)> = [("delete", slot)].into_iter().chain(digest.map(|digest| ("digest", digest))).collect();
+        self.task(Method::POST, &path, &form).await
     }
 
     /// Starts a VM.
