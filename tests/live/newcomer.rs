@@ -90,9 +90,9 @@ fn provision(api: &Api, operator: &Operator) -> Tested {
                 Err(failure) if !failure.to_string().contains("exists") => return Err(failure),
                 Ok(_) | Err(_) => {}
             }
+            placement::provision_for(api, &claim)?;
         }
     }
-    placement::provision(api)?;
     for volume in api.list("/api/v1/persistentvolumes")? {
         if volume["status"]["phase"] == "Released" {
             api.call(Call::delete(format!(

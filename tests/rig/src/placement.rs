@@ -210,10 +210,7 @@ fn settle(api: &Api, patience: Duration) -> Result<BTreeMap<String, Fate>, Failu
 
 /// Plays the provisioners: once the scheduler has chosen a node for a claim that waits for its first
 /// consumer, a volume of that node's topology appears and is bound.
-///
-/// # Errors
-/// The API refuses.
-pub fn provision(api: &Api) -> Result<(), Failure> {
+fn provision(api: &Api) -> Result<(), Failure> {
     for claim in api.list("/api/v1/persistentvolumeclaims")? {
         provision_for(api, &claim)?;
     }
@@ -228,7 +225,10 @@ const TOPOLOGIES: [(&str, &[&str]); 2] = [
 
 /// Makes the volume of a claim if the scheduler has chosen its node. A label that the node lacks binds
 /// the volume to nothing.
-pub(crate) fn provision_for(api: &Api, claim: &Value) -> Result<(), Failure> {
+///
+/// # Errors
+/// The API refuses.
+pub fn provision_for(api: &Api, claim: &Value) -> Result<(), Failure> {
     const NODE: &str = "/metadata/annotations/volume.kubernetes.io~1selected-node";
     let (node, uid) = (text(claim, NODE), text(claim, "/metadata/uid"));
     let class = text(claim, "/spec/storageClassName");
