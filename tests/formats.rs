@@ -23,6 +23,8 @@ fn the_published_schemas_are_those_of_the_types() {
         (json::Format::Sweep, "sweep"),
         (json::Format::Plan, "plan"),
         (json::Format::Scenario, "scenario"),
+        (json::Format::Journal, "journal"),
+        (json::Format::Events, "events"),
     ] {
         let schema = json::schema(format).expect("a schema");
         let path = file(&format!("schemas/capplan.{name}.1.json"));

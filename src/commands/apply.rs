@@ -11,7 +11,7 @@ use capplan_model::kube::MAX_VOLUMES_LABEL;
 use capplan_model::plan::{Feasibility, Plan, StepAction, WorkerSpec};
 use capplan_model::run::{End, Event, FORMAT, RunState};
 use capplan_planner::plan::{Count, Observation, Removal, Request, Wanted, gate, rehearse};
-use capplan_provision::execute::{Executor, Outcome, Rehearse, Told};
+use capplan_provision::execute::{EventLine, Executor, Outcome, Rehearse, Told};
 use capplan_provision::kube::KubeError;
 use capplan_provision::lease::{Lease, LeaseError};
 use capplan_provision::prometheus::Prometheus;
@@ -443,7 +443,7 @@ async fn carry_out(config: &Config, world: &World, plan: &Plan, journal: &mut Jo
     let outcome = match executor.run(journal).await {
         Ok(outcome) => {
             if output == Output::Json {
-                event(&outcome);
+                event(&EventLine::Outcome(outcome.clone()));
             }
             outcome
         }
@@ -545,7 +545,7 @@ fn out_of_return(plan: &Plan, state: &RunState) -> bool {
 
 fn tell(told: &Told, output: Output) {
     match (output, told) {
-        (Output::Json, _) => event(told),
+        (Output::Json, _) => event(&EventLine::Told(told.clone())),
         (Output::Text, Told::Run { run }) => note(format!("run {run}")),
         (Output::Text, Told::Step { step, of, title }) => note(format!("[{step}/{of}] {title}")),
         (Output::Text, Told::Waiting { why, seconds, .. }) => note(format!("      {seconds:>4} s  waiting: {why}")),
@@ -556,7 +556,7 @@ fn tell(told: &Told, output: Output) {
 }
 
 /// One line of JSON on stdout; a reader that hangs up does not stop the work.
-fn event(event: &impl serde::Serialize) {
+fn event(event: &EventLine) {
     if let Ok(line) = serde_json::to_string(event) {
         drop(super::print(&format!("{line}\n")));
     }

@@ -1,9 +1,11 @@
 //! Results as JSON, and the schemas of that JSON.
 
 use capplan_model::plan::Plan;
+use capplan_model::run::Event;
 use capplan_model::scenario::Scenario;
 use capplan_planner::report::Report;
 use capplan_planner::simulate::{Simulation, Sweep};
+use capplan_provision::execute::EventLine;
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde::Serialize;
@@ -29,6 +31,10 @@ pub enum Format {
     Plan,
     /// capplan.scenario/1, the input file
     Scenario,
+    /// capplan.journal/1, a line of a run's journal
+    Journal,
+    /// A line of `apply --output json`
+    Events,
 }
 
 /// The JSON Schema of a format.
@@ -45,6 +51,8 @@ pub fn schema(format: Format) -> Result<String, serde_json::Error> {
         Format::Simulation => written::<Simulation>(),
         Format::Sweep => written::<Sweep>(),
         Format::Plan => written::<Plan>(),
+        Format::Journal => written::<Event>(),
+        Format::Events => written::<EventLine>(),
         Format::Scenario => SchemaSettings::default().for_deserialize().into_generator().into_root_schema_for::<Scenario>(),
     })
 }

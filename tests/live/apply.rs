@@ -100,6 +100,9 @@ fn a_drain_moves_every_pod_once_and_a_second_one_has_nothing_to_do() -> Tested {
     world.run(&["apply", &file]).ends(4).says(&["nobody is there to confirm it", "--yes"]);
     let told = world.run(&["apply", &file, "--yes", "--output", "json"]).done().out;
     let events: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let schema: Value = serde_json::from_str(&world.run(&["schema", "events"]).done().out).expect("JSON");
+    let schema = jsonschema::validator_for(&schema).expect("a schema");
+    assert!(events.iter().all(|event| schema.is_valid(event)), "{told}");
     let named = |event: Option<&Value>| event.map(|one| one["event"].as_str().unwrap_or_default().to_owned());
     assert_eq!((named(events.first()), named(events.last())), (Some("run".into()), Some("finished".into())), "{told}");
     let after = settled(rig.api())?;

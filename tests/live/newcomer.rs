@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use capplan_model::Reading;
 use capplan_model::ids::{HostName, VmId};
 use capplan_model::pve::{Disk, Guest, GuestConfig};
@@ -237,11 +239,71 @@ fn a_worker_is_cloned_joins_and_proves_itself() -> Tested {
     }
     let (mut rig, world, _provisioner) = started()?;
     let add = ["apply", "add-worker", "--memory", "8GiB", "--like", "w1", "--yes"];
-    let done = world.run(&add).done();
-    println!("{}", done.err);
+    let secrets = Watch::start(rig.api().clone());
+    let mut child = world
+        .command(&add)
+        .stdout(File::create(world.path("out")).expect("a file of ours"))
+        .stderr(File::create(world.path("said")).expect("a file of ours"))
+        .spawn()
+        .expect("it starts");
+    let mut arguments = std::collections::BTreeSet::new();
+    while child.try_wait().expect("a child").is_none() {
+        arguments.extend(std::fs::read(format!("/proc/{}/cmdline", child.id())));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let said = std::fs::read_to_string(world.path("said")).expect("a file of ours");
+    assert!(child.wait().expect("a child").success(), "{said}");
     joined(&mut rig, "w3", 203)?;
     assert_eq!(rig.double()?.violations()?, Vec::<Value>::new());
+
+    // Nothing secret is in anything that was written, or in the list of processes.
+    let mut secrets = secrets.end();
+    assert_eq!(secrets.len(), 1, "a token was made");
+    secrets.extend(rig.double()?.token().rsplit('=').next().map(str::to_owned));
+    let account = std::fs::read_to_string(rig.account("capplan-apply")?).expect("a file of the rig");
+    secrets.extend(account.split_whitespace().filter(|word| word.len() > 100).map(|word| word.trim_matches('"').to_owned()));
+    let kept: Vec<String> = world.files().into_iter().collect();
+    assert!(kept.iter().any(|name| name.ends_with("journal.jsonl")), "{kept:?}");
+    for secret in &secrets {
+        let holds = |bytes: &[u8]| bytes.windows(secret.len()).any(|part| part == secret.as_bytes());
+        for name in &kept {
+            assert!(!holds(&std::fs::read(world.path(name)).unwrap_or_default()), "a secret is in {name}");
+        }
+        assert!(!arguments.iter().any(|line| holds(line)), "a secret is an argument");
+    }
     Ok(())
+}
+
+/// Secrets of bootstrap tokens that are made while it watches.
+struct Watch {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<std::collections::BTreeSet<String>>,
+}
+
+impl Watch {
+    fn start(api: Api) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let mut seen = std::collections::BTreeSet::new();
+            while !stopped.load(Ordering::Relaxed) {
+                let secrets = api.list("/api/v1/namespaces/kube-system/secrets").unwrap_or_default();
+                let ours = secrets.iter().filter(|one| one["data"]["description"].is_string());
+                let encoded = ours.filter_map(|one| one["data"]["token-secret"].as_str());
+                seen.extend(
+                    encoded.filter_map(|text| STANDARD.decode(text).ok()).filter_map(|bytes| String::from_utf8(bytes).ok()),
+                );
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            seen
+        });
+        Self { stop, thread }
+    }
+
+    fn end(self) -> std::collections::BTreeSet<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("it ends")
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::NodeName;
@@ -11,7 +12,7 @@ use crate::ids::NodeName;
 pub const FORMAT: &str = "capplan.journal/1";
 
 /// One line of a journal. What is going to be done is written, and on disk, before it is done.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", tag = "event")]
 pub enum Event {
     /// The run exists; nothing is done yet.

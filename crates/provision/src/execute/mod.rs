@@ -14,6 +14,7 @@ use capplan_model::plan::{Condition, GuestRef, Plan, Step, StepAction};
 use capplan_model::pve::Guest;
 use capplan_model::run::{Event, RunState, StepState};
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::check::{Against, Verdict, check, newest, owned, serving};
@@ -48,7 +49,7 @@ const GHOST_PAUSE: Duration = Duration::from_secs(60);
 const SHUTDOWN_SECONDS: u64 = 300;
 
 /// What happens, for a human or a machine to follow.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", tag = "event")]
 pub enum Told {
     /// A run is begun, or gone on with.
@@ -93,7 +94,7 @@ pub enum Told {
 }
 
 /// How far it came.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", tag = "event")]
 pub enum Outcome {
     /// Every step is done.
@@ -119,6 +120,16 @@ pub enum Outcome {
         /// Why.
         why: String,
     },
+}
+
+/// A line of the event stream: what happens, and at the end how far it came.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum EventLine {
+    /// What happens.
+    Told(Told),
+    /// The last line.
+    Outcome(Outcome),
 }
 
 /// Is what is left of a plan, from this step on, still possible on this reading?
