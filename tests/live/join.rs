@@ -26,7 +26,7 @@ fn started() -> Result<Rig, Failure> {
 }
 
 /// A bootstrap token as the Kubernetes API makes them; answers `id.secret`.
-fn mint(api: &Api, id: &str, expiration: &str) -> Result<String, Failure> {
+pub(crate) fn mint(api: &Api, id: &str, expiration: &str) -> Result<String, Failure> {
     let secret = "0123456789abcdef";
     let data = json!({
         "token-id": id, "token-secret": secret, "expiration": expiration,
@@ -40,7 +40,7 @@ fn mint(api: &Api, id: &str, expiration: &str) -> Result<String, Failure> {
 }
 
 /// Waits until the cluster's address and authority are signed with the token.
-fn wait_for_signature(api: &Api, id: &str) -> Result<(), Failure> {
+pub(crate) fn wait_for_signature(api: &Api, id: &str) -> Result<(), Failure> {
     let start = Instant::now();
     loop {
         let info = api.get("/api/v1/namespaces/kube-public/configmaps/cluster-info")?;
@@ -55,14 +55,14 @@ fn wait_for_signature(api: &Api, id: &str) -> Result<(), Failure> {
 }
 
 /// The pin of the cluster's authority: SHA-256 of its public key, as kubeadm wants it.
-fn pin(rig: &Rig) -> Result<String, Failure> {
+pub(crate) fn pin(rig: &Rig) -> Result<String, Failure> {
     let script = "openssl x509 -pubkey -noout -in \"$0\" | openssl pkey -pubin -outform der | sha256sum";
     let output = Command::new("sh").args(["-c", script]).arg(rig.authority()?).output();
     let text = String::from_utf8(output.expect("sh runs").stdout).expect("digits");
     Ok(format!("sha256:{}", text.split(' ').next().unwrap_or_default()))
 }
 
-fn join_configuration(endpoint: &str, token: &str, pin: &str, labels: &str, vmid: u32) -> Value {
+pub(crate) fn join_configuration(endpoint: &str, token: &str, pin: &str, labels: &str, vmid: u32) -> Value {
     json!({
         "apiVersion": "kubeadm.k8s.io/v1beta4", "kind": "JoinConfiguration",
         "discovery": {"bootstrapToken": {"token": token, "apiServerEndpoint": endpoint, "caCertHashes": [pin]}},

@@ -22,6 +22,7 @@ use capplan_rig::{Failure, Rig, objects, placement};
 use serde_json::{Value, json};
 
 use crate::apply::{done, lines};
+use crate::join;
 use crate::support::{STATE, World};
 use crate::{Tested, printed_roles, skipped_without_own_plane, world};
 
@@ -349,6 +350,42 @@ fn a_worker_is_replaced_by_one_that_is_there_before_it_goes() -> Tested {
     let names: Vec<Value> = rig.api().list("/api/v1/nodes")?.iter().map(|one| one["metadata"]["name"].clone()).collect();
     assert_eq!(names, [json!("w1"), json!("w3")]);
     assert_eq!(rig.double()?.guest(202)?["config"]["tags"], "capplan-spare");
+    assert_eq!(rig.double()?.violations()?, Vec::<Value>::new());
+    Ok(())
+}
+
+#[test]
+fn a_worker_joins_with_the_snippet_that_the_admin_placed() -> Tested {
+    if skipped_without_own_plane() {
+        return Ok(());
+    }
+    let (mut rig, mut world, _provisioner) = started()?;
+    let token = join::mint(rig.api(), "abc123", "2099-01-01T00:00:00Z")?;
+    join::wait_for_signature(rig.api(), "abc123")?;
+    let (pin, server) = (join::pin(&rig)?, rig.server()?);
+    let labels =
+        "topology.kubernetes.io/region=lab,topology.kubernetes.io/zone=pve1,csi.proxmox.sinextra.dev/max-volume-attachments=28";
+    let mut configuration = join::join_configuration(server.trim_start_matches("https://"), &token, &pin, labels, 0);
+    // One for all of them: nothing of a single machine is in it.
+    configuration["nodeRegistration"] = json!({"kubeletExtraArgs": [{"name": "node-labels", "value": labels}]});
+    let data = json!({
+        "write_files": [{"path": "/run/kubeadm/join.yaml", "permissions": "0600", "content": configuration.to_string()}],
+        "runcmd": [["kubeadm", "join", "--config", "/run/kubeadm/join.yaml"]],
+    });
+    let policy = std::fs::read_to_string(world.path("policy.toml")).expect("a file of ours");
+    let vendor =
+        world.write("vendor.toml", policy.replace("seed = \"iso\"", "seed = \"vendor\"\nsnippet = \"local:snippets/join.yaml\""));
+    world.set("CAPPLAN_POLICY", vendor);
+    let add = ["apply", "add-worker", "--memory", "8GiB", "--like", "w1", "--yes"];
+    rig.double()?.place("pve1", "local:snippets/join.yaml", &format!("#cloud-config\n{data}\n"))?;
+    world.run(&add).done();
+    let node = rig.api().get("/api/v1/nodes/w3")?;
+    assert_eq!(node["metadata"]["labels"]["node-role.kubernetes.io/worker"], "", "{node}");
+    let config = rig.double()?.guest(203)?["config"].clone();
+    assert_eq!(config["cicustom"], "vendor=local:snippets/join.yaml");
+    assert!(config["ide2"].as_str().is_some_and(|text| text.contains("vm-203-cloudinit")), "{config}");
+    let minted = done(&rig.gate()?.requests()?, "POST", "/namespaces/kube-system/secrets");
+    assert_eq!(minted, 0, "no token is made where the snippet has one");
     assert_eq!(rig.double()?.violations()?, Vec::<Value>::new());
     Ok(())
 }

@@ -40,7 +40,7 @@ class Control:
                 ('PUT', '/acl', self.acl), ('POST', '/tokens', self.tokens), ('GET', '/guests', self.guests),
                 ('POST', '/guests', self.guest_add), ('PATCH', '/guests/{vmid}', self.guest_change),
                 ('DELETE', '/guests/{vmid}', self.guest_remove), ('GET', '/guests/{vmid}/seed', self.seed),
-                ('PATCH', '/nodes/{name}', self.node_change), ('POST', '/quorum', self.quorum)):
+                ('PATCH', '/nodes/{name}', self.node_change), ('POST', '/quorum', self.quorum), ('PUT', '/files', self.file)):
             app.router.add_route(method, path, handler)
         self.runner = web.AppRunner(app)
         await self.runner.setup()
@@ -95,6 +95,13 @@ class Control:
 
     async def network(self, request):
         self.pve.faults.network(await self.body(request))
+
+    async def file(self, request):
+        """A file that an admin puts on a storage of a host: snippets cannot be uploaded."""
+        spec = await self.body(request)
+        sid, _, name = spec['volume'].partition(':')
+        kind, _, file = name.partition('/')
+        self.pve.put_file(sid, kind, file, spec['content'].encode(), spec['node'])
 
     async def quorum(self, request):
         self.pve.quorate = bool((await self.body(request))['quorate'])

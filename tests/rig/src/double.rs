@@ -133,6 +133,14 @@ impl Double {
         self.control.post("/fail", rule).map(drop)
     }
 
+    /// Puts a file on a storage of a host as its admin does: `local:snippets/join.yaml`.
+    ///
+    /// # Errors
+    /// The control API refuses.
+    pub fn place(&self, node: &str, volume: &str, content: &str) -> Result<(), Failure> {
+        self.control.put("/files", &json!({"node": node, "volume": volume, "content": content})).map(drop)
+    }
+
     /// Ends all faults.
     ///
     /// # Errors
