@@ -20,6 +20,7 @@ use capplan_provision::world::World;
 use clap::{Subcommand, ValueEnum};
 use jiff::Timestamp;
 
+use super::doctor::CLOCK_SECONDS;
 use super::observed::{live, unobserved};
 use super::plan::WantedArgs;
 use crate::config::{Config, Options};
@@ -374,7 +375,21 @@ async fn give_back(world: &mut World, config: &Config) {
 async fn connect(config: &Config) -> Result<World, CliError> {
     let progress = Progress::start("connecting");
     progress.reading("both planes");
-    World::connect(&config.kubernetes, &config.proxmox).await.map_err(|error| unobserved(&error))
+    let world = World::connect(&config.kubernetes, &config.proxmox).await.map_err(|error| unobserved(&error))?;
+    // Ages, leases and the life of a token are told by the clock.
+    let ahead = world.ahead().await.map_err(|error| unobserved(&error))?;
+    match ahead.filter(|seconds| seconds.abs() > CLOCK_SECONDS) {
+        None => Ok(world),
+        Some(seconds) => Err(CliError::new(
+            Exit::Refused,
+            format!("this machine's clock is {} s {} the API server's; nothing was changed", seconds.abs(), side(seconds)),
+        )
+        .hint("set it (`timedatectl set-ntp true`)")),
+    }
+}
+
+fn side(ahead: i64) -> &'static str {
+    if ahead > 0 { "ahead of" } else { "behind" }
 }
 
 /// A plan on a reading: neither its past nor what others claim decides whether it still holds.

@@ -16,7 +16,7 @@ const PVE_ROLE: &str = include_str!("../../deploy/pve-role.sh");
 const APPLY_ROLE: &str = include_str!("../../deploy/clusterrole-apply.yaml");
 const PVE_APPLY_ROLE: &str = include_str!("../../deploy/pve-role-apply.sh");
 /// Seconds that two clocks may differ before ages and windows mean something else.
-const CLOCK_SECONDS: i64 = 30;
+pub(super) const CLOCK_SECONDS: i64 = 30;
 
 /// Check connections, permissions and clocks
 ///

@@ -1052,6 +1052,9 @@ pub struct Service {
     pub name: String,
     /// Labels of its pods; empty if it selects none.
     pub selector: Labels,
+    /// Addresses outside of the cluster that are its own: of load balancers, and external ones.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
 }
 
 /// A ResourceQuota.

@@ -1,5 +1,9 @@
 //! The runbook as data: rules with thresholds and windows.
 
+use std::fmt::Display;
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
 use jiff::SignedDuration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
@@ -58,6 +62,13 @@ pub struct Worker {
     /// What must stay available on its host beyond that.
     #[serde(deserialize_with = "bytes")]
     pub host_reserve: Bytes,
+    /// Share of a host's memory that running guests may commit with it.
+    #[serde(deserialize_with = "percent", default = "all")]
+    pub most_committed: f64,
+}
+
+fn all() -> f64 {
+    1.0
 }
 
 /// What only a human knows.
@@ -161,6 +172,10 @@ pub struct Join {
     pub server: Option<String>,
     /// Minutes for which a bootstrap token is good.
     pub token_minutes: u32,
+    /// VMIDs that new workers get, as `200-249`; otherwise the first free one after those of the workers.
+    pub vmids: Option<Range<u32>>,
+    /// Addresses that new workers get, as `10.0.20.101-10.0.20.149`; otherwise the first free one after theirs.
+    pub addresses: Option<Range<Ipv4Addr>>,
     /// Minutes until a VM that was started must have joined.
     pub deadline_minutes: u32,
     /// Startup order of new workers, such as `order=26,up=45,down=180`; otherwise the template's. Setting it
@@ -178,12 +193,43 @@ impl Default for Join {
             storage: "local".to_owned(),
             snippet: None,
             server: None,
+            vmids: None,
+            addresses: None,
             // A VM that boots joins within some minutes; a package upgrade on a busy disk takes longer.
             token_minutes: 60,
             // Runbook: 3 to 5 minutes, seen as 7; the deadline is the usual ten and a package upgrade.
             deadline_minutes: 15,
             startup: None,
             probe: Probe::default(),
+        }
+    }
+}
+
+/// From one to another, both among them; written as `first-last`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(with = "String")]
+pub struct Range<T: Copy + Display + FromStr + Ord> {
+    /// The first.
+    pub first: T,
+    /// The last.
+    pub last: T,
+}
+
+impl<T: Copy + Display + FromStr + Ord> From<Range<T>> for String {
+    fn from(range: Range<T>) -> Self {
+        format!("{}-{}", range.first, range.last)
+    }
+}
+
+impl<T: Copy + Display + FromStr + Ord> TryFrom<String> for Range<T> {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let parts = text.split_once('-').and_then(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)));
+        match parts {
+            Some((first, last)) if first <= last => Ok(Self { first, last }),
+            _ => Err(format!("`{text}` is no range: write first-last")),
         }
     }
 }
@@ -617,6 +663,19 @@ mod tests {
         ] {
             let message = Policy::parse(&BUILT_IN.replace(from, to)).expect_err(to).to_string();
             assert!(message.contains(expected), "{to}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_range_is_read_as_it_is_written() {
+        let text = BUILT_IN.replace("[join.probe]", "vmids = \"200-249\"\naddresses = \"10.0.20.101-10.0.20.149\"\n[join.probe]");
+        let join = Policy::parse(&text).expect("two ranges").join;
+        assert_eq!(join.vmids, Some(Range { first: 200, last: 249 }));
+        assert_eq!(join.addresses.map(String::from).as_deref(), Some("10.0.20.101-10.0.20.149"));
+        for wrong in ["249-200", "200", "a-b"] {
+            let text = BUILT_IN.replace("[join.probe]", &format!("vmids = \"{wrong}\"\n[join.probe]"));
+            let error = Policy::parse(&text).expect_err(wrong);
+            assert!(error.message.contains("first-last"), "{}", error.message);
         }
     }
 

@@ -3,16 +3,18 @@
 use std::fmt::Write;
 
 use capplan_model::history::History;
-use capplan_model::ids::{NodeName, SnapshotId};
+use capplan_model::ids::{NodeName, SnapshotId, VmId};
 use capplan_model::kube::{
     Affinity, Condition, Kube, LabelSelector, Labels, Node, Owner, Pdb, Phase, Pod, PodAffinity, PodAffinityTerm, Resources,
+    Workload,
 };
 use capplan_model::plan::{Action, BlockCode, Feasibility, OptimalityStatus, Plan, Step, StepAction};
 use capplan_model::policy::Policy;
+use capplan_model::pve::{Guest, Power, ThinPool};
 use capplan_model::scenario::Scenario;
 use capplan_model::units::{Bytes, MilliCpu};
 use capplan_model::{Reading, Snapshot};
-use capplan_planner::plan::{Count, Limits, Observation, Removal, Request, audit, end_state, gate, plan};
+use capplan_planner::plan::{Count, Limits, Observation, Removal, Request, Wanted, audit, end_state, gate, plan};
 use proptest::prelude::*;
 
 /// What a pod takes, where it is, and what it minds.
@@ -322,6 +324,41 @@ proptest! {
 }
 
 #[test]
+fn a_worker_is_begun_only_where_its_host_carries_it() {
+    let mut before = steady(&[(1, 4, 2), (1, 4, 2)], 80).snapshot();
+    let policy = Policy::built_in();
+    let source = before.guests().next().expect("a worker").clone();
+    let template = Guest { template: true, vmid: VmId(9000), name: "template".into(), power: Power::Stopped, ..source };
+    if let Reading::Known(guests) = &mut before.pve[0].guests {
+        guests.push(template);
+    }
+    let history = History::default();
+    let wanted = Wanted { count: Some(1), memory: Some(Bytes::gib(8)), ..Wanted::default() };
+    let plan = planned(&before, &history, &policy, &Request::ScaleUp(Box::new(wanted)), Limits { seconds: 5.0, seed: 1 });
+    assert_eq!(plan.feasibility, Feasibility::Feasible, "{:?} {:?}", plan.blockers, plan.undecided);
+    let gated =
+        |seen: &Snapshot, policy: &Policy| gate(&Observation { snapshot: seen, history: &history, policy, claims: &[] }, &plan);
+    assert_eq!(gated(&before, &policy), Ok(()));
+    let mut strict = policy.clone();
+    strict.worker.most_committed = 0.01;
+    let why = gated(&before, &strict).expect_err("too much");
+    assert!(why.contains("would commit"), "{why}");
+    let mut full = before.clone();
+    if let Reading::Known(hosts) = &mut full.pve[0].hosts {
+        let pool = ThinPool {
+            name: "pve/data".into(),
+            used: Bytes::gib(10),
+            size: Bytes::gib(100),
+            metadata_used: Bytes::gib(95),
+            metadata_size: Bytes::gib(100),
+        };
+        hosts[0].pools = Reading::Known(vec![pool]);
+    }
+    let why = gated(&full, &policy).expect_err("no room for metadata");
+    assert!(why.contains("the metadata of pve/data") && why.contains("95%"), "{why}");
+}
+
+#[test]
 fn a_plan_is_begun_only_where_both_planes_are_well_and_it_is_still_possible() {
     let scenario = steady(&[(1, 4, 2), (1, 4, 2), (1, 4, 2)], 80);
     let (before, policy, history) = (scenario.snapshot(), Policy::built_in(), scenario.history());
@@ -335,10 +372,23 @@ fn a_plan_is_begun_only_where_both_planes_are_well_and_it_is_still_possible() {
     assert_eq!(gated(&|_| {}), Ok(()));
     let gone = plan.order[0].node.clone();
     type Change<'c> = Box<dyn Fn(&mut capplan_model::Snapshot) + 'c>;
-    let cases: [(&str, Change<'_>); 5] = [
+    let cases: [(&str, Change<'_>); 6] = [
         ("another cluster", Box::new(|seen| seen.cluster = "other".into())),
         ("has no quorum", Box::new(|seen| seen.pve[0].quorate = Reading::Known(false))),
         ("is not known", Box::new(|seen| seen.pve[0].quorate = Reading::unknown("no answer"))),
+        (
+            "coredns of kube-system has 1 of 2 pods ready",
+            Box::new(|seen| {
+                let dns = Workload {
+                    namespace: "kube-system".into(),
+                    name: "coredns".into(),
+                    replicas: 2,
+                    ready: 1,
+                    ..Workload::default()
+                };
+                seen.kube.deployments = Reading::Known(vec![dns]);
+            }),
+        ),
         (
             "is locked: backup",
             Box::new(|seen| {

@@ -324,6 +324,16 @@ fn unset(guest: &Guest, spec: &WorkerSpec) -> Result<Option<String>, String> {
     Ok(lacks.into_iter().find(|(_, holds)| !holds).map(|(what, _)| format!("VM {} lacks {what}", guest.vmid)))
 }
 
+/// Why a kubelet does not go with an API server, by their versions such as `v1.35.2`.
+///
+/// # Source
+/// Kubernetes version skew policy: a kubelet is never newer than the API server, and at most three minors older.
+pub(crate) fn skewed(kubelet: &str, server: &str) -> Option<String> {
+    let minor = |version: &str| version.trim_start_matches('v').split('.').nth(1)?.parse::<i64>().ok();
+    let (ours, theirs) = (minor(kubelet)?, minor(server)?);
+    (ours > theirs || theirs - ours > 3).then(|| format!("its kubelet is {kubelet}, the API server {server}"))
+}
+
 /// Whether a VM runs the node of this name. One of another name, or another VM of this one, never becomes it.
 fn joined(seen: &Snapshot, guest: &Guest, worker: &NodeName) -> Checked {
     let uuid = known(&guest.config)?.uuid.as_deref().ok_or("the UUID of the VM")?;
@@ -334,6 +344,9 @@ fn joined(seen: &Snapshot, guest: &Guest, worker: &NodeName) -> Checked {
     match find(seen, worker)? {
         None => Ok(Verdict::Not(format!("there is no node {worker} yet"))),
         Some(node) if !runs_here(node) => Ok(Verdict::Never(format!("{worker} is another machine than VM {}", guest.vmid))),
+        Some(node) if let Some(why) = seen.kube.version.known().and_then(|server| skewed(&node.kubelet_version, server)) => {
+            Ok(Verdict::Never(format!("{worker} must not stay: {why}")))
+        }
         Some(node) => when(node.is_ready(), || format!("{worker} has joined and is not ready yet")),
     }
 }

@@ -108,6 +108,15 @@ impl World {
         Ok(missing)
     }
 
+    /// Seconds that this machine's clock is ahead of the API server's; `None` if the server does not tell.
+    ///
+    /// # Errors
+    /// [`ObserveError`] if it does not answer.
+    pub async fn ahead(&self) -> Result<Option<i64>, ObserveError> {
+        let theirs = self.kube.reader().clock().await?;
+        Ok(theirs.map(|theirs| Timestamp::now().duration_since(theirs).as_secs()))
+    }
+
     /// The endpoint that speaks for a host, and the host's name there.
     ///
     /// # Errors

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use capplan_model::Reading;
 use capplan_model::ids::NodeName;
 use capplan_model::kube::Pod;
-use capplan_model::plan::{Plan, PodMove, StepAction};
+use capplan_model::plan::{Plan, PodMove, StepAction, WorkerSpec};
 
 use super::board::{Board, Choice};
 use super::{Scene, newcomer};
+use crate::capacity::commitment;
 use crate::scheduler::{NodeId, PodId};
 
 /// What must hold before the first step, beyond what the steps ask for themselves.
@@ -29,10 +30,46 @@ pub(super) fn gate(scene: &Scene<'_>, plan: &Plan) -> Result<(), String> {
     if let Some(one) = system.into_iter().find(|one| one.ready < one.replicas) {
         return Err(format!("{} of kube-system has {} of {} pods ready: mend it first", one.name, one.ready, one.replicas));
     }
+    for spec in &plan.workers {
+        room(scene, spec)?;
+    }
     let nodes = plan.order.iter().map(|order| &order.node);
     for guest in nodes.filter_map(|node| scene.ground.guest(node)) {
         if let Some(lock) = &guest.lock {
             return Err(format!("VM {} ({}) is locked: {lock}", guest.vmid, guest.name));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a host carries another worker: by what its running guests may use, and by its pools.
+fn room(scene: &Scene<'_>, spec: &WorkerSpec) -> Result<(), String> {
+    let policy = scene.ground.policy;
+    let Some(host) = scene.ground.snapshot.hosts().find(|host| host.name == spec.host) else {
+        return Err(format!("host {} was not read", spec.host));
+    };
+    let (Some(memory), Some(sum)) = (host.memory.known(), commitment(scene.ground.snapshot, host).into_known()) else {
+        return Err(format!("how much memory running guests of {} may use is not known", host.name));
+    };
+    let share = (sum.running + spec.memory).0 as f64 / memory.total.0.max(1) as f64;
+    if share > policy.worker.most_committed {
+        return Err(format!(
+            "running guests would commit {:.0}% of the memory of {}: worker.most_committed allows {:.0}%",
+            share * 100.0,
+            host.name,
+            policy.worker.most_committed * 100.0
+        ));
+    }
+    let storage = host.storages.items().iter().find(|one| Some(&one.name) == spec.storage.as_ref());
+    let pool = storage.and_then(|storage| host.pool_of(storage)).or_else(|| match host.pools.items() {
+        [only] => Some(only),
+        _ => None,
+    });
+    let Some(pool) = pool else { return Ok(()) };
+    for (what, used, size) in [("data", pool.used, pool.size), ("metadata", pool.metadata_used, pool.metadata_size)] {
+        let share = used.0 as f64 / size.0.max(1) as f64;
+        if size.0 > 0 && share >= policy.limits.high {
+            return Err(format!("the {what} of {} on {} are {:.0}% used: make room first", pool.name, host.name, share * 100.0));
         }
     }
     Ok(())

@@ -240,6 +240,7 @@ impl Used {
         let nodes = snapshot.kube.nodes.items();
         let configured = snapshot.guests().filter_map(|guest| guest.config.known()).flat_map(|config| &config.addresses);
         let internal = nodes.iter().flat_map(|node| &node.internal_ips);
+        let balanced = snapshot.kube.services.items().iter().flat_map(|service| &service.addresses);
         Self {
             vmids: snapshot.guests().map(|guest| guest.vmid).collect(),
             names: snapshot
@@ -247,7 +248,7 @@ impl Used {
                 .map(|guest| guest.name.clone())
                 .chain(nodes.iter().map(|node| node.name.0.clone()))
                 .collect(),
-            addresses: configured.chain(internal).filter_map(|address| bare(address)).collect(),
+            addresses: configured.chain(internal).chain(balanced).filter_map(|address| bare(address)).collect(),
         }
     }
 
@@ -270,6 +271,10 @@ impl Used {
     /// The first free VMID after those of the workers.
     fn next_vmid(&self, scene: &Scene<'_>) -> VmId {
         let nodes = scene.ground.snapshot.kube.nodes.items();
+        if let Some(range) = scene.ground.policy.join.vmids {
+            // None that is free: the last one, which is taken, blocks.
+            return VmId((range.first..=range.last).find(|vmid| !self.vmids.contains(&VmId(*vmid))).unwrap_or(range.last));
+        }
         let most = nodes.iter().filter_map(|node| scene.ground.guest(&node.name)).map(|guest| guest.vmid.0).max();
         let free = (most.unwrap_or(100) + 1..).find(|vmid| !self.vmids.contains(&VmId(*vmid)));
         VmId(free.unwrap_or(u32::MAX))
@@ -287,6 +292,11 @@ impl Used {
             *prefixes.entry(address.split_once('/').map_or("", |(_, prefix)| prefix)).or_default() += 1;
         }
         let (prefix, _) = prefixes.into_iter().max_by_key(|(_, count)| *count)?;
+        if let Some(range) = scene.ground.policy.join.addresses {
+            let all = (u32::from(range.first)..=u32::from(range.last)).map(Ipv4Addr::from);
+            let free = all.clone().find(|address| !self.addresses.contains(address)).unwrap_or(range.last);
+            return Some(if prefix.is_empty() { free.to_string() } else { format!("{free}/{prefix}") });
+        }
         let first = u32::from(most?).checked_add(1)?;
         // Never the network's own address, nor that of all its machines, nor one beyond it.
         let bits: u32 = prefix.parse().ok().filter(|bits| *bits <= 30).unwrap_or(24);

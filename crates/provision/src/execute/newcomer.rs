@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use capplan_model::Snapshot;
-use capplan_model::ids::{HostName, NodeName};
+use capplan_model::ids::NodeName;
 use capplan_model::kube::Pod;
 use capplan_model::plan::{GuestRef, Step, StepAction, WorkerSpec};
 use capplan_model::policy::{Distribution, Seed};
@@ -13,6 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::{Executor, Halt, PAUSE, Told, rest};
+use crate::check::skewed;
 use crate::join::{ClusterInfo, Facts, SeedParts, Token, image, reset_data, seed_volume, spare_volume, user_data};
 use crate::kube::KubeError;
 use crate::pve::MARK;
@@ -117,7 +118,7 @@ impl Executor<'_> {
     pub async fn preflight(&self, seen: &Snapshot) -> Result<(), String> {
         for step in &self.plan.steps {
             let looked = match &step.change {
-                StepAction::CloneGuest { template, .. } => self.no_backup(&template.host).await,
+                StepAction::CloneGuest { template, .. } => self.can_clone(template, seen).await,
                 StepAction::BootWorker { worker, .. } => self.can_boot(worker, seen).await,
                 StepAction::Probe { worker, .. } => self.can_probe(worker, seen),
                 StepAction::Cordon { .. }
@@ -142,8 +143,15 @@ impl Executor<'_> {
         Ok(())
     }
 
-    /// A full clone on the disks that a backup reads slows both down for hours.
-    async fn no_backup(&self, host: &HostName) -> Result<(), Halt> {
+    /// A full clone on the disks that a backup reads slows both down for hours; one without a cloud-init drive
+    /// never learns its name.
+    async fn can_clone(&self, template: &GuestRef, seen: &Snapshot) -> Result<(), Halt> {
+        let host = &template.host;
+        let drive = template.find(seen).and_then(|guest| guest.config.known()?.cloud_init_slot());
+        if drive.is_none() {
+            let way = format!("`qm set {} --ide2 STORAGE:cloudinit`", template.vmid);
+            return Err(Halt::Stopped(format!("{template} has no cloud-init drive: {way} gives it one")));
+        }
         let (writer, plain) = self.world.pve(host)?;
         match writer.at_work(&plain, None, "vzdump").await? {
             Some(_) => Err(Halt::Stopped(format!("a backup runs on {host}: wait until it is done"))),
@@ -154,6 +162,9 @@ impl Executor<'_> {
     async fn can_boot(&self, worker: &NodeName, seen: &Snapshot) -> Result<(), Halt> {
         let spec = self.spec(worker)?;
         let no = |why: String| Err(Halt::Stopped(why));
+        if let Some(why) = seen.kube.version.known().and_then(|server| skewed(&spec.kubelet_version, server)) {
+            return no(format!("{} is what {worker} is like: {why}", spec.like));
+        }
         if spec.join.seed == Seed::Vendor {
             let missing = "join.seed is `vendor`, and join.snippet names none: `local:snippets/FILE`";
             return if spec.join.snippet.is_some() { Ok(()) } else { no(missing.to_owned()) };

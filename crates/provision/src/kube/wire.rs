@@ -1003,15 +1003,22 @@ impl Listed for model::Namespace {
     }
 }
 
-wire!(ServiceWire { metadata: Meta, spec: ServiceSpec });
-wire!(ServiceSpec { selector: Labels });
+wire!(ServiceWire { metadata: Meta, spec: ServiceSpec, status: ServiceStatus });
+wire!(ServiceSpec { selector: Labels, #[serde(rename = "externalIPs")] external_ips: Vec<String>, #[serde(rename = "loadBalancerIP")] load_balancer_ip: Option<String> });
+wire!(ServiceStatus { load_balancer: LoadBalancer });
+wire!(LoadBalancer { ingress: Vec<Ingress> });
+wire!(Ingress { ip: Option<String> });
 
 impl Listed for model::Service {
     const PATH: &'static str = "/api/v1/services";
     const PLURAL: &'static str = "services";
     type Wire = ServiceWire;
     fn from_wire(wire: ServiceWire) -> Option<Self> {
-        Some(Self { namespace: wire.metadata.namespace, name: wire.metadata.name, selector: wire.spec.selector })
+        let balanced = wire.status.load_balancer.ingress.into_iter().filter_map(|one| one.ip);
+        let mut addresses: Vec<String> = balanced.chain(wire.spec.external_ips).chain(wire.spec.load_balancer_ip).collect();
+        addresses.sort();
+        addresses.dedup();
+        Some(Self { namespace: wire.metadata.namespace, name: wire.metadata.name, selector: wire.spec.selector, addresses })
     }
 }
 
