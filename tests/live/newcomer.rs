@@ -678,6 +678,8 @@ fn what_does_not_join_as_it_should_is_said_and_leaves_no_credential() -> Tested 
     world.run(&add).ends(4).says(&["is not finished", "nothing was changed"]);
     world.run(&["abort", &run]).done().says(&["not taken back: clone"]);
     tidy(&mut rig)?;
-    assert_eq!(rig.double()?.guest(203)?["power"], "running");
+    let guest = rig.double()?.guest(203)?;
+    assert_eq!(guest["power"], "running");
+    assert!(guest["config"]["ide2"].as_str().is_some_and(|text| text.starts_with("none")), "it would not start again: {guest}");
     Ok(())
 }

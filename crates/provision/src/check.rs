@@ -311,7 +311,7 @@ fn unset(guest: &Guest, spec: &WorkerSpec) -> Result<Option<String>, String> {
     let parts = |net: Option<&str>| net.unwrap_or_default().split(',').map(str::to_owned).collect::<Vec<_>>();
     let net = parts(config.net0.as_deref());
     let lacks = [
-        ("memory", config.memory == spec.memory),
+        ("memory", config.memory.0 >> 20 == spec.memory.0 >> 20),
         ("cores", config.cores == spec.cores),
         ("onboot", config.on_boot),
         ("its tag", guest.tags.iter().any(|tag| tag == OWN_TAG)),

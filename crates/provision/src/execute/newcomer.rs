@@ -90,6 +90,9 @@ impl Executor<'_> {
         if spec.join.seed == Seed::Iso {
             // An upload of an earlier attempt that comes late would replace the new image.
             while let Some(upid) = writer.at_work(&host, None, "imgcopy").await? {
+                if begun.elapsed() >= Duration::from_secs(step.deadline_seconds) {
+                    return Err(Halt::Stopped(format!("an upload on {} does not end: {upid}", guest.host)));
+                }
                 // Another's may fail: that is not our affair.
                 drop(self.follow(step, &guest.host, &upid, begun).await);
             }
@@ -247,18 +250,23 @@ impl Executor<'_> {
             return given.ok_or_else(|| Halt::Stopped("CAPPLAN_JOIN_CREDENTIAL is not set".to_owned()));
         }
         self.delete_token(spec).await?;
+        let key = format!("jws-kubeconfig-{}", Token::id(&self.plan.id, &spec.name));
+        let signed = || async {
+            let info = kube.read(CLUSTER_INFO).await?;
+            Ok(info.is_some_and(|info| info["data"][&key].is_string()))
+        };
+        let is_signed = spec.join.distribution == Distribution::Kubeadm;
+        if is_signed {
+            // A signature that an earlier secret made would not fit the new one.
+            self.until("an earlier signature is gone from cluster-info", || async { Ok(!signed().await?) }).await?;
+        }
         let token = Token::make(&self.plan.id, &spec.name).map_err(|error| Halt::Stopped(error.to_string()))?;
         let until = Timestamp::now() + SignedDuration::from_mins(i64::from(spec.join.token_minutes));
         let object = token.object(&spec.name, spec.join.distribution, until);
         kube.create(SECRETS, &object).await?;
-        if spec.join.distribution == Distribution::Kubeadm {
+        if is_signed {
             // A machine that boots before cluster-info is signed with its token waits, or gives up.
-            let key = format!("jws-kubeconfig-{}", token.id);
-            self.until("cluster-info is signed with the token", || async {
-                let info = kube.read(CLUSTER_INFO).await?;
-                Ok(info.is_some_and(|info| info["data"][&key].is_string()))
-            })
-            .await?;
+            self.until("cluster-info is signed with the token", signed).await?;
         }
         Ok(token.full)
     }
@@ -391,8 +399,20 @@ impl Executor<'_> {
     async fn tidy_seed(&self, step: &Step, guest: &GuestRef, worker: &NodeName) -> Result<(), Halt> {
         let spec = self.spec(worker)?;
         self.delete_token(spec).await?;
-        if spec.join.seed == Seed::Iso {
-            self.delete_image(step, guest, &seed_volume(&self.plan.id, spec), Instant::now()).await?;
+        if spec.join.seed == Seed::Vendor {
+            return Ok(());
+        }
+        let volume = seed_volume(&self.plan.id, spec);
+        self.delete_image(step, guest, &volume, Instant::now()).await?;
+        // A VM whose configuration names an image that is gone does not start any more.
+        let seen = self.observe().await?;
+        let there = seen.guests().find(|one| one.host == guest.host && one.vmid == guest.vmid);
+        let holds =
+            |slot: &&String| there.and_then(|one| one.config.known()?.disks.get(*slot)).is_some_and(|disk| disk.volume == volume);
+        if let Some(slot) = spec.seed_slot.as_ref().filter(holds) {
+            let (writer, host) = self.world.pve(&guest.host)?;
+            let upid = writer.configure(&host, guest.vmid, &[(slot, "none,media=cdrom")]).await?;
+            self.follow(step, &guest.host, &upid, Instant::now()).await?;
         }
         Ok(())
     }
