@@ -9,7 +9,8 @@ template's VMID, the storage of their disks, and the bridge (vmbr1, or vmbr1/20 
 pool="${1:?$usage}"
 images="${2:?$usage}"
 user=capplan-apply@pve
-pveum role add CapplanApply --privs "VM.Audit,VM.PowerMgmt,VM.Config.Options,VM.Config.Disk,VM.Config.CDROM"
+pveum role add CapplanApply --privs "VM.Audit,VM.PowerMgmt,VM.Config.Options,VM.Config.Disk,\
+VM.Config.CDROM,VM.Config.Cloudinit"
 pveum role add CapplanImages --privs "Datastore.Audit,Datastore.AllocateTemplate,Datastore.Allocate"
 pveum user add "$user" --comment "capplan apply"
 pveum acl modify / --users "$user" --roles CapplanReader

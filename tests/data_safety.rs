@@ -169,6 +169,7 @@ fn assert_safe(world: &Snapshot, step: &Step, seed: u64) {
         | StepAction::Evict { .. }
         | StepAction::CloneGuest { .. }
         | StepAction::GrowDisk { .. }
+        | StepAction::StartWithHost { .. }
         | StepAction::Register { .. }
         | StepAction::DropSeed { .. }
         | StepAction::Probe { .. }
@@ -231,6 +232,7 @@ fn act(world: &mut Snapshot, step: &Step) {
         | StepAction::Uncordon { .. }
         | StepAction::CloneGuest { .. }
         | StepAction::GrowDisk { .. }
+        | StepAction::StartWithHost { .. }
         | StepAction::Register { .. }
         | StepAction::DropSeed { .. }
         | StepAction::Probe { .. }

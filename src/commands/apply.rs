@@ -136,6 +136,9 @@ pub struct AbortArgs {
     /// The run
     #[arg(value_name = "RUN")]
     run: String,
+    /// Give it up even if a credential or an image that it made cannot be deleted: what is left is named
+    #[arg(long)]
+    leave_behind: bool,
 }
 
 /// How it is asked and told.
@@ -273,7 +276,7 @@ pub(super) async fn abort(options: &Options, args: &AbortArgs) -> Result<Exit, C
     let runs = Runs::of(&config.state_dir);
     let _lock = runs.lock().map_err(unwritten)?;
     let Some((plan, mut journal, mut world)) = unended(&config, &runs, &args.run).await? else { return Ok(Exit::Done) };
-    let left = executor(&config, &world, &plan, &|_, _| Ok(()), &|_| {}).abort(&mut journal, &by()).await;
+    let left = executor(&config, &world, &plan, &|_, _| Ok(()), &|_| {}).abort(&mut journal, &by(), args.leave_behind).await;
     give_back(&mut world, &config).await;
     let left = left.map_err(unwritten)?.map_err(|why| not_given_up(&args.run, why))?;
     note(format!("{} is given up", args.run));
@@ -303,7 +306,7 @@ async fn unended(config: &Config, runs: &Runs, run: &str) -> Result<Option<(Plan
 
 fn not_given_up(run: &str, why: String) -> CliError {
     CliError { causes: vec![why], ..CliError::new(Exit::Midway, format!("{run} could not be given up")) }
-        .hint(format!("`capplan abort {run}` once the API server answers"))
+        .hint(format!("`capplan abort {run}` once both planes answer; `--leave-behind` leaves credentials for you to delete"))
 }
 
 /// A plan without a step, one that was carried out, or one that cannot be done.
@@ -349,26 +352,35 @@ fn unfinished(runs: &Runs) -> Result<Option<String>, CliError> {
 }
 
 /// Who holds the lease: this state folder on this machine. One that was killed gets it again at once.
-fn holder(config: &Config) -> String {
-    format!("{}:{}", by(), config.state_dir.display())
+fn holder(config: &Config) -> Result<String, CliError> {
+    let path = config.state_dir.join("runs/holder");
+    let failed = |error: std::io::Error| CliError::new(Exit::Unexpected, format!("cannot write {}: {error}", path.display()));
+    // Machines may be copies of one another, and be called the same.
+    if !path.exists() {
+        use std::hash::{BuildHasher, Hasher, RandomState};
+        std::fs::create_dir_all(config.state_dir.join("runs")).map_err(failed)?;
+        std::fs::write(&path, format!("{:016x}", RandomState::new().build_hasher().finish())).map_err(failed)?;
+    }
+    let id = std::fs::read_to_string(&path).map_err(failed)?;
+    Ok(format!("{}/{}", by(), id.trim()))
 }
 
 /// Keeps capplans of other machines from the cluster.
 async fn take_lease(world: &mut World, config: &Config) -> Result<(), CliError> {
-    match Lease::take(&world.kube, &holder(config)).await {
+    match Lease::take(&world.kube, &holder(config)?).await {
         Ok(lease) => {
             world.lease = Some(lease);
             Ok(())
         }
         Err(error @ LeaseError::Held { .. }) => Err(CliError::from_error(Exit::Refused, &error)
-            .hint("wait until it is done; if nobody is, it runs out within a minute. Nothing was changed")),
+            .hint("wait until it is done; if nobody is, it runs out within two minutes. Nothing was changed")),
         Err(error @ LeaseError::Api(_)) => Err(CliError::from_error(Exit::Unexpected, &error)),
     }
 }
 
 async fn give_back(world: &mut World, config: &Config) {
-    if let Some(lease) = world.lease.take() {
-        lease.give_back(&world.kube, &holder(config)).await;
+    if let (Some(lease), Ok(holder)) = (world.lease.take(), holder(config)) {
+        lease.give_back(&world.kube, &holder).await;
     }
 }
 
@@ -495,7 +507,7 @@ async fn carry_out(config: &Config, world: &World, plan: &Plan, journal: &mut Jo
         Outcome::Surprise { step, why } | Outcome::Stopped { step, why } => (step, why),
     };
     let before = changed(&journal.state);
-    let left = match executor.abort(journal, &by()).await {
+    let left = match executor.abort(journal, &by(), false).await {
         Ok(left) => left.map_err(|why| not_given_up(&run, why))?,
         Err(error) => return Err(CliError { exit: if before { Exit::Midway } else { Exit::Unexpected }, ..unwritten(error) }),
     };

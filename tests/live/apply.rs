@@ -135,7 +135,7 @@ fn a_worker_that_is_removed_is_empty_gone_off_and_stays_off() -> Tested {
     refused.says(&lacking.each_ref().map(String::as_str));
     rig.double()?.grant(&[
         ("/", &READER),
-        (&vm, &["VM.Audit", "VM.PowerMgmt", "VM.Config.Options", "VM.Config.CDROM"]),
+        (&vm, &["VM.Audit", "VM.PowerMgmt", "VM.Config.Options", "VM.Config.CDROM", "VM.Config.Cloudinit"]),
         ("/storage/local", &["Datastore.Audit", "Datastore.AllocateTemplate"]),
     ])?;
     remove("--keep-as-spare").done();
@@ -427,7 +427,7 @@ fn what_is_not_as_planned_is_refused_and_nothing_is_left_closed() -> Tested {
     world.run(&["apply", &file, "--yes"]).ends(4).says(&["me@elsewhere:/state", "Nothing was changed"]);
     calm(&mut rig)?;
     // One that was not renewed has run out.
-    rig.api().call(Call::patch(format!("{leases}/capplan"), held(60)))?;
+    rig.api().call(Call::patch(format!("{leases}/capplan"), held(100)))?;
 
     // The VM has another name, as after its VMID was given to another.
     set("name", "somebody-else")?;

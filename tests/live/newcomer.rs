@@ -329,6 +329,13 @@ fn a_spare_cannot_come_back_by_itself_and_is_a_worker_again_when_it_is_asked_for
     world.run(&["apply", "re-add", "w3", "--yes"]).done();
     joined(&mut rig, "w3", 203)?;
 
+    // One that nobody started in between has its old kubelet still: it must not pass for the new one.
+    world.run(&["apply", "remove-worker", "w3", "--override", "test", "--yes"]).done();
+    let requests = rig.api().list("/apis/certificates.k8s.io/v1/certificatesigningrequests")?.len();
+    world.run(&["apply", "re-add", "w3", "--yes"]).done();
+    joined(&mut rig, "w3", 203)?;
+    assert_eq!(rig.api().list("/apis/certificates.k8s.io/v1/certificatesigningrequests")?.len(), requests + 1, "it joined anew");
+
     // Another that came less than an hour ago is a reason to wait.
     world.run(&["apply", "add-worker", "--memory", "8GiB", "--yes"]).ends(4).says(&["w3", "nothing was changed"]);
     assert_eq!(rig.double()?.violations()?, Vec::<Value>::new());
@@ -405,7 +412,7 @@ enum Point {
 type Change = (&'static str, &'static str, usize, u64);
 
 /// Every change that an addition makes on Proxmox VE, and in Kubernetes.
-const PVE: [Change; 8] = [
+const PVE: [Change; 9] = [
     ("POST", "/nodes/pve1/qemu/9000/clone", 0, 1),
     ("PUT", "/nodes/pve1/qemu/203/resize", 0, 2),
     ("POST", "/nodes/pve1/qemu/203/config", 0, 3),
@@ -414,17 +421,18 @@ const PVE: [Change; 8] = [
     ("POST", "/nodes/pve1/qemu/203/status/start", 0, 4),
     ("DELETE", "/nodes/{node}/storage/{storage}/content/{volume}", 0, 6),
     ("POST", "/nodes/pve1/qemu/203/config", 2, 6),
+    ("PUT", "/nodes/pve1/qemu/203/config", 0, 7),
 ];
 const KUBE: [Change; 9] = [
     ("DELETE", "/api/v1/namespaces/kube-system/secrets/.*", 0, 4),
     ("POST", "/api/v1/namespaces/kube-system/secrets", 0, 4),
     ("DELETE", "/api/v1/namespaces/kube-system/secrets/.*", 1, 6),
-    ("PATCH", "/api/v1/nodes/w3", 0, 7),
-    ("POST", "/api/v1/namespaces/capplan-probe/persistentvolumeclaims", 0, 10),
-    ("POST", "/api/v1/namespaces/capplan-probe/pods", 0, 10),
-    ("DELETE", "/api/v1/namespaces/capplan-probe/pods/.*", 0, 10),
-    ("DELETE", "/api/v1/namespaces/capplan-probe/pods/.*", 1, 10),
-    ("DELETE", "/api/v1/namespaces/capplan-probe/persistentvolumeclaims/.*", 1, 10),
+    ("PATCH", "/api/v1/nodes/w3", 0, 8),
+    ("POST", "/api/v1/namespaces/capplan-probe/persistentvolumeclaims", 0, 11),
+    ("POST", "/api/v1/namespaces/capplan-probe/pods", 0, 11),
+    ("DELETE", "/api/v1/namespaces/capplan-probe/pods/.*", 0, 11),
+    ("DELETE", "/api/v1/namespaces/capplan-probe/pods/.*", 1, 11),
+    ("DELETE", "/api/v1/namespaces/capplan-probe/persistentvolumeclaims/.*", 1, 11),
 ];
 /// More lines than the journal of an addition has.
 const LINES: usize = 40;
@@ -582,7 +590,7 @@ fn an_addition_meets_every_way_in_which_both_planes_fail_at_every_change() -> Te
         faults.flat_map(|(number, fault)| if full { (0..5).map(|go| (go, fault)).collect() } else { vec![(number, fault)] });
     for (go, (fault, is_pve)) in goes {
         let changes = if is_pve { &PVE[..] } else { &KUBE[..] };
-        let chosen: Vec<&Change> = (1..=10)
+        let chosen: Vec<&Change> = (1..=11)
             .filter_map(|step| {
                 let mine: Vec<&Change> = changes.iter().filter(|change| change.3 == step).collect();
                 mine.get(if full { go } else { go % mine.len().max(1) }).copied()

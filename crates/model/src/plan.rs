@@ -551,6 +551,11 @@ pub enum StepAction {
         /// How it had joined.
         join: Join,
     },
+    /// Lets a guest start with its host.
+    StartWithHost {
+        /// The guest.
+        guest: GuestRef,
+    },
     /// Destroys a guest with its own disks.
     DestroyGuest {
         /// The guest.
@@ -677,6 +682,11 @@ pub enum Condition {
     },
     /// The guest does not start with its host.
     GuestStaysOff {
+        /// The guest.
+        guest: GuestRef,
+    },
+    /// The guest starts with its host.
+    GuestStartsWithHost {
         /// The guest.
         guest: GuestRef,
     },

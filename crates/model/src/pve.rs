@@ -375,7 +375,8 @@ impl GuestConfig {
 
     /// The system disk and where it is: the first disk that is neither a CD-ROM nor a volume of a claim.
     pub fn system_disk(&self) -> Option<(&str, &Disk)> {
-        let mut disks = self.disks.iter().filter(|(_, disk)| !disk.cdrom && !disk.is_csi());
+        let is_firmware = |slot: &str| slot.starts_with("efidisk") || slot.starts_with("tpmstate");
+        let mut disks = self.disks.iter().filter(|(slot, disk)| !disk.cdrom && !disk.is_csi() && !is_firmware(slot));
         disks.next().map(|(slot, disk)| (slot.as_str(), disk))
     }
 

@@ -156,6 +156,9 @@ fn judge(condition: &Condition, seen: &Snapshot, against: Against<'_>) -> Checke
             let config = known(&one.config)?;
             when(!config.on_boot, || format!("{guest} starts with its host"))
         }),
+        Condition::GuestStartsWithHost { guest } => with_guest(seen, guest, against, |one| {
+            when(known(&one.config)?.on_boot, || format!("{guest} does not start with its host"))
+        }),
         Condition::HostMemory { host, available } => {
             let Some(found) = seen.hosts().find(|one| one.name == *host) else {
                 return Err(format!("host {host} was not read"));
@@ -171,7 +174,20 @@ fn judge(condition: &Condition, seen: &Snapshot, against: Against<'_>) -> Checke
             }
             let Some(address) = address.as_deref().and_then(|text| text.split('/').next()) else { return Ok(Verdict::Holds) };
             let node = nodes(seen)?.iter().find(|node| node.internal_ips.iter().any(|ip| ip == address));
-            when(node.is_none(), || format!("{address} is an address of {}", node.map_or("a node", |node| node.name.as_str())))
+            if let Some(node) = node {
+                return Ok(Verdict::Not(format!("{address} is an address of {}", node.name)));
+            }
+            let services = known(&seen.kube.services)?;
+            if let Some(one) = services.iter().find(|one| one.addresses.iter().any(|own| own == address)) {
+                return Ok(Verdict::Not(format!("{address} is an address of the Service {}/{}", one.namespace, one.name)));
+            }
+            for guest in seen.guests() {
+                let config = known(&guest.config).map_err(|why| format!("whether {} has {address}: {why}", guest.name))?;
+                if config.addresses.iter().any(|own| own.split('/').next() == Some(address)) {
+                    return Ok(Verdict::Not(format!("{address} is an address of VM {} ({})", guest.vmid, guest.name)));
+                }
+            }
+            Ok(Verdict::Holds)
         }
         Condition::WorkerReady { node, slots } => {
             let Some(found) = find(seen, node)? else { return Ok(Verdict::Not(format!("there is no node {node}"))) };
@@ -285,8 +301,12 @@ fn with_guest(seen: &Snapshot, meant: &GuestRef, against: Against<'_>, test: imp
     };
     let config = known(&found.config)?;
     // While it is cloned, neither name nor description are its own.
-    if is_made && found.lock.is_some() {
-        return Ok(Verdict::Not(format!("{meant} is locked: {}", found.lock.as_deref().unwrap_or_default())));
+    if is_made && found.lock.as_deref() == Some("clone") {
+        return Ok(Verdict::Not(format!("{meant} is being cloned")));
+    }
+    if let Some(lock) = found.lock.as_deref().filter(|_| is_made) {
+        // A backup, say: it is over some time, and says nothing of the VM.
+        return Err(format!("{meant} is locked: {lock}"));
     }
     let now = GuestRef::of(found);
     let same = if is_made {
@@ -313,8 +333,7 @@ fn unset(guest: &Guest, spec: &WorkerSpec) -> Result<Option<String>, String> {
     let lacks = [
         ("memory", config.memory.0 >> 20 == spec.memory.0 >> 20),
         ("cores", config.cores == spec.cores),
-        ("onboot", config.on_boot),
-        ("its tag", guest.tags.iter().any(|tag| tag == OWN_TAG)),
+        ("its tag", config.made_by.is_none() || guest.tags.iter().any(|tag| tag == OWN_TAG)),
         ("its address", spec.address.is_none() || config.addresses.first() == spec.address.as_ref()),
         ("its network", spec.network.is_none() || parts(spec.network.as_deref()).iter().all(|part| net.contains(part))),
         ("startup", spec.join.startup.is_none() || config.startup == spec.join.startup),
@@ -342,10 +361,12 @@ fn joined(seen: &Snapshot, guest: &Guest, worker: &NodeName) -> Checked {
         return Ok(Verdict::Never(format!("VM {} joined as {}, not as {worker}", guest.vmid, other.name)));
     }
     match find(seen, worker)? {
-        None => Ok(Verdict::Not(format!("there is no node {worker} yet"))),
+        None => {
+            Ok(Verdict::Not(format!("there is no node {worker} yet; its console and /var/log/cloud-init-output.log say why")))
+        }
         Some(node) if !runs_here(node) => Ok(Verdict::Never(format!("{worker} is another machine than VM {}", guest.vmid))),
         Some(node) if let Some(why) = seen.kube.version.known().and_then(|server| skewed(&node.kubelet_version, server)) => {
-            Ok(Verdict::Never(format!("{worker} must not stay: {why}")))
+            Ok(Verdict::Never(format!("{worker} must not stay, drain and delete it: {why}")))
         }
         Some(node) => when(node.is_ready(), || format!("{worker} has joined and is not ready yet")),
     }

@@ -14,11 +14,8 @@ use crate::kube::{KubeError, Writer};
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
 /// Its name.
 pub const NAME: &str = "capplan";
-/// Seconds for which it holds without being renewed.
-///
-/// # Source
-/// As the node leases: 40 s, renewed every 10 s (`NodeLeaseDurationSeconds` of the kubelet).
-const SECONDS: i64 = 40;
+/// Seconds for which it holds without being renewed: nine attempts, and two clocks that are 30 s apart each.
+const SECONDS: i64 = 90;
 const RENEW: Duration = Duration::from_secs(10);
 
 /// Why the lease is not ours.

@@ -31,6 +31,11 @@ struct Plane {
     writer: pve::Writer,
 }
 
+/// The lease ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the lease that keeps others away ran out: another capplan may be at work")]
+pub struct Lost;
+
 /// Why a change cannot be sent to a host.
 #[derive(Debug, thiserror::Error)]
 pub enum RouteError {
@@ -108,6 +113,14 @@ impl World {
         Ok(missing)
     }
 
+    /// Asked before anything is changed: whether this is still the only capplan at work.
+    ///
+    /// # Errors
+    /// [`Lost`] if it may not be.
+    pub fn hold(&self) -> Result<(), Lost> {
+        if self.lease.as_ref().is_some_and(Lease::is_lost) { Err(Lost) } else { Ok(()) }
+    }
+
     /// Seconds that this machine's clock is ahead of the API server's; `None` if the server does not tell.
     ///
     /// # Errors
@@ -163,12 +176,15 @@ impl Needed {
             StepAction::DeleteNode { .. } => self.kube("delete", "nodes"),
             StepAction::ShutDownGuest { guest } => self.guest(guest, &["VM.PowerMgmt"]),
             StepAction::DisarmGuest { guest, join, .. } => {
-                self.guest(guest, &["VM.Config.CDROM", "VM.Config.Options"]);
+                // The drive may hold the one that cloud-init has now.
+                self.guest(guest, &["VM.Config.CDROM", "VM.Config.Cloudinit", "VM.Config.Options"]);
                 let storage = format!("/storage/{}", join.storage);
                 self.pve(&guest.host, storage, &["Datastore.AllocateTemplate", "Datastore.Audit"]);
             }
             StepAction::DestroyGuest { guest } => self.guest(guest, &["VM.Allocate"]),
             StepAction::KeepGuestOff { guest } => self.guest(guest, &["VM.Config.Options"]),
+            // Checked with the rest of what is set of it.
+            StepAction::StartWithHost { .. } => {}
             StepAction::UnplugGhost { guest, .. } => self.guest(guest, &["VM.Config.Disk"]),
             StepAction::CloneGuest { template, worker } => {
                 self.guest(template, &["VM.Clone"]);
@@ -196,7 +212,11 @@ impl Needed {
             }
             StepAction::BootWorker { worker, .. } => {
                 let Some(spec) = spec(worker) else { return };
-                self.pve(&spec.host, machine(spec), &["VM.PowerMgmt", "VM.Config.CDROM", "VM.Audit"]);
+                self.pve(
+                    &spec.host,
+                    machine(spec),
+                    &["VM.PowerMgmt", "VM.Config.CDROM", "VM.Config.Cloudinit", "VM.Config.Options", "VM.Audit"],
+                );
                 if spec.join.seed == Seed::Vendor {
                     return;
                 }
@@ -244,7 +264,8 @@ impl Needed {
     /// A network device needs the right to use its bridge, with its VLAN.
     fn bridge(&mut self, spec: &WorkerSpec, net: Option<&str>) {
         let property = |key: &str| net?.split(',').find_map(|part| part.strip_prefix(key)?.strip_prefix('='));
-        let Some(bridge) = property("bridge") else { return };
+        // A virtual network has a zone of its own, which no configuration names.
+        let Some(bridge) = property("bridge").filter(|bridge| bridge.starts_with("vmbr")) else { return };
         let tag = property("tag").map(|tag| format!("/{tag}")).unwrap_or_default();
         self.pve(&spec.host, format!("/sdn/zones/localnetwork/{bridge}{tag}"), &["SDN.Use"]);
     }

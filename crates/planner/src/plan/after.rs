@@ -268,6 +268,7 @@ pub(super) fn end_state(scene: &Scene<'_>, board: &Board<'_>, plan: &Plan) -> Sn
             | StepAction::GrowDisk { .. }
             | StepAction::DropSeed { .. }
             | StepAction::Probe { .. }
+            | StepAction::StartWithHost { .. }
             | StepAction::Register { .. }
             | StepAction::DisarmGuest { .. }
             | StepAction::DeleteNode { .. }

@@ -214,7 +214,7 @@ impl Audit<'_> {
                 self.spec(plan, worker);
                 self.off_or_made(guest, plan);
             }
-            StepAction::GrowDisk { guest, .. } => self.off_or_made(guest, plan),
+            StepAction::GrowDisk { guest, .. } | StepAction::StartWithHost { guest } => self.off_or_made(guest, plan),
             StepAction::Probe { worker: node, .. } | StepAction::Register { node, .. } => self.known(node),
             StepAction::BootWorker { guest, worker } => {
                 let Some(spec) = self.spec(plan, worker) else { return };

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use capplan_model::change::AddWorker;
 use capplan_model::ids::NodeName;
-use capplan_model::kube::MAX_VOLUMES_LABEL;
+use capplan_model::kube::{MAX_VOLUMES_LABEL, StorageClass};
 use capplan_model::plan::{Condition, GuestRef, Plan, StepAction, WorkerSpec};
 use capplan_model::policy::Seed;
 use capplan_model::pve::GuestConfig;
@@ -109,6 +109,13 @@ pub(super) fn joins(scene: &Scene<'_>, spec: &WorkerSpec, guest: &GuestRef, all:
             CHANGE,
         );
     }
+    steps.add(
+        format!("let {guest} start with its host"),
+        StepAction::StartWithHost { guest: guest.clone() },
+        vec![Condition::Joined { guest: guest.clone(), worker: worker.clone() }],
+        vec![Condition::GuestStartsWithHost { guest: guest.clone() }],
+        AT_ONCE,
+    );
     if !spec.labels.is_empty() {
         steps.add(
             format!("label {node}, as far as its kubelet did not"),
@@ -171,7 +178,9 @@ fn probe_class(scene: &Scene<'_>, spec: &WorkerSpec) -> Option<String> {
         return Some(class.clone());
     }
     let kube = &scene.ground.snapshot.kube;
-    let classes = kube.storage_classes.items().iter().filter(|class| class.provisioner == scene.ground.policy.attacher);
+    // One that retains would leave a volume behind with each worker.
+    let is_fit = |class: &&StorageClass| class.provisioner == scene.ground.policy.attacher && class.reclaim_policy == "Delete";
+    let classes = kube.storage_classes.items().iter().filter(is_fit);
     let count = |name: &str| kube.persistent_volumes.items().iter().filter(|volume| volume.storage_class == name).count();
     classes.map(|class| &class.name).max_by_key(|name| (count(name), std::cmp::Reverse(*name))).cloned()
 }

@@ -9,6 +9,7 @@ use capplan_model::kube::{Effect, MAX_VOLUMES_LABEL, Node, Pod};
 use capplan_model::plan::{BlockCode, Blocker, Plan, WorkerSpec};
 use capplan_model::pve::{Disk, Guest, GuestConfig, GuestKind};
 use capplan_model::slots::PLUGIN_SLOTS;
+use capplan_model::units::Bytes;
 
 use super::Scene;
 use super::scale_up::Wanted;
@@ -130,7 +131,8 @@ fn as_like(scene: &Scene<'_>, like: Option<&NodeName>, name: NodeName, vmid: VmI
         vmid,
         host: worker.guest.host.clone(),
         like: like.cloned().unwrap_or_default(),
-        memory: worker.guest.max_memory,
+        // Proxmox VE counts in MiB.
+        memory: Bytes(worker.guest.max_memory.0 >> 20 << 20),
         cores: worker.guest.cpus,
         storage: system.and_then(|disk| Some(disk.volume.split_once(':')?.0.to_owned())),
         disk: system.and_then(|disk| disk.size),
@@ -155,10 +157,12 @@ fn network(net: &str) -> Option<String> {
 
 /// The drive that a seed is put into: that of cloud-init, another that is empty or holds one of ours, or a new one.
 pub(super) fn seed_slot(config: &GuestConfig) -> Option<String> {
-    let is_free = |disk: &Disk| disk.cdrom && (disk.volume == "none" || disk.volume.contains(":iso/capplan-"));
-    let empty = || config.disks.iter().find(|(_, disk)| is_free(disk)).map(|(slot, _)| slot.clone());
+    let with =
+        |test: fn(&Disk) -> bool| config.disks.iter().find(|(_, disk)| disk.cdrom && test(disk)).map(|(slot, _)| slot.clone());
+    let ours = with(|disk| disk.volume.contains(":iso/capplan-"));
+    let empty = || with(|disk| disk.volume == "none");
     let new = || ["ide2", "ide0", "ide1", "ide3"].into_iter().find(|slot| !config.disks.contains_key(*slot));
-    config.cloud_init_slot().map(str::to_owned).or_else(empty).or_else(|| new().map(str::to_owned))
+    ours.or_else(|| config.cloud_init_slot().map(str::to_owned)).or_else(empty).or_else(|| new().map(str::to_owned))
 }
 
 /// The worker that a new one is like: the one that is named, or one that any pod may use and that has no

@@ -20,11 +20,10 @@ use serde::Serialize;
 use crate::check::{Against, Verdict, check, newest, owned, serving};
 use crate::join::Given;
 use crate::kube::{Evicted, KubeError};
-use crate::lease::Lease;
 use crate::observe::causes;
 use crate::pve::{PveError, TaskState};
 use crate::store::journal::{Journal, JournalError};
-use crate::world::{RouteError, World};
+use crate::world::{Lost, RouteError, World};
 
 /// Pause between two looks while an effect is waited for: short at first, as most come at once.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
@@ -200,6 +199,12 @@ impl From<PveError> for Halt {
     }
 }
 
+impl From<Lost> for Halt {
+    fn from(lost: Lost) -> Self {
+        Self::Stopped(lost.to_string())
+    }
+}
+
 impl From<RouteError> for Halt {
     fn from(error: RouteError) -> Self {
         Self::Surprise(error.to_string())
@@ -246,11 +251,12 @@ impl Executor<'_> {
 
     /// Opens what was closed for this plan, as far as that is always safe, and says what is left.
     ///
-    /// The run goes on if a node could not be opened: `Err` of the inner result names it.
+    /// The run goes on if a node could not be opened or a credential not be deleted: `Err` of the inner result names
+    /// it. `leave` gives it up in spite of the latter.
     ///
     /// # Errors
     /// [`JournalError`] if the last line cannot be written.
-    pub async fn abort(&self, journal: &mut Journal, by: &str) -> Result<Result<Vec<String>, String>, JournalError> {
+    pub async fn abort(&self, journal: &mut Journal, by: &str, leave: bool) -> Result<Result<Vec<String>, String>, JournalError> {
         let mut left = Vec::new();
         let mut open: Vec<NodeName> = journal.state.steps.values().flat_map(|step| step.closed.clone()).collect();
         for step in self.plan.steps.iter().filter(|step| journal.state.step(step.number).started) {
@@ -278,7 +284,11 @@ impl Executor<'_> {
                 left.push(format!("done, and not taken back: {}", step.title));
             }
         }
-        left.extend(self.tidy(&journal.state).await);
+        let undone = self.tidy(&journal.state).await;
+        if !undone.is_empty() && !leave {
+            return Ok(Err(undone.join("; ")));
+        }
+        left.extend(undone);
         open.sort();
         open.dedup();
         for node in open {
@@ -361,7 +371,10 @@ impl Executor<'_> {
         if seen.cluster != self.plan.cluster {
             return Err(Halt::Stopped("this is another cluster than the plan was made for".to_owned()));
         }
-        if !step.ensures.is_empty() && self.missing(step, &seen, &journal.state).is_none() && state.closed.is_empty() {
+        // An empty drive does not say that token and image are gone.
+        let says_all = state.started || !matches!(step.change, StepAction::DropSeed { .. });
+        if says_all && !step.ensures.is_empty() && self.missing(step, &seen, &journal.state).is_none() && state.closed.is_empty()
+        {
             journal.append(&Event::Ensured { step: number, at: Timestamp::now() })?;
             (self.tell)(&Told::Done { step: number, already: !state.started, seconds: begun.elapsed().as_secs() });
             return Ok(());
@@ -375,9 +388,7 @@ impl Executor<'_> {
             }
             return self.wait(step, journal, begun).await;
         }
-        if self.world.lease.as_ref().is_some_and(Lease::is_lost) {
-            return Err(Halt::Stopped("the lease that keeps others away ran out: another capplan may be at work".to_owned()));
-        }
+        self.world.hold()?;
         match self.unmet(&step.requires, &seen, number, &journal.state) {
             None => self.act(step, &seen, journal, begun).await?,
             // It was begun before: the effect is on its way, or never comes.
@@ -492,10 +503,11 @@ impl Executor<'_> {
                 }
             }
             StepAction::Evict { .. } => self.evict(step, seen, journal, begun).await?,
-            StepAction::KeepGuestOff { guest } => {
+            StepAction::KeepGuestOff { guest } | StepAction::StartWithHost { guest } => {
                 let (writer, host) = self.world.pve(&guest.host)?;
+                let on = if matches!(step.change, StepAction::StartWithHost { .. }) { "1" } else { "0" };
                 journal.append(&started(None))?;
-                writer.set_options(&host, guest.vmid, &[("onboot", "0")]).await?;
+                writer.set_options(&host, guest.vmid, &[("onboot", on)]).await?;
             }
             StepAction::ShutDownGuest { guest } => {
                 let (writer, host) = self.world.pve(&guest.host)?;
@@ -601,6 +613,7 @@ impl Executor<'_> {
         let (namespace, name) = pod.split_once('/').unwrap_or(("", &pod));
         let deadline = Duration::from_secs(step.deadline_seconds);
         loop {
+            self.world.hold()?;
             match self.world.kube.evict(namespace, name, &uid).await {
                 Ok(Evicted::Accepted | Evicted::Gone) => return Ok(()),
                 Ok(Evicted::Never { why }) => {
@@ -707,6 +720,9 @@ impl Executor<'_> {
                 return Ok(true);
             }
         }
+        if let StepAction::CloneGuest { worker, .. } = &step.change {
+            self.is_whole(worker).await?;
+        }
         Ok(false)
     }
 }
@@ -778,6 +794,7 @@ fn task_of(change: &StepAction) -> Option<(&GuestRef, &'static [&'static str])> 
         | StepAction::Uncordon { .. }
         | StepAction::Evict { .. }
         | StepAction::Register { .. }
+        | StepAction::StartWithHost { .. }
         | StepAction::Probe { .. }
         | StepAction::DeleteNode { .. }
         | StepAction::KeepGuestOff { .. }

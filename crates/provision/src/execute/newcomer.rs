@@ -60,6 +60,19 @@ impl Executor<'_> {
         self.submitted(step, &template.host, upid, journal, begun).await
     }
 
+    /// A clone whose task is over and that is locked all the same was cut short: a host that went down, say.
+    pub(super) async fn is_whole(&self, worker: &NodeName) -> Result<(), Halt> {
+        let spec = self.spec(worker)?;
+        let seen = self.observe().await?;
+        let there = seen.guests().find(|one| one.host == spec.host && one.vmid == spec.vmid);
+        if there.is_some_and(|guest| guest.lock.as_deref() == Some("clone")) {
+            let (vmid, host) = (spec.vmid, &spec.host);
+            let way = format!("`qm unlock {vmid}; qm destroy {vmid}` on {host}, then go on");
+            return Err(Halt::Stopped(format!("the clone of VM {vmid} was cut short: {way}")));
+        }
+        Ok(())
+    }
+
     /// Gives a stopped VM the memory, cores and network of the plan. The file's digest guards what others change.
     pub(super) async fn set_guest(
         &self,
@@ -104,11 +117,20 @@ impl Executor<'_> {
             let slot = spec.seed_slot.as_deref().unwrap_or("ide2");
             // Another tag says that it is off and resets itself.
             let tags: Vec<&str> = there.tags.iter().map(String::as_str).filter(|tag| *tag != SPARE_TAG).collect();
-            let upid = writer.configure(&host, guest.vmid, &[(slot, &volume), ("tags", &tags.join(";"))]).await?;
+            let tags = tags.join(";");
+            let tagged = if tags.is_empty() { ("delete", "tags") } else { ("tags", tags.as_str()) };
+            let mut form = vec![(slot, volume.as_str())];
+            form.extend((!there.tags.is_empty()).then_some(tagged));
+            // Two volumes called cidata are one too many, and one whose image is gone keeps a VM from starting.
+            let disks = there.config.known().into_iter().flat_map(|config| &config.disks);
+            let ours = disks.filter(|(other, disk)| *other != slot && disk.volume.contains(":iso/capplan-"));
+            form.extend(ours.map(|(other, _)| (other.as_str(), "none,media=cdrom")));
+            let upid = writer.configure(&host, guest.vmid, &form).await?;
             self.submitted(step, &guest.host, upid, journal, begun).await?;
             // The image that reset it is in no drive any more.
             self.delete_image(step, guest, &spare_volume(&spec.join.storage, guest.vmid), begun).await?;
         }
+        self.world.hold()?;
         let upid = writer.start(&host, guest.vmid).await?;
         self.submitted(step, &guest.host, upid, journal, begun).await
     }
@@ -130,6 +152,7 @@ impl Executor<'_> {
                 | StepAction::SetGuest { .. }
                 | StepAction::GrowDisk { .. }
                 | StepAction::DropSeed { .. }
+                | StepAction::StartWithHost { .. }
                 | StepAction::Register { .. }
                 | StepAction::DeleteNode { .. }
                 | StepAction::ShutDownGuest { .. }
@@ -209,13 +232,19 @@ impl Executor<'_> {
         begun: Instant,
     ) -> Result<String, Halt> {
         let (writer, host) = self.world.pve(&guest.host)?;
-        let parts = SeedParts {
+        let mut parts = SeedParts {
             user,
             meta: format!("instance-id: {instance}\nlocal-hostname: {}\n", guest.name),
-            vendor: Some(writer.cloud_init(&host, guest.vmid, "user").await?),
-            // Without an address PVE says nothing of the network, and cloud-init asks DHCP.
-            network: Some(writer.cloud_init(&host, guest.vmid, "network").await?).filter(|text| text.contains("type: physical")),
+            vendor: None,
+            network: None,
         };
+        // One that only resets needs neither users nor keys, and its image stays.
+        if matches!(step.change, StepAction::BootWorker { .. }) {
+            parts.vendor = Some(writer.cloud_init(&host, guest.vmid, "user").await?);
+            // Without an address PVE says nothing of the network, and cloud-init asks DHCP.
+            let network = writer.cloud_init(&host, guest.vmid, "network").await?;
+            parts.network = Some(network).filter(|text| text.contains("type: physical"));
+        }
         let image = image(&parts).map_err(|error| Halt::Stopped(format!("the image cannot be written: {error}")))?;
         let (storage, file) = volume.split_once(":iso/").unwrap_or_default();
         let upid = writer.upload(&host, storage, file, image).await?;
@@ -381,16 +410,20 @@ impl Executor<'_> {
     pub(super) async fn tidy(&self, run: &RunState) -> Vec<String> {
         let mut left = Vec::new();
         for step in self.plan.steps.iter().filter(|step| run.step(step.number).started) {
-            let mut answer = Ok(());
+            let (mut answer, mut what) = (Ok(()), String::new());
             if let StepAction::BootWorker { guest, worker } = &step.change {
                 answer = self.tidy_seed(step, guest, worker).await;
+                let token = Token::name(&Token::id(&self.plan.id, worker));
+                let volume = self.spec(worker).map(|spec| seed_volume(&self.plan.id, spec)).unwrap_or_default();
+                what = format!("Secret kube-system/{token} and image {volume}");
             } else if let StepAction::Probe { worker, .. } = &step.change
                 && !run.step(step.number).ensured
             {
                 answer = self.tidy_probe(worker).await;
+                what = format!("pod and claim capplan-probe-{worker}");
             }
             if let Err(why) = answer.map_err(Halt::words) {
-                left.push(format!("what step {} made may still be there: {why}", step.number));
+                left.push(format!("{what} may still be there: {why}"));
             }
         }
         left
@@ -486,7 +519,7 @@ impl Executor<'_> {
         let volume = claim.as_ref().and_then(|claim| claim["spec"]["volumeName"].as_str()).unwrap_or_default().to_owned();
         if !volume.is_empty() {
             self.until("the probe's volume is detached", || async {
-                let seen = self.world.observe().await.map_err(|error| Halt::Passing(error.to_string()))?;
+                let seen = self.observe().await?;
                 let one =
                     |one: &&capplan_model::kube::VolumeAttachment| one.volume.as_ref().is_some_and(|v| v.as_str() == volume);
                 Ok(!seen.kube.volume_attachments.items().iter().any(|attachment| one(&attachment)))
@@ -494,7 +527,17 @@ impl Executor<'_> {
             .await?;
         }
         kube.remove(&format!("{claims}/{name}")).await?;
-        self.until("the probe's claim is gone", || async { Ok(kube.read(&format!("{claims}/{name}")).await?.is_none()) }).await
+        self.until("the probe's claim is gone", || async { Ok(kube.read(&format!("{claims}/{name}")).await?.is_none()) }).await?;
+        if volume.is_empty() {
+            return Ok(());
+        }
+        self.until("the probe's volume is deleted", || async {
+            let seen = self.observe().await?;
+            let mut all = seen.kube.persistent_volumes.items().iter();
+            // One that is retained is for whoever chose that class.
+            Ok(!all.any(|one| one.name.as_str() == volume && one.reclaim_policy == "Delete"))
+        })
+        .await
     }
 
     /// Looks until something holds, for a while.
@@ -516,15 +559,21 @@ impl Executor<'_> {
 /// What is set of a clone, by key.
 fn settings(spec: &WorkerSpec, guest: &Guest) -> Vec<(&'static str, String)> {
     let config = guest.config.known();
-    let mut tags: Vec<&str> = guest.tags.iter().map(String::as_str).filter(|tag| *tag != OWN_TAG).collect();
-    tags.push(OWN_TAG);
     let mut form = vec![
         ("memory", (spec.memory.0 >> 20).to_string()),
         ("cores", spec.cores.to_string()),
         ("sockets", "1".to_owned()),
-        ("onboot", "1".to_owned()),
-        ("tags", tags.join(";")),
+        // What a node promises must be there.
+        ("balloon", "0".to_owned()),
+        // Not before it has joined: one that is left half made must not start with its host.
+        ("onboot", "0".to_owned()),
     ];
+    if config.is_some_and(|config| config.made_by.is_some()) {
+        // Only what capplan made may it destroy; a spare of somebody else's stays theirs.
+        let mut tags: Vec<&str> = guest.tags.iter().map(String::as_str).filter(|tag| *tag != OWN_TAG).collect();
+        tags.push(OWN_TAG);
+        form.push(("tags", tags.join(";")));
+    }
     if let Some(address) = &spec.address {
         let gateway = spec.gateway.as_ref().map(|gateway| format!(",gw={gateway}")).unwrap_or_default();
         form.push(("ipconfig0", format!("ip={address}{gateway}")));

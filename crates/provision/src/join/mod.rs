@@ -36,10 +36,15 @@ pub(crate) fn spare_volume(storage: &str, vmid: VmId) -> String {
 /// and RPM packages, and k3s', come after it.
 pub(crate) fn reset_data(distribution: Distribution) -> &'static str {
     match distribution {
-        Distribution::Kubeadm => "#cloud-config\nbootcmd:\n- [systemctl, disable, --now, kubelet]\n- [kubeadm, reset, --force]\n",
-        Distribution::K3s | Distribution::K3sServer => {
-            "#cloud-config\nbootcmd:\n- systemctl disable --now k3s-agent k3s\n- [rm, -rf, /var/lib/rancher/k3s/agent, /etc/rancher/node]\n"
-        }
+        Distribution::Kubeadm => "#cloud-config\nbootcmd:\n- [kubeadm, reset, --force]\n",
+        // An agent has no unit `k3s`, a server no `k3s-agent`: a missing one must not keep the other.
+        Distribution::K3s | Distribution::K3sServer => concat!(
+            "#cloud-config\nbootcmd:\n",
+            "- [systemctl, disable, --now, k3s-agent]\n",
+            "- [systemctl, disable, --now, k3s]\n",
+            "- rm -rf /var/lib/rancher/k3s/agent /var/lib/rancher/k3s/server /etc/rancher/node /etc/rancher/k3s",
+            " /etc/systemd/system/k3s*.service.env\n",
+        ),
         Distribution::Microk8s => "#cloud-config\nbootcmd:\n- [snap, disable, microk8s]\n",
     }
 }

@@ -131,7 +131,7 @@ pub fn user_data(facts: &Facts<'_>, template: Option<&str>) -> Result<String, Us
         Distribution::Kubeadm => join = Some(join_configuration(facts, cluster()?)?),
         Distribution::K3s => {
             token = cluster()?.k3s_token(&token);
-            k3s = Some(k3s_configuration(spec, cluster()?, "/run/capplan/token"));
+            k3s = Some(k3s_configuration(spec, cluster()?, "/etc/rancher/k3s/agent-token"));
         }
         Distribution::K3sServer => k3s = Some(k3s_configuration(spec, cluster()?, "/etc/rancher/k3s/server-token")),
         Distribution::Microk8s => {

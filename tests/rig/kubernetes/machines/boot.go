@@ -95,7 +95,7 @@ func (b *bootRun) stages(config cloudConfig, fresh bool) (joins bool, err error)
 		b.up()
 		return false, err
 	}
-	joins, err = b.runCommands(early)
+	joins, err = b.runCommands(oncePerInstance(early, fresh))
 	b.up()
 	if err != nil || !fresh {
 		return joins, err
@@ -112,6 +112,21 @@ func (b *bootRun) stages(config cloudConfig, fresh bool) (joins bool, err error)
 	}
 	more, err := b.runCommands(late)
 	return joins || more, err
+}
+
+// oncePerInstance unwraps "cloud-init-per instance NAME COMMAND", which runs at the first boot of an instance only.
+func oncePerInstance(list []command, fresh bool) []command {
+	var due []command
+	for _, c := range list {
+		program, arguments := c.program()
+		if program != "cloud-init-per" || len(arguments) < 3 || arguments[0] == "always" {
+			due = append(due, c)
+		} else if fresh {
+			c.words = arguments[2:]
+			due = append(due, c)
+		}
+	}
+	return due
 }
 
 // runCommands interprets "kubeadm join" and "kubeadm reset" and passes over everything else. As in the
