@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub mod apply;
+mod carry;
 pub mod doctor;
 pub mod history;
 pub mod init;

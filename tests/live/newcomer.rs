@@ -684,6 +684,11 @@ fn what_does_not_join_as_it_should_is_said_and_leaves_no_credential() -> Tested 
     let stopped = world.run(&add).ends(5).says(&["not within 60 s: there is no node w3 yet", "capplan resume"]);
     let run = stopped.err.split("capplan abort ").nth(1).and_then(|rest| rest.split('`').next()).expect("its name").to_owned();
     world.run(&add).ends(4).says(&["is not finished", "nothing was changed"]);
+    // What cannot be deleted now is not forgotten.
+    let fails = json!({"method": "DELETE", "path": "/nodes/{node}/storage/{storage}/content/{volume}", "times": 1,
+                       "status": 500, "message": "storage 'local' is not online"});
+    rig.double()?.fail(&fails)?;
+    world.run(&["abort", &run]).ends(5).says(&["image local:iso/capplan-203-", "may still be there", "--leave-behind"]);
     world.run(&["abort", &run]).done().says(&["not taken back: clone"]);
     tidy(&mut rig)?;
     let guest = rig.double()?.guest(203)?;
