@@ -371,8 +371,8 @@ impl Executor<'_> {
         if seen.cluster != self.plan.cluster {
             return Err(Halt::Stopped("this is another cluster than the plan was made for".to_owned()));
         }
-        // An empty drive does not say that token and image are gone.
-        let says_all = state.started || !matches!(step.change, StepAction::DropSeed { .. });
+        // An empty drive does not say that token and image are gone: it is emptied last.
+        let says_all = state.upid.is_some() || !matches!(step.change, StepAction::DropSeed { .. });
         if says_all && !step.ensures.is_empty() && self.missing(step, &seen, &journal.state).is_none() && state.closed.is_empty()
         {
             journal.append(&Event::Ensured { step: number, at: Timestamp::now() })?;
