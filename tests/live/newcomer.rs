@@ -10,6 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use capplan_model::Reading;
 use capplan_model::ids::{HostName, VmId};
+use capplan_model::plan::Plan;
 use capplan_model::pve::{Disk, Guest, GuestConfig};
 use capplan_model::scenario::Scenario;
 use capplan_model::units::Bytes;
@@ -694,5 +695,99 @@ fn what_does_not_join_as_it_should_is_said_and_leaves_no_credential() -> Tested 
     let guest = rig.double()?.guest(203)?;
     assert_eq!(guest["power"], "running");
     assert!(guest["config"]["ide2"].as_str().is_some_and(|text| text.starts_with("none")), "it would not start again: {guest}");
+    Ok(())
+}
+
+/// A plan to add a worker whose steps may take so long, in seconds, by a word of their title.
+fn hurried(world: &World, deadlines: &[(&str, u64)]) -> String {
+    let file = world.path("plan.json").display().to_string();
+    world.run(&["plan", "scale-up", "--count", "1", "--memory", "8GiB", "--like", "w1", "-o", &file]).done();
+    let mut plan = Plan::read(&std::fs::read(&file).expect("written")).expect("a plan");
+    for step in &mut plan.steps {
+        if let Some((_, seconds)) = deadlines.iter().find(|(word, _)| step.title.contains(word)) {
+            step.deadline_seconds = *seconds;
+        }
+    }
+    world.write("plan.json", serde_json::to_string(&plan.sealed()).expect("written"))
+}
+
+#[test]
+fn what_hangs_is_named_at_its_deadline_and_gone_on_with() -> Tested {
+    if skipped_without_own_plane() {
+        return Ok(());
+    }
+    let (mut rig, world, _provisioner) = started()?;
+    // A task that does not end, and a plugin that says a volume is there when it is not.
+    let hangs = json!({"method": "POST", "path": "/nodes/pve1/qemu/203/config", "times": 1, "task": "hang"});
+    rig.double()?.fail(&hangs)?;
+    let api = rig.api().clone();
+    let spoil = std::thread::spawn(move || {
+        let vain = json!({"metadata": {"annotations": {"rig.capplan.test/attacher": "silent-hotplug"}}});
+        while api.call(Call::patch("/api/v1/nodes/w3", vain.clone())).is_err() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    let file = hurried(&world, &[("set memory", 3), ("run a pod", 5)]);
+    let stopped = world.run(&["apply", &file, "--yes"]).ends(5);
+    let stopped = stopped.says(&["stopped at step 3", "its task still runs after 3 s: UPID:pve1:", "capplan resume"]);
+    assert!(stopped.err.contains("qmconfig:203:"), "{}", stopped.err);
+    // It is followed, not sent again: both would be at work on one VM.
+    world.run(&["resume"]).ends(5).says(&["its task still runs"]);
+    rig.double()?.heal()?;
+    world.run(&["resume"]).ends(5).says(&["no volume could be used on w3 within 5 s", "capplan resume"]);
+    spoil.join().expect("it ends");
+    tidy(&mut rig)?;
+    let honest = json!({"metadata": {"annotations": {"rig.capplan.test/attacher": null}}});
+    rig.api().call(Call::patch("/api/v1/nodes/w3", honest))?;
+    world.run(&["resume"]).done();
+    joined(&mut rig, "w3", 203)?;
+    let sets = rig.double()?.requests()?;
+    let sets = sets.iter().filter(|one| one["path"] == "/nodes/pve1/qemu/203/config" && one["form"]["memory"].is_string());
+    assert_eq!(sets.count(), 1, "it was sent again");
+    Ok(())
+}
+
+#[test]
+fn pods_with_volumes_move_one_after_the_other_and_leave_none_behind() -> Tested {
+    if skipped_without_own_plane() {
+        return Ok(());
+    }
+    let (mut rig, world, _provisioner) = started()?;
+    let data = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "data"}, "spec": {
+        "replicas": 3, "serviceName": "data", "podManagementPolicy": "Parallel", "selector": {"matchLabels": {"app": "data"}},
+        "template": {"metadata": {"labels": {"app": "data"}}, "spec": {"containers": [{
+            "name": "data", "image": "registry.example/data:1", "volumeMounts": [{"name": "volume", "mountPath": "/data"}],
+            "resources": {"requests": {"memory": "128Mi", "cpu": "10m"}}}]}},
+        "volumeClaimTemplates": [{"metadata": {"name": "volume"}, "spec": {
+            "accessModes": ["ReadWriteOnce"], "storageClassName": "proxmox", "resources": {"requests": {"storage": "1Gi"}}}}]}});
+    rig.api().call(Call::post("/apis/apps/v1/namespaces/default/statefulsets", data))?;
+    let pods = |rig: &Rig| -> Result<Vec<(String, String, bool)>, Failure> {
+        let all = rig.api().list("/api/v1/namespaces/default/pods?labelSelector=app%3Ddata")?;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        Ok(all
+            .iter()
+            .map(|pod| (text(&pod["metadata"]["name"]), text(&pod["spec"]["nodeName"]), pod["status"]["phase"] == "Running"))
+            .collect())
+    };
+    let begun = std::time::Instant::now();
+    while pods(&rig)?.iter().filter(|(_, _, runs)| *runs).count() < 3 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", pods(&rig)?);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let before = pods(&rig)?;
+    let (node, other) = if before.iter().filter(|(_, at, _)| at == "w1").count() >= 2 { ("w1", 202) } else { ("w2", 201) };
+    let moved = before.iter().filter(|(_, at, _)| at == node).count();
+    assert!(moved >= 1, "{before:?}");
+    world.run(&["apply", "remove-worker", node, "--override", "test", "--yes"]).done();
+    let after = pods(&rig)?;
+    assert!(after.len() == 3 && after.iter().all(|(_, at, runs)| *runs && at != node), "{after:?}");
+    let volumes = |guest: &Value| {
+        let options = guest["config"].as_object().expect("options").values();
+        options.filter(|value| value.as_str().is_some_and(|text| text.contains("vm-9999-pvc-"))).count()
+    };
+    let vmid = if node == "w1" { 201 } else { 202 };
+    assert_eq!((volumes(&rig.double()?.guest(vmid)?), volumes(&rig.double()?.guest(other)?)), (0, 3));
+    let nodes = rig.api().list("/api/v1/nodes")?;
+    assert!(nodes.iter().all(|one| one["spec"]["unschedulable"] != true), "{nodes:?}");
     Ok(())
 }
