@@ -22,7 +22,7 @@ else
     pveum role add CapplanMake --privs "VM.Audit,VM.Allocate,VM.PowerMgmt,VM.Config.Options,VM.Config.Disk,\
 VM.Config.CPU,VM.Config.Memory,VM.Config.Network,VM.Config.CDROM,VM.Config.Cloudinit"
     pveum role add CapplanClone --privs "VM.Audit,VM.Clone"
-    pveum role add CapplanDisks --privs "Datastore.Audit,Datastore.AllocateSpace"
+    pveum role add CapplanDisks --privs "Datastore.AllocateSpace"
     pveum role add CapplanBridge --privs "SDN.Use"
     pveum acl modify "/pool/$pool" --users "$user" --roles CapplanMake
     pveum acl modify "/vms/$3" --users "$user" --roles CapplanClone

@@ -293,6 +293,7 @@ fn nothing_to_do(plan: &Plan, runs: &Runs) -> Result<Option<Exit>, CliError> {
     if plan.feasibility != Feasibility::Feasible {
         let mut error = CliError::new(Exit::Refused, "the plan cannot be carried out; nothing was changed");
         error.causes.extend(plan.blockers.iter().map(|one| format!("{} {}: {}", one.code.name(), one.subject, one.detail)));
+        error.causes.extend(plan.undecided.iter().cloned());
         error.causes.push(why);
         return Err(error);
     }

@@ -32,7 +32,7 @@ pub struct Args {
 /// What is asked of new workers.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct WantedArgs {
-    /// How many [default: as many as the rules need]
+    /// How many [default: as many as the rules need; one for `apply`]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(super) count: Option<u32>,
     /// Memory of each [default: the policy's; where a rule asks for it, from half to twice that]
