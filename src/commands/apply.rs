@@ -159,6 +159,12 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
         ) => try_or_do,
     };
     let lock = if try_or_do.dry_run { None } else { Some(only_run(&runs)?) };
+    let removal = |node: &str, fate: Fate, anyway: Option<String>| Removal {
+        count: Count::Exactly(1),
+        node: Some(node.into()),
+        anyway,
+        destroy: fate.destroy,
+    };
     let plan = match (&args.what, &args.plan) {
         (Some(What::AddWorker { wanted, .. }), _) => {
             let wanted = Wanted { count: wanted.count.or(Some(1)), ..wanted.wanted() };
@@ -167,15 +173,11 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
         (Some(What::ReAdd { spare, .. }), _) => super::plan::live(&config, &Request::Wake(spare.as_str().into())).await?,
         (Some(What::ReplaceWorker { node, fate, .. }), _) => {
             config.policy.plan.no_growth_confirmed = true;
-            let node = Some(node.as_str().into());
-            let removal = Removal { count: Count::Exactly(1), node, anyway: None, destroy: fate.destroy };
-            super::plan::live(&config, &Request::Replace(removal)).await?
+            super::plan::live(&config, &Request::Replace(removal(node, *fate, None))).await?
         }
         (Some(What::RemoveWorker { node, fate, anyway, confirm_no_growth, .. }), _) => {
             config.policy.plan.no_growth_confirmed |= *confirm_no_growth;
-            let node = Some(node.as_str().into());
-            let removal = Removal { count: Count::Exactly(1), node, anyway: anyway.clone(), destroy: fate.destroy };
-            super::plan::live(&config, &Request::ScaleDown(removal)).await?
+            super::plan::live(&config, &Request::ScaleDown(removal(node, *fate, anyway.clone()))).await?
         }
         (None, Some(path)) => saved(path)?,
         (None, None) => return Err(CliError::new(Exit::Usage, "no plan is named")),
@@ -183,7 +185,7 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
     if let Some(exit) = nothing_to_do(&plan, &runs)? {
         return Ok(exit);
     }
-    let world = connect(&config).await?;
+    let mut world = connect(&config).await?;
     let seen = live(&config).await?;
     let missing = world.missing(&plan, &seen).await.map_err(|error| unobserved(&error))?;
     if !missing.is_empty() {
@@ -207,7 +209,6 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
     let digits = plan.id.strip_prefix("sha256:").unwrap_or(&plan.id);
     let run = format!("{}-{}", at.strftime("%Y%m%dT%H%M%SZ"), digits.get(..8).unwrap_or(digits));
     let first = Event::Began { format: FORMAT.to_owned(), at, by: by(), plan: plan.id.clone() };
-    let mut world = world;
     take_lease(&mut world, &config).await?;
     let journal = runs.begin(&run, &plan, &first).map_err(unwritten)?;
     go_on(&config, world, &plan, journal, try_or_do.how.output, lock).await
@@ -260,7 +261,7 @@ pub(super) async fn abort(options: &Options, args: &AbortArgs) -> Result<Exit, C
     let _lock = runs.lock().map_err(unwritten)?;
     let Some((plan, mut journal, mut world)) = unended(&config, &runs, &args.run).await? else { return Ok(Exit::Done) };
     let left = executor(&config, &world, &plan, &|_, _| Ok(()), &|_| {}).abort(&mut journal, &by(), args.leave_behind).await;
-    give_back(&mut world, &config).await;
+    give_back(&mut world).await;
     let left = left.map_err(unwritten)?.map_err(|why| not_given_up(&args.run, why))?;
     note(format!("{} is given up", args.run));
     left.iter().for_each(|line| note(format!("  {line}")));
@@ -276,10 +277,9 @@ async fn unended(config: &Config, runs: &Runs, run: &str) -> Result<Option<(Plan
         note(format!("nothing to do: {run} is {}", super::runs::ended(end)));
         return Ok(None);
     }
-    let world = connect(config).await?;
+    let mut world = connect(config).await?;
     let failed = |error: KubeError| CliError::from_error(Exit::Unexpected, &error).hint_if(error.hint());
     if world.kube.reader().cluster().await.map_err(failed)? == plan.cluster {
-        let mut world = world;
         take_lease(&mut world, config).await?;
         return Ok(Some((plan, journal, world)));
     }

@@ -61,9 +61,9 @@ pub(super) async fn take_lease(world: &mut World, config: &Config) -> Result<(),
 }
 
 /// Lets others at it again.
-pub(super) async fn give_back(world: &mut World, config: &Config) {
-    if let (Some(lease), Ok(holder)) = (world.lease.take(), holder(config)) {
-        lease.give_back(&world.kube, &holder).await;
+pub(super) async fn give_back(world: &mut World) {
+    if let Some(lease) = world.lease.take() {
+        lease.give_back().await;
     }
 }
 
@@ -124,7 +124,7 @@ pub(super) async fn go_on(
     lock: Option<Lock>,
 ) -> Result<Exit, CliError> {
     let done = carry_out(config, &world, plan, &mut journal, output).await;
-    give_back(&mut world, config).await;
+    give_back(&mut world).await;
     drop(lock);
     done
 }

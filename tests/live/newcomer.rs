@@ -1,5 +1,6 @@
 //! Workers are made for real: cloned, told how to join, joined, tried with a volume, and nothing secret is left.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,6 +58,9 @@ memory = "8GiB"
 cpus = 4
 labels = { "topology.kubernetes.io/region" = "lab", "topology.kubernetes.io/zone" = "pve1", "node-role.kubernetes.io/worker" = "" }
 "#;
+
+/// An addition.
+const ADD: [&str; 7] = ["apply", "add-worker", "--memory", "8GiB", "--like", "w1", "--yes"];
 
 /// Plays the provisioner while it lives: claims get volumes, and volumes of claims that are gone go.
 struct Provisioner {
@@ -242,15 +246,14 @@ fn a_worker_is_cloned_joins_and_proves_itself() -> Tested {
         return Ok(());
     }
     let (mut rig, world, _provisioner) = started()?;
-    let add = ["apply", "add-worker", "--memory", "8GiB", "--like", "w1", "--yes"];
     let secrets = Watch::start(rig.api().clone());
     let mut child = world
-        .command(&add)
+        .command(&ADD)
         .stdout(File::create(world.path("out")).expect("a file of ours"))
         .stderr(File::create(world.path("said")).expect("a file of ours"))
         .spawn()
         .expect("it starts");
-    let mut arguments = std::collections::BTreeSet::new();
+    let mut arguments = BTreeSet::new();
     while child.try_wait().expect("a child").is_none() {
         arguments.extend(std::fs::read(format!("/proc/{}/cmdline", child.id())));
         std::thread::sleep(Duration::from_millis(50));
@@ -281,7 +284,7 @@ fn a_worker_is_cloned_joins_and_proves_itself() -> Tested {
 /// Secrets of bootstrap tokens that are made while it watches.
 struct Watch {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<std::collections::BTreeSet<String>>,
+    thread: JoinHandle<BTreeSet<String>>,
 }
 
 impl Watch {
@@ -289,7 +292,7 @@ impl Watch {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = std::thread::spawn(move || {
-            let mut seen = std::collections::BTreeSet::new();
+            let mut seen = BTreeSet::new();
             while !stopped.load(Ordering::Relaxed) {
                 let secrets = api.list("/api/v1/namespaces/kube-system/secrets").unwrap_or_default();
                 let ours = secrets.iter().filter(|one| one["data"]["description"].is_string());
@@ -304,7 +307,7 @@ impl Watch {
         Self { stop, thread }
     }
 
-    fn end(self) -> std::collections::BTreeSet<String> {
+    fn end(self) -> BTreeSet<String> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("it ends")
     }
@@ -316,7 +319,7 @@ fn a_spare_cannot_come_back_by_itself_and_is_a_worker_again_when_it_is_asked_for
         return Ok(());
     }
     let (mut rig, world, _provisioner) = started()?;
-    world.run(&["apply", "add-worker", "--memory", "8GiB", "--like", "w1", "--yes"]).done();
+    world.run(&ADD).done();
     world.run(&["apply", "remove-worker", "w3", "--keep-as-spare", "--override", "test", "--yes"]).done();
     let guest = rig.double()?.guest(203)?;
     assert_eq!((&guest["power"], &guest["config"]["onboot"]), (&json!("stopped"), &json!(0)), "{guest}");
@@ -386,9 +389,8 @@ fn a_worker_joins_with_the_snippet_that_the_admin_placed() -> Tested {
     let vendor =
         world.write("vendor.toml", policy.replace("seed = \"iso\"", "seed = \"vendor\"\nsnippet = \"local:snippets/join.yaml\""));
     world.set("CAPPLAN_POLICY", vendor);
-    let add = ["apply", "add-worker", "--memory", "8GiB", "--like", "w1", "--yes"];
     rig.double()?.place("pve1", "local:snippets/join.yaml", &format!("#cloud-config\n{data}\n"))?;
-    world.run(&add).done();
+    world.run(&ADD).done();
     let node = rig.api().get("/api/v1/nodes/w3")?;
     assert_eq!(node["metadata"]["labels"]["node-role.kubernetes.io/worker"], "", "{node}");
     let config = rig.double()?.guest(203)?["config"].clone();
@@ -475,7 +477,6 @@ fn a_worker_that_is_made_under_kills_is_made_once() -> Tested {
     let full = std::env::var("CAPPLAN_MATRIX").as_deref() == Ok("full");
     let all: Vec<Point> = points();
     let chosen = all.iter().enumerate().filter(|(number, _)| full || number % 11 == 3);
-    let add = ["apply", "add-worker", "--memory", "8GiB", "--like", "w1", "--yes"];
     let (mut killed, mut seen, mut crashed) = (0, 0, 0);
     let mut lines_end = false;
     for (number, point) in chosen {
@@ -491,7 +492,7 @@ fn a_worker_that_is_made_under_kills_is_made_once() -> Tested {
         let runs = || std::fs::read_dir(world.path(STATE).join("runs")).map_or(0, Iterator::count);
         let before = runs().max(1);
         let said = File::create(world.path("said")).expect("a file of ours");
-        let mut child = world.command(&add).stderr(said).spawn().expect("it starts");
+        let mut child = world.command(&ADD).stderr(said).spawn().expect("it starts");
         let told = || std::fs::read_to_string(world.path("said")).expect("a file of ours");
         let reached = || match *point {
             Point::Line(line) => runs() > before && lines(&world) >= line,
@@ -523,7 +524,7 @@ fn a_worker_that_is_made_under_kills_is_made_once() -> Tested {
         } else {
             killed += 1;
             let begun = lines(&world) > 0 && runs() > before;
-            world.run(if begun { &["resume"][..] } else { &add[..] }).done();
+            world.run(if begun { &["resume"][..] } else { &ADD[..] }).done();
         }
         let wrong = |failure: Failure| Failure::new(format!("{point:?}: {failure}; {}", told()));
         joined(&mut rig, "w3", 203).map_err(wrong)?;
@@ -584,7 +585,6 @@ fn an_addition_meets_every_way_in_which_both_planes_fail_at_every_change() -> Te
         json!({"reset": true}),
         json!({"reset": true, "after": true}),
     ];
-    let add = ["apply", "add-worker", "--memory", "8GiB", "--like", "w1", "--yes"];
     let full = std::env::var("CAPPLAN_MATRIX").as_deref() == Ok("full");
     let (mut seen, mut met) = (0, 0);
     let faults = pve.iter().map(|one| (one, true)).chain(kube.iter().map(|one| (one, false))).enumerate();
@@ -602,7 +602,7 @@ fn an_addition_meets_every_way_in_which_both_planes_fail_at_every_change() -> Te
         if chosen.is_empty() {
             continue;
         }
-        let kinds: std::collections::BTreeSet<(&str, &str)> = chosen.iter().map(|one| (one.0, one.1)).collect();
+        let kinds: BTreeSet<(&str, &str)> = chosen.iter().map(|one| (one.0, one.1)).collect();
         for (method, path) in kinds {
             let passes = json!({"method": method, "path": path, "times": 1, "delay": 0.001});
             let mut fails = fault.clone();
@@ -618,7 +618,7 @@ fn an_addition_meets_every_way_in_which_both_planes_fail_at_every_change() -> Te
                 met += usize::from(meets);
             }
         }
-        let (stops, said) = pushed_through(&world, &add);
+        let (stops, said) = pushed_through(&world, &ADD);
         // Only a task that failed is for a human to look at.
         let most = if fault["task"].as_str().is_some_and(|task| !task.starts_with("WARNINGS")) { PVE.len() } else { 0 };
         assert!(stops <= most, "{fault}: {stops} stops: {said}");
@@ -643,7 +643,6 @@ fn what_does_not_join_as_it_should_is_said_and_leaves_no_credential() -> Tested 
         return Ok(());
     }
     let (mut rig, mut world, _provisioner) = started()?;
-    let add = ["apply", "add-worker", "--memory", "8GiB", "--like", "w1", "--yes"];
     let own = "#cloud-config\nhostname: w3\nwrite_files:\n- path: /run/join.yaml\n  content: CONTENT\nruncmd:\n- [kubeadm, join, --config, /run/join.yaml]\n";
     let template = |world: &mut World, content: &str| {
         let name = world.write("user-data.yaml", own.replace("CONTENT", content));
@@ -653,9 +652,9 @@ fn what_does_not_join_as_it_should_is_said_and_leaves_no_credential() -> Tested 
 
     // Data that would make another machine of it are refused before anything is done.
     template(&mut world, "\"{{ token }}\"\nfqdn: ubuntu.lan");
-    world.run(&add).ends(4).says(&["ubuntu.lan, not w3", "nothing was changed"]);
+    world.run(&ADD).ends(4).says(&["ubuntu.lan, not w3", "nothing was changed"]);
     template(&mut world, "nothing secret");
-    world.run(&add).ends(4).says(&["the credential is not in it", "nothing was changed"]);
+    world.run(&ADD).ends(4).says(&["the credential is not in it", "nothing was changed"]);
     assert_eq!(rig.double()?.guests()?.len(), 3);
 
     // The storage plugin registers without the label: it is told once more.
@@ -664,13 +663,13 @@ fn what_does_not_join_as_it_should_is_said_and_leaves_no_credential() -> Tested 
         "selector": {"matchLabels": {"app": "plugin"}}, "template": {"metadata": {"labels": {"app": "plugin"}},
             "spec": {"containers": [{"name": "plugin", "image": "registry.example/proxmox-csi-node:1"}]}}}});
     rig.api().call(Call::post("/apis/apps/v1/namespaces/default/daemonsets", plugin))?;
-    world.run(&add).done().says(&["w3 advertises 24 volumes", "starts once more"]);
+    world.run(&ADD).done().says(&["w3 advertises 24 volumes", "starts once more"]);
     joined(&mut rig, "w3", 203)?;
     discard(&mut rig, "w3", 203)?;
 
     // Its kubelet has another name than the plan: that never becomes right by waiting.
     template(&mut world, "{{ join_configuration | replace('\"name\":\"w3\"', '\"name\":\"ubuntu\"') | tojson }}");
-    world.run(&add).ends(5).says(&["joined as ubuntu, not as w3", "given up", "plan again"]);
+    world.run(&ADD).ends(5).says(&["joined as ubuntu, not as w3", "given up", "plan again"]);
     tidy(&mut rig)?;
     rig.api().call(Call::delete("/api/v1/nodes/ubuntu"))?;
     let operator = rig.double()?.operator().clone();
@@ -684,9 +683,9 @@ fn what_does_not_join_as_it_should_is_said_and_leaves_no_credential() -> Tested 
     let policy = policy.expect("a file of ours").replace("deadline_minutes = 15", "deadline_minutes = 1");
     let policy = world.write("policy.toml", policy);
     world.set("CAPPLAN_POLICY", policy);
-    let stopped = world.run(&add).ends(5).says(&["not within 60 s: there is no node w3 yet", "capplan resume"]);
+    let stopped = world.run(&ADD).ends(5).says(&["not within 60 s: there is no node w3 yet", "capplan resume"]);
     let run = stopped.err.split("capplan abort ").nth(1).and_then(|rest| rest.split('`').next()).expect("its name").to_owned();
-    world.run(&add).ends(4).says(&["is not finished", "nothing was changed"]);
+    world.run(&ADD).ends(4).says(&["is not finished", "nothing was changed"]);
     // What cannot be deleted now is not forgotten.
     let fails = json!({"method": "DELETE", "path": "/nodes/{node}/storage/{storage}/content/{volume}", "times": 1,
                        "status": 500, "message": "storage 'local' is not online"});

@@ -877,6 +877,11 @@ impl Plan {
         }
     }
 
+    /// The new worker of this name.
+    pub fn worker(&self, name: &NodeName) -> Option<&WorkerSpec> {
+        self.workers.iter().find(|spec| spec.name == *name)
+    }
+
     /// The same with the id of its content.
     #[must_use]
     pub fn sealed(mut self) -> Self {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::ids::{HostName, NodeName, PvName, SnapshotId, VolumeHandle};
+use crate::ids::{HostName, NodeName, PvName, SnapshotId, VmId, VolumeHandle};
 use crate::kube::{Kube, Node, PersistentVolume, Pod};
 use crate::pve::{Guest, Host, Pve};
 use crate::reading::Reading;
@@ -238,6 +238,11 @@ impl Snapshot {
     /// All guests of all endpoints whose guest list is known.
     pub fn guests(&self) -> impl Iterator<Item = &Guest> {
         self.pve.iter().flat_map(|pve| pve.guests.items())
+    }
+
+    /// The guest that has this VMID on this host.
+    pub fn guest_at(&self, host: &HostName, vmid: VmId) -> Option<&Guest> {
+        self.guests().find(|guest| guest.host == *host && guest.vmid == vmid)
     }
 
     /// Whether the guests of every endpoint are known.

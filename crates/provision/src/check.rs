@@ -169,7 +169,7 @@ fn judge(condition: &Condition, seen: &Snapshot, against: Against<'_>) -> Checke
         Condition::Unused { host, vmid, address } => {
             let guests = seen.guests_known();
             known(&guests)?;
-            if let Some(guest) = seen.guests().find(|one| one.vmid == *vmid && one.host == *host) {
+            if let Some(guest) = seen.guest_at(host, *vmid) {
                 return Ok(Verdict::Not(format!("VMID {vmid} is taken by {}", guest.name)));
             }
             let Some(address) = address.as_deref().and_then(|text| text.split('/').next()) else { return Ok(Verdict::Holds) };
@@ -293,7 +293,7 @@ pub(crate) fn newest<'a>(seen: &'a Snapshot, owner: &str) -> Option<&'a NodeName
 fn with_guest(seen: &Snapshot, meant: &GuestRef, against: Against<'_>, test: impl FnOnce(&Guest) -> Checked) -> Checked {
     let guests = seen.guests_known();
     known(&guests)?;
-    let found = seen.guests().find(|guest| guest.host == meant.host && guest.vmid == meant.vmid);
+    let found = seen.guest_at(&meant.host, meant.vmid);
     let is_made = meant.uuid.is_none();
     let Some(found) = found else {
         let why = format!("{meant} is not there");
@@ -321,8 +321,7 @@ fn with_guest(seen: &Snapshot, meant: &GuestRef, against: Against<'_>, test: imp
 }
 
 fn spec<'p>(against: Against<'p>, worker: &NodeName) -> Result<&'p WorkerSpec, String> {
-    let found = against.plan.workers.iter().find(|spec| spec.name == *worker);
-    found.ok_or_else(|| format!("what {worker} is to be"))
+    against.plan.worker(worker).ok_or_else(|| format!("what {worker} is to be"))
 }
 
 /// What a guest lacks of the worker that it becomes.

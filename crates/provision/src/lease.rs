@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -35,8 +35,9 @@ pub enum LeaseError {
 }
 
 /// The lease, renewed while this lives.
-#[derive(Debug)]
 pub struct Lease {
+    kube: Writer,
+    holder: String,
     lost: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
@@ -49,12 +50,12 @@ impl Lease {
     pub async fn take(kube: &Writer, holder: &str) -> Result<Self, LeaseError> {
         take(kube, holder).await?;
         let lost = Arc::new(AtomicBool::new(false));
-        let (kube, holder, flag) = (kube.clone(), holder.to_owned(), lost.clone());
+        let (ours, name, flag) = (kube.clone(), holder.to_owned(), lost.clone());
         let task = tokio::spawn(async move {
             let mut renewed = Instant::now();
             loop {
                 tokio::time::sleep(RENEW).await;
-                match take(&kube, &holder).await {
+                match take(&ours, &name).await {
                     Ok(()) => renewed = Instant::now(),
                     Err(LeaseError::Held { .. }) => flag.store(true, Ordering::Relaxed),
                     // A server that is away lets nobody else take it either; until it may have run out.
@@ -62,7 +63,7 @@ impl Lease {
                 }
             }
         });
-        Ok(Self { lost, task })
+        Ok(Self { kube: kube.clone(), holder: holder.to_owned(), lost, task })
     }
 
     /// Whether it may be another's by now: nothing is changed then.
@@ -71,14 +72,13 @@ impl Lease {
     }
 
     /// Gives it back. One that cannot be given back runs out.
-    pub async fn give_back(self, kube: &Writer, holder: &str) {
+    pub async fn give_back(self) {
         self.task.abort();
-        if let Ok(Some(lease)) = kube.read(&format!("{LEASES}/{NAME}")).await
-            && lease["spec"]["holderIdentity"] == holder
+        if let Ok(Some(mut lease)) = self.kube.read(&format!("{LEASES}/{NAME}")).await
+            && lease["spec"]["holderIdentity"] == self.holder.as_str()
         {
-            let mut free = lease;
-            free["spec"]["holderIdentity"] = Value::Null;
-            drop(kube.replace(&format!("{LEASES}/{NAME}"), &free).await);
+            lease["spec"]["holderIdentity"] = Value::Null;
+            drop(self.kube.replace(&format!("{LEASES}/{NAME}"), &lease).await);
         }
     }
 }
@@ -99,20 +99,22 @@ async fn take(kube: &Writer, holder: &str) -> Result<(), LeaseError> {
     let Some(mut lease) = kube.read(&format!("{LEASES}/{NAME}")).await? else {
         let lease =
             json!({ "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": { "name": NAME }, "spec": spec });
-        return match kube.create(LEASES, &lease).await {
-            Err(KubeError::Api { status: 409, .. }) => Err(LeaseError::Held { holder: "one that came first".to_owned(), age: 0 }),
-            answer => Ok(answer?),
-        };
+        return written(kube.create(LEASES, &lease).await);
     };
     let held = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
     let renewed = lease["spec"]["renewTime"].as_str().and_then(|text| text.parse::<Timestamp>().ok());
     let age = renewed.map_or(i64::MAX, |renewed| now.duration_since(renewed).as_secs());
-    if !held.is_empty() && held != holder && age < SignedDuration::from_secs(SECONDS).as_secs() {
+    if !held.is_empty() && held != holder && age < SECONDS {
         return Err(LeaseError::Held { holder: held.to_owned(), age });
     }
     lease["spec"] = spec;
     // The version that was read goes with it: of two who see it run out, one gets it.
-    match kube.replace(&format!("{LEASES}/{NAME}"), &lease).await {
+    written(kube.replace(&format!("{LEASES}/{NAME}"), &lease).await)
+}
+
+/// Of two who write at once, one is refused.
+fn written(answer: Result<(), KubeError>) -> Result<(), LeaseError> {
+    match answer {
         Err(KubeError::Api { status: 409, .. }) => Err(LeaseError::Held { holder: "one that came first".to_owned(), age: 0 }),
         answer => Ok(answer?),
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use capplan_model::Snapshot;
-use capplan_model::ids::{HostName, NodeName};
+use capplan_model::ids::HostName;
 use capplan_model::plan::{GuestRef, Plan, StepAction, WorkerSpec};
 use capplan_model::policy::{Distribution, Seed};
 use jiff::Timestamp;
@@ -164,7 +164,6 @@ impl Needed {
     /// # Source
     /// The privileges that the API's schema names, tried by leaving out one at a time.
     fn by(&mut self, change: &StepAction, plan: &Plan, seen: &Snapshot) {
-        let spec = |worker: &NodeName| plan.workers.iter().find(|spec| spec.name == *worker);
         match change {
             StepAction::Cordon { .. } | StepAction::Uncordon { .. } | StepAction::Label { .. } => self.kube("patch", "nodes"),
             StepAction::Evict { close, .. } => {
@@ -188,7 +187,7 @@ impl Needed {
             StepAction::UnplugGhost { guest, .. } => self.guest(guest, &["VM.Config.Disk"]),
             StepAction::CloneGuest { template, worker } => {
                 self.guest(template, &["VM.Clone"]);
-                let Some(spec) = spec(worker) else { return };
+                let Some(spec) = plan.worker(worker) else { return };
                 self.pve(&spec.host, machine(spec), &["VM.Allocate", "VM.Audit"]);
                 if let Some(storage) = &spec.storage {
                     self.pve(&spec.host, format!("/storage/{storage}"), &["Datastore.AllocateSpace"]);
@@ -197,7 +196,7 @@ impl Needed {
                 self.bridge(spec, source.as_deref());
             }
             StepAction::SetGuest { worker, .. } => {
-                let Some(spec) = spec(worker) else { return };
+                let Some(spec) = plan.worker(worker) else { return };
                 let privileges = ["VM.Config.CPU", "VM.Config.Memory", "VM.Config.Options", "VM.Config.Network"];
                 self.pve(&spec.host, machine(spec), &privileges);
                 self.bridge(spec, spec.network.as_deref());
@@ -211,7 +210,7 @@ impl Needed {
                 }
             }
             StepAction::BootWorker { worker, .. } => {
-                let Some(spec) = spec(worker) else { return };
+                let Some(spec) = plan.worker(worker) else { return };
                 self.pve(
                     &spec.host,
                     machine(spec),
@@ -232,7 +231,7 @@ impl Needed {
                 }
             }
             StepAction::Probe { worker, .. } => {
-                let Some(spec) = spec(worker) else { return };
+                let Some(spec) = plan.worker(worker) else { return };
                 for resource in ["pods", "persistentvolumeclaims"] {
                     for verb in ["create", "delete", "get"] {
                         self.kube_in(verb, resource, &spec.join.probe.namespace);
@@ -263,7 +262,7 @@ impl Needed {
 
     /// A network device needs the right to use its bridge, with its VLAN.
     fn bridge(&mut self, spec: &WorkerSpec, net: Option<&str>) {
-        let property = |key: &str| net?.split(',').find_map(|part| part.strip_prefix(key)?.strip_prefix('='));
+        let property = |key: &str| pve::property(net?, key);
         // A virtual network has a zone of its own, which no configuration names.
         let Some(bridge) = property("bridge").filter(|bridge| bridge.starts_with("vmbr")) else { return };
         let tag = property("tag").map(|tag| format!("/{tag}")).unwrap_or_default();

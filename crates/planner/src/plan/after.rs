@@ -258,7 +258,7 @@ pub(super) fn end_state(scene: &Scene<'_>, board: &Board<'_>, plan: &Plan) -> Sn
                 }
             }),
             StepAction::BootWorker { worker, .. } => {
-                if let Some(spec) = plan.workers.iter().find(|spec| spec.name == *worker) {
+                if let Some(spec) = plan.worker(worker) {
                     add_worker(scene, board, spec, &mut after);
                 }
             }

@@ -270,7 +270,7 @@ impl Audit<'_> {
     }
 
     fn spec<'p>(&mut self, plan: &'p Plan, worker: &NodeName) -> Option<&'p WorkerSpec> {
-        let spec = plan.workers.iter().find(|spec| spec.name == *worker);
+        let spec = plan.worker(worker);
         if spec.is_none() {
             self.fail(format!("{worker} is none of its workers"));
         }

@@ -1,7 +1,5 @@
 //! Steps that make a worker: a clone of the template becomes what the plan says, joins, and proves that it works.
 
-use std::collections::BTreeSet;
-
 use capplan_model::change::AddWorker;
 use capplan_model::ids::NodeName;
 use capplan_model::kube::{MAX_VOLUMES_LABEL, StorageClass};
@@ -186,9 +184,8 @@ fn probe_class(scene: &Scene<'_>, spec: &WorkerSpec) -> Option<String> {
 }
 
 /// What a plan that adds workers leaves to say.
-pub(super) fn remarks(plan: &mut Plan, specs: &[WorkerSpec]) {
-    let kinds: BTreeSet<bool> = specs.iter().map(|spec| spec.join.distribution.has_tokens()).collect();
-    if kinds.contains(&false) {
+pub(super) fn remarks(plan: &mut Plan) {
+    if plan.workers.iter().any(|spec| !spec.join.distribution.has_tokens()) {
         plan.warnings.push("the credential that it joins with is one that you give: CAPPLAN_JOIN_CREDENTIAL".to_owned());
     }
     let probed = plan.steps.iter().any(|step| matches!(step.change, StepAction::Probe { .. }));

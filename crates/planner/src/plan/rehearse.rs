@@ -91,7 +91,7 @@ pub(super) fn rehearse(scene: &Scene<'_>, mut board: Board<'_>, plan: &Plan, fro
         close(&mut board, &step.change);
         if let StepAction::BootWorker { worker, .. } = &step.change
             && board.scheduler.cluster.node_named(worker).is_none()
-            && let Some(spec) = plan.workers.iter().find(|spec| spec.name == *worker)
+            && let Some(spec) = plan.worker(worker)
             && newcomer::enter(scene, &mut board, spec).is_none()
         {
             return Err(format!("{worker} could not join any more: plan again"));

@@ -71,8 +71,7 @@ fn woken(scene: &Scene<'_>, spare: &Guest, worker: &NewWorker, plan: Plan) -> Pl
         workers: vec![worker],
         ..plan
     };
-    let workers = plan.workers.clone();
-    newcomer::remarks(&mut plan, &workers);
+    newcomer::remarks(&mut plan);
     plan
 }
 

@@ -480,23 +480,22 @@ impl Executor<'_> {
     async fn act(&self, step: &Step, seen: &Snapshot, journal: &mut Journal, begun: Instant) -> Result<(), Halt> {
         let number = step.number;
         let kube = &self.world.kube;
-        let started = |ready| Event::Started { step: number, at: Timestamp::now(), ready };
         match &step.change {
-            StepAction::Wait => journal.append(&started(None))?,
+            StepAction::Wait => starts(step, journal)?,
             StepAction::Cordon { node } => {
-                journal.append(&started(None))?;
+                starts(step, journal)?;
                 kube.set_unschedulable(node.as_str(), true).await?;
             }
             StepAction::Uncordon { node } => {
-                journal.append(&started(None))?;
+                starts(step, journal)?;
                 kube.set_unschedulable(node.as_str(), false).await?;
             }
             StepAction::Label { node, labels } => {
-                journal.append(&started(None))?;
+                starts(step, journal)?;
                 kube.label(node.as_str(), labels).await?;
             }
             StepAction::DeleteNode { node, uid } => {
-                journal.append(&started(None))?;
+                starts(step, journal)?;
                 match kube.delete_node(node.as_str(), uid).await {
                     Ok(()) | Err(KubeError::NotFound { .. }) => {}
                     Err(error) => return Err(error.into()),
@@ -506,18 +505,18 @@ impl Executor<'_> {
             StepAction::KeepGuestOff { guest } | StepAction::StartWithHost { guest } => {
                 let (writer, host) = self.world.pve(&guest.host)?;
                 let on = if matches!(step.change, StepAction::StartWithHost { .. }) { "1" } else { "0" };
-                journal.append(&started(None))?;
+                starts(step, journal)?;
                 writer.set_options(&host, guest.vmid, &[("onboot", on)]).await?;
             }
             StepAction::ShutDownGuest { guest } => {
                 let (writer, host) = self.world.pve(&guest.host)?;
-                journal.append(&started(None))?;
+                starts(step, journal)?;
                 let upid = writer.shut_down(&host, guest.vmid, SHUTDOWN_SECONDS).await?;
                 self.submitted(step, &guest.host, upid, journal, begun).await?;
             }
             StepAction::DestroyGuest { guest } => {
                 let (writer, host) = self.world.pve(&guest.host)?;
-                journal.append(&started(None))?;
+                starts(step, journal)?;
                 let upid = writer.destroy(&host, guest.vmid).await?;
                 self.submitted(step, &guest.host, upid, journal, begun).await?;
             }
@@ -536,7 +535,7 @@ impl Executor<'_> {
                 if let Some(why) = self.unmet(&step.requires, &again, number, &journal.state) {
                     return Err(self.refusal(step, &again, &journal.state, why));
                 }
-                journal.append(&started(None))?;
+                starts(step, journal)?;
                 // Its digest is that of the second look: an attach since then refuses it.
                 let digest = guest_of(guest, &again)?.config.known().and_then(|config| config.digest.clone());
                 let upid = writer.take_out(&host, guest.vmid, slot, digest.as_deref()).await?;
@@ -549,7 +548,7 @@ impl Executor<'_> {
             StepAction::DisarmGuest { guest, .. } => self.disarm(step, guest_of(guest, seen)?, journal, begun).await?,
             StepAction::GrowDisk { guest, slot, size } => {
                 let (writer, host) = self.world.pve(&guest.host)?;
-                journal.append(&started(None))?;
+                starts(step, journal)?;
                 let upid = writer.grow(&host, guest.vmid, slot, *size).await?;
                 self.submitted(step, &guest.host, upid, journal, begun).await?;
             }
@@ -709,8 +708,8 @@ impl Executor<'_> {
         }
         // A template may be cloned for others: ours has made its configuration.
         if let StepAction::CloneGuest { worker, .. } = &step.change
-            && let Some(spec) = self.plan.workers.iter().find(|spec| spec.name == *worker)
-            && !seen.guests().any(|one| one.host == spec.host && one.vmid == spec.vmid)
+            && let Some(spec) = self.plan.worker(worker)
+            && seen.guest_at(&spec.host, spec.vmid).is_none()
         {
             return Ok(false);
         }
@@ -727,9 +726,13 @@ impl Executor<'_> {
     }
 }
 
+/// Writes that a step is about to be done.
+fn starts(step: &Step, journal: &mut Journal) -> Result<(), JournalError> {
+    journal.append(&Event::Started { step: step.number, at: Timestamp::now(), ready: None })
+}
+
 fn guest_of<'s>(meant: &GuestRef, seen: &'s Snapshot) -> Result<&'s Guest, Halt> {
-    let there = seen.guests().find(|one| one.host == meant.host && one.vmid == meant.vmid);
-    there.ok_or_else(|| Halt::Surprise(format!("{meant} is not there")))
+    seen.guest_at(&meant.host, meant.vmid).ok_or_else(|| Halt::Surprise(format!("{meant} is not there")))
 }
 
 /// What a plan was made on and could not be read now: an API is away, and nothing is said about the plan.

@@ -4,15 +4,15 @@ use std::time::{Duration, Instant};
 
 use capplan_model::Snapshot;
 use capplan_model::ids::NodeName;
-use capplan_model::kube::Pod;
+use capplan_model::kube::{Pod, VolumeAttachment};
 use capplan_model::plan::{GuestRef, Step, StepAction, WorkerSpec};
 use capplan_model::policy::{Distribution, Seed};
 use capplan_model::pve::{Guest, OWN_TAG, SPARE_TAG};
-use capplan_model::run::{Event, RunState};
+use capplan_model::run::RunState;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::{Executor, Halt, PAUSE, Told, rest};
+use super::{Executor, Halt, PAUSE, Told, rest, starts};
 use crate::check::skewed;
 use crate::join::{ClusterInfo, Facts, SeedParts, Token, image, reset_data, seed_volume, spare_volume, user_data};
 use crate::kube::KubeError;
@@ -31,13 +31,14 @@ const LOOK: Duration = Duration::from_millis(500);
 /// # Source
 /// `ghcr.io/sergelogvinov/proxmox-csi-node` of the plugin's chart.
 const PLUGIN_IMAGE: &str = "proxmox-csi-node";
+/// A drive without a medium.
+const EMPTY: &str = "none,media=cdrom";
 /// Size of the volume that a new worker is tried with: the least that every storage makes.
 const PROBE_SIZE: &str = "1Gi";
 
 impl Executor<'_> {
     fn spec(&self, worker: &NodeName) -> Result<&WorkerSpec, Halt> {
-        let found = self.plan.workers.iter().find(|spec| spec.name == *worker);
-        found.ok_or_else(|| Halt::Surprise(format!("{worker} is none of the plan's workers")))
+        self.plan.worker(worker).ok_or_else(|| Halt::Surprise(format!("{worker} is none of the plan's workers")))
     }
 
     /// Clones the template under the worker's name, with the plan's id in its description.
@@ -55,7 +56,7 @@ impl Executor<'_> {
         let mut form = vec![("newid", vmid.as_str()), ("name", worker.as_str()), ("full", "1"), ("description", &description)];
         form.extend(spec.storage.as_deref().map(|storage| ("storage", storage)));
         form.extend(spec.pool.as_deref().map(|pool| ("pool", pool)));
-        journal.append(&Event::Started { step: step.number, at: Timestamp::now(), ready: None })?;
+        starts(step, journal)?;
         let upid = writer.clone(&host, template.vmid, &form).await?;
         self.submitted(step, &template.host, upid, journal, begun).await
     }
@@ -64,8 +65,7 @@ impl Executor<'_> {
     pub(super) async fn is_whole(&self, worker: &NodeName) -> Result<(), Halt> {
         let spec = self.spec(worker)?;
         let seen = self.observe().await?;
-        let there = seen.guests().find(|one| one.host == spec.host && one.vmid == spec.vmid);
-        if there.is_some_and(|guest| guest.lock.as_deref() == Some("clone")) {
+        if seen.guest_at(&spec.host, spec.vmid).is_some_and(|guest| guest.lock.as_deref() == Some("clone")) {
             let (vmid, host) = (spec.vmid, &spec.host);
             let way = format!("`qm unlock {vmid}; qm destroy {vmid}` on {host}, then go on");
             return Err(Halt::Stopped(format!("the clone of VM {vmid} was cut short: {way}")));
@@ -88,7 +88,7 @@ impl Executor<'_> {
         let form = settings(spec, guest);
         let mut form: Vec<(&str, &str)> = form.iter().map(|(key, value)| (*key, value.as_str())).collect();
         form.extend(config.digest.as_deref().map(|digest| ("digest", digest)));
-        journal.append(&Event::Started { step: step.number, at: Timestamp::now(), ready: None })?;
+        starts(step, journal)?;
         let upid = writer.configure(&host, guest.vmid, &form).await?;
         self.submitted(step, &guest.host, upid, journal, begun).await
     }
@@ -99,7 +99,7 @@ impl Executor<'_> {
         let StepAction::BootWorker { guest, worker } = &step.change else { return Ok(()) };
         let spec = self.spec(worker)?;
         let (writer, host) = self.world.pve(&guest.host)?;
-        journal.append(&Event::Started { step: step.number, at: Timestamp::now(), ready: None })?;
+        starts(step, journal)?;
         if spec.join.seed == Seed::Iso {
             // An upload of an earlier attempt that comes late would replace the new image.
             while let Some(upid) = writer.at_work(&host, None, "imgcopy").await? {
@@ -111,20 +111,27 @@ impl Executor<'_> {
             }
             self.delete_image(step, guest, &seed_volume(&self.plan.id, spec), begun).await?;
             let credential = self.credential(spec).await?;
-            let user = self.user_data(spec, &credential).await?;
-            let (volume, instance) = (seed_volume(&self.plan.id, spec), self.instance(spec));
-            let volume = self.upload(step, guest, &volume, &instance, user, journal, begun).await?;
-            let slot = spec.seed_slot.as_deref().unwrap_or("ide2");
+            // Without an address PVE says nothing of the network, and cloud-init asks DHCP.
+            let network = writer.cloud_init(&host, guest.vmid, "network").await?;
+            let parts = SeedParts {
+                user: self.user_data(spec, &credential).await?,
+                // A new one makes cloud-init take a machine that ran before for a new one.
+                meta: meta_data(&format!("capplan-{}-{}", Token::id(&self.plan.id, worker), guest.vmid), guest),
+                vendor: Some(writer.cloud_init(&host, guest.vmid, "user").await?),
+                network: Some(network).filter(|text| text.contains("type: physical")),
+            };
+            let volume = seed_volume(&self.plan.id, spec);
+            let volume = self.upload(step, guest, &volume, &parts, journal, begun).await?;
+            let slot = drive(spec);
             // Another tag says that it is off and resets itself.
-            let tags: Vec<&str> = there.tags.iter().map(String::as_str).filter(|tag| *tag != SPARE_TAG).collect();
-            let tags = tags.join(";");
+            let tags = tags_but(there, SPARE_TAG).join(";");
             let tagged = if tags.is_empty() { ("delete", "tags") } else { ("tags", tags.as_str()) };
             let mut form = vec![(slot, volume.as_str())];
             form.extend((!there.tags.is_empty()).then_some(tagged));
             // Two volumes called cidata are one too many, and one whose image is gone keeps a VM from starting.
             let disks = there.config.known().into_iter().flat_map(|config| &config.disks);
             let ours = disks.filter(|(other, disk)| *other != slot && disk.volume.contains(":iso/capplan-"));
-            form.extend(ours.map(|(other, _)| (other.as_str(), "none,media=cdrom")));
+            form.extend(ours.map(|(other, _)| (other.as_str(), EMPTY)));
             let upid = writer.configure(&host, guest.vmid, &form).await?;
             self.submitted(step, &guest.host, upid, journal, begun).await?;
             // The image that reset it is in no drive any more.
@@ -220,32 +227,17 @@ impl Executor<'_> {
     }
 
     /// Uploads the image that a machine is to boot with; what its drive is set to then.
-    #[expect(clippy::too_many_arguments, reason = "a step's four, and three of the image")]
     async fn upload(
         &self,
         step: &Step,
         guest: &GuestRef,
         volume: &str,
-        instance: &str,
-        user: String,
+        parts: &SeedParts,
         journal: &mut Journal,
         begun: Instant,
     ) -> Result<String, Halt> {
         let (writer, host) = self.world.pve(&guest.host)?;
-        let mut parts = SeedParts {
-            user,
-            meta: format!("instance-id: {instance}\nlocal-hostname: {}\n", guest.name),
-            vendor: None,
-            network: None,
-        };
-        // One that only resets needs neither users nor keys, and its image stays.
-        if matches!(step.change, StepAction::BootWorker { .. }) {
-            parts.vendor = Some(writer.cloud_init(&host, guest.vmid, "user").await?);
-            // Without an address PVE says nothing of the network, and cloud-init asks DHCP.
-            let network = writer.cloud_init(&host, guest.vmid, "network").await?;
-            parts.network = Some(network).filter(|text| text.contains("type: physical"));
-        }
-        let image = image(&parts).map_err(|error| Halt::Stopped(format!("the image cannot be written: {error}")))?;
+        let image = image(parts).map_err(|error| Halt::Stopped(format!("the image cannot be written: {error}")))?;
         let (storage, file) = volume.split_once(":iso/").unwrap_or_default();
         let upid = writer.upload(&host, storage, file, image).await?;
         self.submitted(step, &guest.host, upid, journal, begun).await?;
@@ -256,20 +248,22 @@ impl Executor<'_> {
     pub(super) async fn disarm(&self, step: &Step, there: &Guest, journal: &mut Journal, begun: Instant) -> Result<(), Halt> {
         let StepAction::DisarmGuest { guest, slot, join } = &step.change else { return Ok(()) };
         let (writer, host) = self.world.pve(&guest.host)?;
-        journal.append(&Event::Started { step: step.number, at: Timestamp::now(), ready: None })?;
-        let (volume, user) = (spare_volume(&join.storage, guest.vmid), reset_data(join.distribution).to_owned());
+        starts(step, journal)?;
         let worker = NodeName(guest.name.clone());
         let instance = format!("capplan-spare-{}-{}", Token::id(&self.plan.id, &worker), guest.vmid);
-        let drive = self.upload(step, guest, &volume, &instance, user, journal, begun).await?;
-        let mut tags: Vec<&str> = there.tags.iter().map(String::as_str).filter(|tag| *tag != SPARE_TAG).collect();
+        // It needs neither users nor keys, and its image stays.
+        let parts = SeedParts {
+            user: reset_data(join.distribution).to_owned(),
+            meta: meta_data(&instance, guest),
+            vendor: None,
+            network: None,
+        };
+        let volume = spare_volume(&join.storage, guest.vmid);
+        let drive = self.upload(step, guest, &volume, &parts, journal, begun).await?;
+        let mut tags = tags_but(there, SPARE_TAG);
         tags.push(SPARE_TAG);
         let upid = writer.configure(&host, guest.vmid, &[(slot, &drive), ("tags", &tags.join(";"))]).await?;
         self.submitted(step, &guest.host, upid, journal, begun).await
-    }
-
-    /// A new `instance-id` makes cloud-init take a machine that ran before for a new one.
-    fn instance(&self, spec: &WorkerSpec) -> String {
-        format!("capplan-{}-{}", Token::id(&self.plan.id, &spec.name), spec.vmid)
     }
 
     async fn credential(&self, spec: &WorkerSpec) -> Result<Secret, Halt> {
@@ -338,7 +332,7 @@ impl Executor<'_> {
         slots: Option<u64>,
         journal: &mut Journal,
     ) -> Result<(), Halt> {
-        journal.append(&Event::Started { step: step.number, at: Timestamp::now(), ready: None })?;
+        starts(step, journal)?;
         let begun = Instant::now();
         loop {
             let seen = self.observe().await?;
@@ -378,11 +372,10 @@ impl Executor<'_> {
     ) -> Result<(), Halt> {
         let spec = self.spec(worker)?;
         let (writer, host) = self.world.pve(&guest.host)?;
-        journal.append(&Event::Started { step: step.number, at: Timestamp::now(), ready: None })?;
+        starts(step, journal)?;
         self.delete_token(spec).await?;
         self.delete_image(step, guest, &seed_volume(&self.plan.id, spec), begun).await?;
-        let slot = spec.seed_slot.as_deref().unwrap_or("ide2");
-        let upid = writer.configure(&host, guest.vmid, &[(slot, "none,media=cdrom")]).await?;
+        let upid = writer.configure(&host, guest.vmid, &[(drive(spec), EMPTY)]).await?;
         self.submitted(step, &guest.host, upid, journal, begun).await
     }
 
@@ -439,12 +432,11 @@ impl Executor<'_> {
         self.delete_image(step, guest, &volume, Instant::now()).await?;
         // A VM whose configuration names an image that is gone does not start any more.
         let seen = self.observe().await?;
-        let there = seen.guests().find(|one| one.host == guest.host && one.vmid == guest.vmid);
-        let holds =
-            |slot: &&String| there.and_then(|one| one.config.known()?.disks.get(*slot)).is_some_and(|disk| disk.volume == volume);
-        if let Some(slot) = spec.seed_slot.as_ref().filter(holds) {
+        let there = seen.guest_at(&guest.host, guest.vmid).and_then(|one| one.config.known());
+        let slot = drive(spec);
+        if there.is_some_and(|config| config.disks.get(slot).is_some_and(|disk| disk.volume == volume)) {
             let (writer, host) = self.world.pve(&guest.host)?;
-            let upid = writer.configure(&host, guest.vmid, &[(slot, "none,media=cdrom")]).await?;
+            let upid = writer.configure(&host, guest.vmid, &[(slot, EMPTY)]).await?;
             self.follow(step, &guest.host, &upid, Instant::now()).await?;
         }
         Ok(())
@@ -454,7 +446,7 @@ impl Executor<'_> {
     pub(super) async fn probe(&self, step: &Step, journal: &mut Journal, begun: Instant) -> Result<(), Halt> {
         let StepAction::Probe { guest, worker, class } = &step.change else { return Ok(()) };
         let spec = self.spec(worker)?;
-        journal.append(&Event::Started { step: step.number, at: Timestamp::now(), ready: None })?;
+        starts(step, journal)?;
         self.tidy_probe(worker).await?;
         let (pods, claims, name) = probe_paths(spec);
         let kube = &self.world.kube;
@@ -481,15 +473,11 @@ impl Executor<'_> {
                 let seen = self.observe().await?;
                 let known = seen.volumes_of(self.driver);
                 let volid = known.iter().find(|(one, _)| one.as_str() == volume).and_then(|(_, volid)| volid.clone());
-                let there = seen.guests().find(|one| one.host == guest.host && one.vmid == guest.vmid);
-                let plugged = there
+                let plugged = seen
+                    .guest_at(&guest.host, guest.vmid)
                     .and_then(|one| one.config.known())
                     .is_some_and(|config| config.disks.values().any(|disk| Some(&disk.volume) == volid.as_ref()));
-                let attachments = seen.kube.volume_attachments.items();
-                let error = attachments
-                    .iter()
-                    .find(|one| one.volume.as_ref().is_some_and(|one| one.as_str() == volume))
-                    .and_then(|one| one.attach_error.clone());
+                let error = attachment(&seen, &volume).and_then(|one| one.attach_error.clone());
                 match (runs, plugged) {
                     (true, true) => return Ok(()),
                     (_, true) => format!("the volume is in {guest}, its pod does not run yet"),
@@ -520,9 +508,7 @@ impl Executor<'_> {
         if !volume.is_empty() {
             self.until("the probe's volume is detached", || async {
                 let seen = self.observe().await?;
-                let one =
-                    |one: &&capplan_model::kube::VolumeAttachment| one.volume.as_ref().is_some_and(|v| v.as_str() == volume);
-                Ok(!seen.kube.volume_attachments.items().iter().any(|attachment| one(&attachment)))
+                Ok(attachment(&seen, &volume).is_none())
             })
             .await?;
         }
@@ -556,6 +542,26 @@ impl Executor<'_> {
     }
 }
 
+/// The drive that a worker's seed is put into.
+fn drive(spec: &WorkerSpec) -> &str {
+    spec.seed_slot.as_deref().unwrap_or("ide2")
+}
+
+fn meta_data(instance: &str, guest: &GuestRef) -> String {
+    format!("instance-id: {instance}\nlocal-hostname: {}\n", guest.name)
+}
+
+/// The tags of a guest without this one.
+fn tags_but<'g>(guest: &'g Guest, without: &str) -> Vec<&'g str> {
+    guest.tags.iter().map(String::as_str).filter(|tag| *tag != without).collect()
+}
+
+/// What attaches a volume.
+fn attachment<'s>(seen: &'s Snapshot, volume: &str) -> Option<&'s VolumeAttachment> {
+    let mut all = seen.kube.volume_attachments.items().iter();
+    all.find(|one| one.volume.as_ref().is_some_and(|one| one.as_str() == volume))
+}
+
 /// What is set of a clone, by key.
 fn settings(spec: &WorkerSpec, guest: &Guest) -> Vec<(&'static str, String)> {
     let config = guest.config.known();
@@ -570,7 +576,7 @@ fn settings(spec: &WorkerSpec, guest: &Guest) -> Vec<(&'static str, String)> {
     ];
     if config.is_some_and(|config| config.made_by.is_some()) {
         // Only what capplan made may it destroy; a spare of somebody else's stays theirs.
-        let mut tags: Vec<&str> = guest.tags.iter().map(String::as_str).filter(|tag| *tag != OWN_TAG).collect();
+        let mut tags = tags_but(guest, OWN_TAG);
         tags.push(OWN_TAG);
         form.push(("tags", tags.join(";")));
     }

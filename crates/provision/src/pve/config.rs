@@ -39,7 +39,8 @@ pub(super) fn properties(text: &str) -> Vec<(&str, &str)> {
         .collect()
 }
 
-fn property<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+/// The value of a key of a property string.
+pub(crate) fn property<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     properties(text).into_iter().find(|(name, _)| *name == key).map(|(_, value)| value)
 }
 

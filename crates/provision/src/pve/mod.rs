@@ -15,7 +15,7 @@ mod tls;
 pub mod wire;
 mod writer;
 
-pub(crate) use config::MARK;
+pub(crate) use config::{MARK, property};
 
 pub use check::{check, clocks, missing_privileges, samples};
 pub use client::{Endpoint, Reader, Trust};

@@ -146,9 +146,7 @@ impl Writer {
     pub async fn delete_file(&self, host: &str, volume: &str) -> Result<String, PveError> {
         let storage = volume.split(':').next().unwrap_or_default();
         let path = format!("/nodes/{}/storage/{}/content/{}", segment(host), segment(storage), segment(volume));
-        let what = format!("DELETE {path}");
-        let body = self.reader.answer(&what, self.reader.request(Method::DELETE, &path)).await?;
-        upid(what, &body)
+        self.delete(&path, &[]).await
     }
 
     /// Takes a disk out of a VM's configuration; what it holds stays. A volume that the VM does not own is
@@ -161,9 +159,8 @@ impl Writer {
     /// # Source
     /// `vmconfig_register_unused_drive` of qemu-server: only a volume of the VM's own becomes `unusedN`.
     pub async fn take_out(&self, host: &str, vmid: VmId, slot: &str, digest: Option<&str>) -> Result<String, PveError> {
-        let path = format!("/nodes/{}/qemu/{vmid}/config", segment(host));
         let form: Vec<(&str, &str)> = [("delete", slot)].into_iter().chain(digest.map(|digest| ("digest", digest))).collect();
-        self.task(Method::POST, &path, &form).await
+        self.configure(host, vmid, &form).await
     }
 
     /// Starts a VM.
@@ -189,11 +186,7 @@ impl Writer {
     /// [`PveError`]; after one the task may be at work or not.
     pub async fn destroy(&self, host: &str, vmid: VmId) -> Result<String, PveError> {
         let path = format!("/nodes/{}/qemu/{vmid}", segment(host));
-        let what = format!("DELETE {path}");
-        // A DELETE takes its parameters in the query: a body is refused.
-        let query = [("purge", "1"), ("destroy-unreferenced-disks", "0")];
-        let body = self.reader.answer(&what, self.reader.request(Method::DELETE, &path).query(&query)).await?;
-        upid(what, &body)
+        self.delete(&path, &[("purge", "1"), ("destroy-unreferenced-disks", "0")]).await
     }
 
     /// Where a task stands.
@@ -257,6 +250,14 @@ impl Writer {
     async fn task(&self, method: Method, path: &str, form: &[(&str, &str)]) -> Result<String, PveError> {
         let what = format!("{method} {path}");
         upid(what, &self.change(method, path, form).await?)
+    }
+
+    /// A DELETE takes its parameters in the query: a body is refused.
+    async fn delete(&self, path: &str, query: &[(&str, &str)]) -> Result<String, PveError> {
+        let what = format!("DELETE {path}");
+        let request = self.reader.request(Method::DELETE, path);
+        let request = if query.is_empty() { request } else { request.query(query) };
+        upid(what.clone(), &self.reader.answer(&what, request).await?)
     }
 
     async fn change(&self, method: Method, path: &str, form: &[(&str, &str)]) -> Result<Vec<u8>, PveError> {
