@@ -13,12 +13,12 @@ use capplan_provision::world::World;
 use clap::Subcommand;
 use jiff::Timestamp;
 
-use super::carry::{Output, by, connect, executor, give_back, go_on, not_given_up, on, take_lease};
+use super::carry::{Output, by, connect, executor, go_on, not_given_up, on, take_lease};
 use super::observed::{live, unobserved};
 use super::plan::WantedArgs;
 use crate::config::{Config, Options};
 use crate::render;
-use crate::ui::{CliError, Exit, note};
+use crate::ui::{CliError, Exit, note, visible};
 
 /// Carry a plan out, step by step
 ///
@@ -97,6 +97,9 @@ struct Fate {
     /// Destroy the VM with its own disks; it must have the tag `capplan`
     #[arg(long)]
     destroy: bool,
+    /// With --destroy: the snapshots of the VM may be lost with it
+    #[arg(long, requires = "destroy")]
+    with_snapshots: bool,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -164,6 +167,7 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
         node: Some(node.into()),
         anyway,
         destroy: fate.destroy,
+        with_snapshots: fate.with_snapshots,
     };
     let plan = match (&args.what, &args.plan) {
         (Some(What::AddWorker { wanted, .. }), _) => {
@@ -261,7 +265,7 @@ pub(super) async fn abort(options: &Options, args: &AbortArgs) -> Result<Exit, C
     let _lock = runs.lock().map_err(unwritten)?;
     let Some((plan, mut journal, mut world)) = unended(&config, &runs, &args.run).await? else { return Ok(Exit::Done) };
     let left = executor(&config, &world, &plan, &|_, _| Ok(()), &|_| {}).abort(&mut journal, &by(), args.leave_behind).await;
-    give_back(&mut world).await;
+    world.give_back().await;
     let left = left.map_err(unwritten)?.map_err(|why| not_given_up(&args.run, why))?;
     note(format!("{} is given up", args.run));
     left.iter().for_each(|line| note(format!("  {line}")));
@@ -341,7 +345,7 @@ fn confirm(plan: &Plan) -> Result<(), CliError> {
         .iter()
         .find_map(|step| if let StepAction::DeleteNode { node, .. } = &step.change { Some(node.to_string()) } else { None });
     let word = removed.unwrap_or_else(|| "yes".to_owned());
-    let typed = inquire::Text::new(&format!("type `{word}` to carry it out:")).prompt();
+    let typed = inquire::Text::new(&visible(&format!("type `{word}` to carry it out:"))).prompt();
     if typed.is_ok_and(|typed| typed.trim() == word) {
         return Ok(());
     }

@@ -10,7 +10,7 @@ use capplan_model::plan::{Plan, StepAction, WorkerSpec};
 use capplan_model::run::RunState;
 use capplan_planner::plan::{Observation, rehearse};
 use capplan_provision::execute::{EventLine, Executor, Outcome, Rehearse, Told};
-use capplan_provision::lease::{Lease, LeaseError};
+use capplan_provision::lease::{LeaseError, MOST_SKEW};
 use capplan_provision::prometheus::Prometheus;
 use capplan_provision::store::journal::{Journal, Lock};
 use capplan_provision::world::World;
@@ -18,7 +18,6 @@ use clap::ValueEnum;
 use jiff::Timestamp;
 
 use super::apply::unwritten;
-use super::doctor::CLOCK_SECONDS;
 use super::observed::unobserved;
 use crate::config::Config;
 use crate::ui::{CliError, Exit, Progress, note};
@@ -49,21 +48,11 @@ fn holder(config: &Config) -> Result<String, CliError> {
 
 /// Keeps capplans of other machines from the cluster.
 pub(super) async fn take_lease(world: &mut World, config: &Config) -> Result<(), CliError> {
-    match Lease::take(&world.kube, &holder(config)?).await {
-        Ok(lease) => {
-            world.lease = Some(lease);
-            Ok(())
-        }
-        Err(error @ LeaseError::Held { .. }) => Err(CliError::from_error(Exit::Refused, &error)
-            .hint("wait until it is done; if nobody is, it runs out within two minutes. Nothing was changed")),
+    match world.take_lease(&holder(config)?).await {
+        Ok(()) => Ok(()),
+        Err(error @ (LeaseError::Held { .. } | LeaseError::Conflict)) => Err(CliError::from_error(Exit::Refused, &error)
+            .hint("wait until it is done; if nobody is, it runs out within three minutes. Nothing was changed")),
         Err(error @ LeaseError::Api(_)) => Err(CliError::from_error(Exit::Unexpected, &error)),
-    }
-}
-
-/// Lets others at it again.
-pub(super) async fn give_back(world: &mut World) {
-    if let Some(lease) = world.lease.take() {
-        lease.give_back().await;
     }
 }
 
@@ -74,7 +63,7 @@ pub(super) async fn connect(config: &Config) -> Result<World, CliError> {
     let world = World::connect(&config.kubernetes, &config.proxmox).await.map_err(|error| unobserved(&error))?;
     // Ages, leases and the life of a token are told by the clock.
     let ahead = world.ahead().await.map_err(|error| unobserved(&error))?;
-    match ahead.filter(|seconds| seconds.abs() > CLOCK_SECONDS) {
+    match ahead.filter(|seconds| seconds.unsigned_abs() > MOST_SKEW) {
         None => Ok(world),
         Some(seconds) => Err(CliError::new(
             Exit::Refused,
@@ -124,7 +113,7 @@ pub(super) async fn go_on(
     lock: Option<Lock>,
 ) -> Result<Exit, CliError> {
     let done = carry_out(config, &world, plan, &mut journal, output).await;
-    give_back(&mut world).await;
+    world.give_back().await;
     drop(lock);
     done
 }

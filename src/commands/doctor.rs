@@ -1,6 +1,7 @@
 //! `capplan doctor`.
 
 use capplan_provision::kube;
+use capplan_provision::lease::MOST_SKEW;
 use capplan_provision::observe::causes;
 use capplan_provision::pve;
 use jiff::Timestamp;
@@ -15,8 +16,6 @@ const PVE_ROLE: &str = include_str!("../../deploy/pve-role.sh");
 /// The same for an account that carries plans out.
 const APPLY_ROLE: &str = include_str!("../../deploy/clusterrole-apply.yaml");
 const PVE_APPLY_ROLE: &str = include_str!("../../deploy/pve-role-apply.sh");
-/// Seconds that two clocks may differ before ages and windows mean something else.
-pub(super) const CLOCK_SECONDS: i64 = 30;
 
 /// Check connections, permissions and clocks
 ///
@@ -99,7 +98,7 @@ impl Page {
 
     fn clock(&mut self, whose: &str, theirs: Timestamp) {
         let apart = Timestamp::now().duration_since(theirs).as_secs();
-        if apart.abs() <= CLOCK_SECONDS {
+        if apart.unsigned_abs() <= MOST_SKEW {
             self.good(&format!("clock of {whose} agrees"));
         } else {
             self.fail(

@@ -19,7 +19,7 @@ mod observed;
 use clap::{Parser, Subcommand};
 
 use crate::config::Options;
-use crate::ui::{CliError, Exit};
+use crate::ui::{CliError, Exit, styled, visible};
 
 /// Capacity planner for Kubernetes clusters whose nodes are VMs on Proxmox VE
 ///
@@ -107,7 +107,7 @@ pub async fn run(cli: Cli) -> Result<Exit, CliError> {
 /// Writes data to stdout; a reader that hangs up is no error.
 pub(crate) fn print(text: &str) -> Result<(), CliError> {
     use std::io::Write;
-    match anstream::stdout().write_all(text.as_bytes()) {
+    match anstream::stdout().write_all(styled(text).as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(CliError::new(Exit::Unexpected, format!("cannot write to stdout: {error}")))
         }
@@ -117,6 +117,6 @@ pub(crate) fn print(text: &str) -> Result<(), CliError> {
 
 /// Writes a file, naming it if that fails.
 pub(crate) fn write(path: &std::path::Path, text: &str) -> Result<(), CliError> {
-    std::fs::write(path, text)
+    std::fs::write(path, visible(text))
         .map_err(|error| CliError::new(Exit::Unexpected, format!("cannot write {}: {error}", path.display())))
 }

@@ -11,7 +11,7 @@ use clap::{Subcommand, ValueEnum};
 use super::observed::From;
 use crate::config::{Config, Options};
 use crate::render;
-use crate::ui::{CliError, Exit, Progress, note};
+use crate::ui::{CliError, Exit, Progress, note, plain};
 
 /// Seconds for the search of a better plan, if nothing is said.
 const SECONDS: f64 = 30.0;
@@ -128,6 +128,9 @@ enum What {
         /// Destroy their VMs in the end; otherwise they stay, and stay off
         #[arg(long)]
         destroy: bool,
+        /// With --destroy: their snapshots may be lost with them
+        #[arg(long, requires = "destroy")]
+        with_snapshots: bool,
         #[command(flatten)]
         how: How,
     },
@@ -213,9 +216,10 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
         Some(What::Drain { nodes: names, how }) => (Request::Drain(nodes(names)), how),
         Some(What::DrainOrder { nodes: names, how }) => (Request::DrainOrder(nodes(names)), how),
         Some(What::Evacuate { host, how }) => (Request::Evacuate(host.as_str().into()), how),
-        Some(What::ScaleDown { count, anyway, node, destroy, how, confirm_no_growth: _ }) => {
+        Some(What::ScaleDown { count, anyway, node, destroy, with_snapshots, how, confirm_no_growth: _ }) => {
             let node = node.clone().map(Into::into);
-            (Request::ScaleDown(Removal { count: *count, node, anyway: anyway.clone(), destroy: *destroy }), how)
+            let (destroy, with_snapshots) = (*destroy, *with_snapshots);
+            (Request::ScaleDown(Removal { count: *count, node, anyway: anyway.clone(), destroy, with_snapshots }), how)
         }
         Some(What::ScaleUp { wanted, how }) => (Request::ScaleUp(Box::new(wanted.wanted())), how),
     };
@@ -282,7 +286,7 @@ fn keep(path: &Path, plan: &Plan) -> Result<(), CliError> {
     super::write(path, &json(plan)?)?;
     // Beside a plan that is itself named `.txt` its text needs another name.
     let beside = path.with_extension(if path.extension().is_some_and(|one| one == "txt") { "text.txt" } else { "txt" });
-    let text = anstream::adapter::strip_str(&render::plan::text(plan, true)).to_string();
+    let text = plain(&render::plan::text(plan, true));
     super::write(&beside, &text)?;
     note(format!("wrote {} and {}", path.display(), beside.display()));
     Ok(())

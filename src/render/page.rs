@@ -1,16 +1,13 @@
 //! A page for a terminal: 80 columns, paragraphs with a hanging indent, tables.
 
+use crate::ui::style::is_style;
+
 /// Columns of the page.
 pub(super) const WIDTH: usize = 80;
 /// Rows of a table of nodes before the rest is only counted.
 pub(super) const MOST_ROWS: usize = 40;
 
-pub(super) const BOLD: &str = "\u{1b}[1m";
-pub(super) const DIM: &str = "\u{1b}[2m";
-pub(super) const RED: &str = "\u{1b}[31m";
-pub(super) const YELLOW: &str = "\u{1b}[33m";
-pub(super) const GREEN: &str = "\u{1b}[32m";
-pub(super) const RESET: &str = "\u{1b}[0m";
+pub(super) use crate::ui::style::{BOLD, DIM, GREEN, RED, RESET, YELLOW};
 
 /// Text that grows line by line.
 pub(super) struct Page(pub(super) String);
@@ -68,17 +65,7 @@ impl Page {
 
 /// Number of characters that show.
 fn visible(text: &str) -> usize {
-    let mut count = 0;
-    let mut escape = false;
-    for c in text.chars() {
-        match (escape, c) {
-            (false, '\u{1b}') => escape = true,
-            (true, 'm') => escape = false,
-            (true, _) => {}
-            (false, _) => count += 1,
-        }
-    }
-    count
+    text.chars().filter(|c| !is_style(*c)).count()
 }
 
 /// Breaks text at spaces; a word longer than a line is broken anywhere.
@@ -129,6 +116,6 @@ mod tests {
 
     #[test]
     fn colours_take_no_room() {
-        assert_eq!(visible("\u{1b}[31mred\u{1b}[0m"), 3);
+        assert_eq!(visible(&format!("{RED}red{RESET}")), 3);
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod capacity;
 pub mod change;
+pub mod disposal;
 pub mod history;
 pub mod ids;
 pub mod join;
@@ -18,6 +19,7 @@ pub mod scenario;
 pub mod slots;
 pub mod snapshot;
 pub mod units;
+pub mod volumes;
 
 pub use reading::Reading;
 pub use snapshot::Snapshot;

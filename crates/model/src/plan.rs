@@ -424,7 +424,9 @@ impl fmt::Display for Rejected {
 pub struct Step {
     /// Number from 1.
     pub number: u64,
-    /// In words.
+    /// The step in words, for who reads the file. It is written from the rest of the step and never read back: a file
+    /// cannot call a step something else than it is.
+    #[serde(default)]
     pub title: String,
     /// The change.
     #[serde(rename = "do")]
@@ -437,6 +439,75 @@ pub struct Step {
     pub ensures: Vec<Condition>,
     /// Seconds to wait for that.
     pub deadline_seconds: u64,
+}
+
+impl Step {
+    /// The step in words.
+    pub fn words(&self) -> String {
+        match &self.change {
+            StepAction::Cordon { node } => format!("cordon {node}"),
+            StepAction::Uncordon { node } => format!("uncordon {node}"),
+            StepAction::Evict { pod, to: Some(to), .. } => format!("evict {pod} to {to}"),
+            StepAction::Evict { pod, to: None, .. } => format!("evict {pod}"),
+            StepAction::CloneGuest { template, worker } => format!("clone {template} to {worker}"),
+            StepAction::SetGuest { guest, .. } => format!("set memory, cores and network of {guest}"),
+            StepAction::GrowDisk { guest, slot, size } => format!("grow {slot} of {guest} to {size}"),
+            StepAction::BootWorker { guest, .. } => format!("start {guest} with what it needs to join"),
+            StepAction::Register { node, .. } => format!("wait until the storage plugin of {node} is registered"),
+            StepAction::DropSeed { worker, .. } => format!("delete the token and the image that {worker} joined with"),
+            StepAction::Probe { worker, class, .. } => {
+                format!("run a pod with a volume of {class} on {worker}, and remove both")
+            }
+            StepAction::DeleteNode { node, .. } => format!("delete the Node object of {node}"),
+            StepAction::ShutDownGuest { guest } => format!("shut down {guest}"),
+            StepAction::KeepGuestOff { guest } => format!("keep {guest} from starting with its host"),
+            StepAction::DisarmGuest { guest, .. } => {
+                format!("make the credentials of {guest} useless: it resets itself when it is started")
+            }
+            StepAction::StartWithHost { guest } => format!("let {guest} start with its host"),
+            StepAction::DestroyGuest { guest, snapshots } if snapshots.is_empty() => {
+                format!("destroy {guest} with its own disks")
+            }
+            StepAction::DestroyGuest { guest, snapshots } => {
+                format!("destroy {guest} with its own disks and its snapshots {}", snapshots.join(", "))
+            }
+            StepAction::Label { node, labels } => {
+                let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+                format!("label {node} with {}", labels.join(", "))
+            }
+            StepAction::UnplugGhost { guest, slot, volume } => {
+                format!("unplug ghost {volume} from {slot} of {guest}: its data stays")
+            }
+            StepAction::Wait => self.awaited(),
+            StepAction::Manual { what, command } if what.is_empty() => format!("by hand: {command}"),
+            StepAction::Manual { what, .. } => format!("by hand: {what}"),
+        }
+    }
+
+    /// The guest that a step is about: the one that it changes, or that of the node that it deletes.
+    pub fn guest(&self) -> Option<&GuestRef> {
+        let of_node = self.requires.iter().find_map(|condition| match condition {
+            Condition::VolumesGone { guest, .. } if matches!(self.change, StepAction::DeleteNode { .. }) => guest.as_ref(),
+            _ => None,
+        });
+        self.change.guest().or(of_node)
+    }
+
+    /// What a step that changes nothing waits for.
+    fn awaited(&self) -> String {
+        let known = self.ensures.iter().find_map(|condition| {
+            if let Condition::Joined { worker, .. } = condition {
+                Some(format!("wait until {worker} has joined"))
+            } else if let Condition::NodeEmpty { node } = condition {
+                Some(format!("wait until {node} is empty and its VM holds no volume"))
+            } else if let Condition::DaemonsReady { node, .. } = condition {
+                Some(format!("wait until DaemonSets run on {node}"))
+            } else {
+                None
+            }
+        });
+        known.unwrap_or_else(|| "wait".to_owned())
+    }
 }
 
 /// The change of a step.
@@ -560,6 +631,9 @@ pub enum StepAction {
     DestroyGuest {
         /// The guest.
         guest: GuestRef,
+        /// Snapshots that may be lost with it, by name: no others may exist then.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        snapshots: Vec<String>,
     },
     /// Sets labels of a node.
     Label {
@@ -582,9 +656,40 @@ pub enum StepAction {
     Wait,
     /// What only a human does. It is done when a human says so, and never by itself.
     Manual {
-        /// The command or the words.
+        /// What to do and why, in words.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        what: String,
+        /// The command.
         command: String,
     },
+}
+
+impl StepAction {
+    /// The guest that is changed, or whose node is; none if the change is about no guest.
+    pub fn guest(&self) -> Option<&GuestRef> {
+        match self {
+            Self::SetGuest { guest, .. }
+            | Self::GrowDisk { guest, .. }
+            | Self::BootWorker { guest, .. }
+            | Self::DropSeed { guest, .. }
+            | Self::Probe { guest, .. }
+            | Self::ShutDownGuest { guest }
+            | Self::KeepGuestOff { guest }
+            | Self::DisarmGuest { guest, .. }
+            | Self::StartWithHost { guest }
+            | Self::DestroyGuest { guest, .. }
+            | Self::UnplugGhost { guest, .. } => Some(guest),
+            Self::CloneGuest { template, .. } => Some(template),
+            Self::Cordon { .. }
+            | Self::Uncordon { .. }
+            | Self::Evict { .. }
+            | Self::Register { .. }
+            | Self::DeleteNode { .. }
+            | Self::Label { .. }
+            | Self::Wait
+            | Self::Manual { .. } => None,
+        }
+    }
 }
 
 /// Something that holds or does not, on a fresh reading.
@@ -670,8 +775,16 @@ pub enum Condition {
         /// The guest.
         guest: GuestRef,
     },
-    /// The guest may be destroyed: our tag, no disk but its own, nothing that a volume of a claim is on.
+    /// The guest may be destroyed: see [`crate::disposal::objections`].
     Disposable {
+        /// The guest.
+        guest: GuestRef,
+        /// Snapshots that may be lost with it, by name.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        snapshots: Vec<String>,
+    },
+    /// The HA manager does not manage the guest: it would start it again, or stop it in a way of its own.
+    HaUnmanaged {
         /// The guest.
         guest: GuestRef,
     },
@@ -890,7 +1003,9 @@ impl Plan {
     }
 
     fn content_id(&self) -> String {
-        let content = Self { id: String::new(), ..self.clone() };
+        let mut content = Self { id: String::new(), ..self.clone() };
+        // Titles are written from the rest.
+        content.steps.iter_mut().for_each(|step| step.title.clear());
         let text = serde_json::to_vec(&content).expect("every value of a plan can be written");
         let digits: Vec<String> = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
         format!("sha256:{}", digits.concat())
@@ -909,7 +1024,8 @@ impl Plan {
         if head.format != FORMAT {
             return Err(PlanError::Format { found: head.format });
         }
-        let plan: Self = serde_json::from_slice(text).map_err(PlanError::Content)?;
+        let mut plan: Self = serde_json::from_slice(text).map_err(PlanError::Content)?;
+        plan.steps.iter_mut().for_each(|step| step.title = step.words());
         if plan.content_id() == plan.id { Ok(plan) } else { Err(PlanError::Changed) }
     }
 
@@ -935,6 +1051,20 @@ mod tests {
         assert!(matches!(Plan::read(changed.as_bytes()), Err(PlanError::Changed)));
         let newer = text.replace("capplan.plan/1", "capplan.plan/2");
         assert!(matches!(Plan::read(newer.as_bytes()), Err(PlanError::Format { .. })));
+    }
+
+    #[test]
+    fn a_file_cannot_call_a_step_something_else_than_it_is() {
+        let guest = GuestRef { host: "pve1".into(), vmid: VmId(204), name: "w4".into(), uuid: Some("u".into()) };
+        let change = StepAction::DestroyGuest { guest, snapshots: vec!["before".into()] };
+        let mut lying = plan();
+        let (requires, ensures) = (Vec::new(), Vec::new());
+        lying.steps = vec![Step { number: 1, title: "cordon \u{1b}[2Jw4".into(), change, requires, ensures, deadline_seconds: 1 }];
+        let lying = lying.sealed();
+        let read = Plan::read(&serde_json::to_vec(&lying).expect("written")).expect("its id does not speak of titles");
+        assert_eq!(read.steps[0].title, "destroy VM 204 (w4) on pve1 with its own disks and its snapshots before");
+        // What is read back is what was written, once more.
+        assert_eq!(Plan::read(&serde_json::to_vec(&read).expect("written")).expect("unchanged"), read);
     }
 
     #[test]

@@ -41,6 +41,28 @@ pub struct Pve {
     pub pci_mappings: Reading<Vec<PciMapping>>,
     /// Failed tasks of the recent past.
     pub failed_tasks: Reading<Vec<FailedTask>>,
+    /// Replication jobs.
+    pub replication: Reading<Vec<ReplicationJob>>,
+    /// Backup jobs.
+    pub backup_jobs: Reading<Vec<BackupJob>>,
+}
+
+/// A job that copies the disks of a guest to another host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicationJob {
+    /// `VMID-NUMBER`.
+    pub id: String,
+    /// Guest.
+    pub vmid: VmId,
+}
+
+/// A scheduled backup.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupJob {
+    /// Its id.
+    pub id: String,
+    /// Guests that it names; empty if it takes all, or those of a pool.
+    pub vmids: Vec<VmId>,
 }
 
 /// A PVE node.
@@ -218,6 +240,19 @@ pub struct Guest {
     /// Changes that wait for a restart: key → new value, `None` for a removal.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub pending: BTreeMap<String, Option<String>>,
+    /// Whether the HA manager manages it: then it starts, stops and moves the guest by itself.
+    pub ha: Reading<bool>,
+    /// Its snapshots, the current state left out.
+    pub snapshots: Reading<Vec<GuestSnapshot>>,
+}
+
+/// A snapshot of a guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestSnapshot {
+    /// Name.
+    pub name: String,
+    /// Volumes that it names, by slot, `unusedN` or `vmstate`.
+    pub disks: BTreeMap<String, String>,
 }
 
 /// Tag of the VMs that capplan may destroy: those that it made, and those that were given to it.
@@ -226,75 +261,12 @@ pub const OWN_TAG: &str = "capplan";
 /// Tag of VMs that were workers, are off, and reset themselves when they are started.
 pub const SPARE_TAG: &str = "capplan-spare";
 
-/// Why a guest must not be destroyed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotDisposable {
-    /// What is on it is not known.
-    #[error("its configuration is not known: {why}")]
-    Unknown {
-        /// Why.
-        why: String,
-    },
-    /// Others are clones of it.
-    #[error("it is a template")]
-    Template,
-    /// A disk that is not its own: a volume of a claim, another VM's.
-    #[error("{volume} on {slot} is not its own: it would be lost, or stay behind attached to nothing")]
-    Volume {
-        /// Slot.
-        slot: String,
-        /// Volume.
-        volume: String,
-    },
-    /// Nobody said that capplan may.
-    #[error("it has no tag `{OWN_TAG}`: only such VMs are destroyed; `qm set {vmid} --tags {OWN_TAG}` gives it")]
-    Untagged {
-        /// VMID.
-        vmid: VmId,
-    },
-}
-
 impl Guest {
     /// Whether it is a placeholder of a replicated volume and no machine.
     pub fn is_placeholder(&self) -> bool {
         self.vmid.0 >= PLACEHOLDER_VMID
             && self.power != Power::Running
             && self.config.known().is_some_and(|config| config.disks.values().any(Disk::is_csi))
-    }
-
-    /// Why the guest must not be destroyed; `None` if nothing is known to speak against it.
-    pub fn not_disposable(&self) -> Option<NotDisposable> {
-        self.refusal(|_| false)
-    }
-
-    /// The same for one that is emptied before: volumes of claims that are plugged in now are gone by then.
-    pub fn not_disposable_once_empty(&self) -> Option<NotDisposable> {
-        self.refusal(Disk::is_csi)
-    }
-
-    fn refusal(&self, leaves: impl Fn(&Disk) -> bool) -> Option<NotDisposable> {
-        let config = match &self.config {
-            Reading::Known(config) => config,
-            Reading::Unknown { why } => return Some(NotDisposable::Unknown { why: why.clone() }),
-        };
-        if self.template {
-            return Some(NotDisposable::Template);
-        }
-        if !self.tags.iter().any(|tag| tag == OWN_TAG) {
-            return Some(NotDisposable::Untagged { vmid: self.vmid });
-        }
-        let stay = config.disks.iter().filter(|(_, disk)| !leaves(disk));
-        let disks = stay.map(|(slot, disk)| (slot, &disk.volume, disk.cdrom));
-        let unused = config.unused.iter().map(|(slot, volume)| (slot, volume, false));
-        for (slot, volume, cdrom) in disks.chain(unused) {
-            // `local-lvm:vm-204-disk-0`, `store:204/vm-204-disk-0.qcow2`; what another owns stays, whoever made it.
-            let name = volume.split_once(':').map_or(volume.as_str(), |(_, name)| name);
-            let name = name.rsplit('/').next().unwrap_or(name);
-            if !cdrom && !name.starts_with(&format!("vm-{}-", self.vmid)) {
-                return Some(NotDisposable::Volume { slot: slot.clone(), volume: volume.clone() });
-            }
-        }
-        None
     }
 
     /// Memory the guest takes when it runs.
@@ -361,6 +333,9 @@ pub struct GuestConfig {
     pub scsi_hardware: Option<String>,
     /// Whether the QEMU guest agent is enabled.
     pub agent: bool,
+    /// Whether its owner protects it and its disks from being removed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub protection: bool,
     /// Hash that guards against concurrent edits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
@@ -452,42 +427,6 @@ pub struct FailedTask {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_guest_with_a_disk_that_is_not_its_own_is_never_disposable() {
-        let own = ["local-lvm:vm-204-disk-0", "store:204/vm-204-disk-1.qcow2", "local-lvm:vm-204-cloudinit"];
-        let others = [
-            "local-lvm:vm-9999-pvc-205da98f",
-            "store:9999/vm-9999-pvc-205da98f.raw",
-            "local-lvm:vm-2041-disk-0",
-            "local-lvm:vm-20-disk-0",
-            "store:2000/base-2000-disk-0.qcow2/204/vm-204-disk-0.qcow2x/../vm-1-disk-0",
-            "/dev/disk/by-id/ata-1",
-            "",
-        ];
-        let guest = |volumes: &[&str], unused: &[&str]| {
-            let disk = |(number, volume): (usize, &&str)| {
-                (format!("scsi{number}"), Disk { volume: (*volume).to_owned(), ..Default::default() })
-            };
-            let config = GuestConfig {
-                disks: volumes.iter().enumerate().map(disk).collect(),
-                unused: unused.iter().enumerate().map(|(number, one)| (format!("unused{number}"), (*one).to_owned())).collect(),
-                ..Default::default()
-            };
-            Guest { vmid: VmId(204), config: Reading::Known(config), tags: vec![OWN_TAG.into()], ..Default::default() }
-        };
-        assert_eq!(guest(&own, &["local-lvm:vm-204-disk-7"]).not_disposable(), None);
-        for other in others {
-            let found = [guest(&[own[0], other], &[]), guest(&own, &[other])].map(|guest| guest.not_disposable());
-            assert!(found.iter().all(|one| matches!(one, Some(NotDisposable::Volume { .. }))), "{other}: {found:?}");
-        }
-        let untagged = Guest { tags: vec!["capplan-old".into()], ..guest(&own, &[]) };
-        assert_eq!(untagged.not_disposable(), Some(NotDisposable::Untagged { vmid: VmId(204) }));
-        let template = Guest { template: true, ..guest(&own, &[]) };
-        assert_eq!(template.not_disposable(), Some(NotDisposable::Template));
-        let unread = Guest { config: Reading::unknown("no answer"), ..guest(&own, &[]) };
-        assert!(matches!(unread.not_disposable(), Some(NotDisposable::Unknown { .. })));
-    }
 
     #[test]
     fn csi_disks_are_told_from_foreign_ones() {

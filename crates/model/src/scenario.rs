@@ -341,6 +341,8 @@ impl Scenario {
             guests: Reading::Known(guests),
             pci_mappings: Reading::Known(Vec::new()),
             failed_tasks: Reading::Known(Vec::new()),
+            replication: Reading::Known(Vec::new()),
+            backup_jobs: Reading::Known(Vec::new()),
         };
         let mut snapshot = Snapshot {
             taken: self.now,
@@ -486,6 +488,8 @@ impl Build<'_> {
             max_memory: shape.memory,
             cpus: shape.cpus,
             config: Reading::Known(config),
+            ha: Reading::Known(false),
+            snapshots: Reading::Known(Vec::new()),
             ..Default::default()
         });
     }
@@ -744,6 +748,8 @@ fn guest(shape: &GuestShape) -> Guest {
         max_memory: shape.memory,
         cpus: shape.cpus,
         config: Reading::Known(config),
+        ha: Reading::Known(false),
+        snapshots: Reading::Known(Vec::new()),
         ..Default::default()
     }
 }

@@ -8,6 +8,7 @@ use crate::kube::{CsiNodeDriver, PersistentVolume, Pod, VolumeAttachment};
 use crate::pve::{CSI_SLOTS, GuestConfig};
 use crate::reading::Reading;
 use crate::snapshot::Snapshot;
+use crate::volumes::{Use, Volumes, is_owned_by};
 
 /// Slots proxmox-csi can use on a VM: `scsi1` to `scsi29`.
 pub const PLUGIN_SLOTS: u64 = (*CSI_SLOTS.end() - *CSI_SLOTS.start() + 1) as u64;
@@ -27,7 +28,7 @@ pub struct VolumeSlots {
     pub counted: Reading<BTreeSet<VolumeHandle>>,
     /// What the VM config holds.
     pub config: Reading<ConfigSlots>,
-    /// CSI volumes in the config without a VolumeAttachment for this node: `(slot, volume)`.
+    /// CSI volumes in the config that nothing refers to ([`Volumes::use_of`]): `(slot, volume)`.
     pub ghosts: Reading<Vec<(u8, String)>>,
 }
 
@@ -58,10 +59,10 @@ pub struct ConfigSlots {
 }
 
 impl ConfigSlots {
-    fn of(config: &GuestConfig) -> Self {
+    fn of(config: &GuestConfig, volumes: &Volumes<'_>) -> Self {
         let mut slots = Self { unused: config.unused.values().cloned().collect(), ..Self::default() };
         for (slot, disk) in config.csi_slots() {
-            let side = if disk.is_csi() { &mut slots.plugged } else { &mut slots.foreign };
+            let side = if volumes.is_volume(disk) { &mut slots.plugged } else { &mut slots.foreign };
             side.insert(slot, disk.volume.clone());
         }
         slots
@@ -81,11 +82,16 @@ impl ConfigSlots {
 impl VolumeSlots {
     /// The slots of every worker, by node name.
     ///
-    /// `driver` is both the CSI driver's name and the attacher's: only its volumes count.
+    /// `driver` is both the CSI driver's name and the attacher's: only its volumes count. If nothing in the cluster
+    /// has a driver of that name while disks are plugged, attachments and ghosts are unknown.
     pub fn of_workers(snapshot: &Snapshot, driver: &str) -> Reading<Vec<Self>> {
         let volumes = snapshot.volumes_by_name();
+        let index = Volumes::of(snapshot);
         let joins = join(snapshot);
-        let attachments = snapshot.kube.volume_attachments.as_ref().map(|list| attachments_by_node(list, driver));
+        let attachments = match index.doubt_about(driver) {
+            Some(why) => Reading::unknown(why),
+            None => snapshot.kube.volume_attachments.as_ref().map(|list| attachments_by_node(list, driver)),
+        };
         let pods = snapshot.claimants_by_node();
         let claims = snapshot.claimed_volumes();
         let advertised: Reading<BTreeMap<&NodeName, &CsiNodeDriver>> = snapshot.kube.csi_nodes.as_ref().map(|nodes| {
@@ -99,7 +105,8 @@ impl VolumeSlots {
                     let mine: Reading<&[&VolumeAttachment]> =
                         attachments.as_ref().map(|all| all.get(name).map_or(&[][..], Vec::as_slice));
                     let (vmid, config) = guest_of(&joins, name);
-                    let config = config.map(ConfigSlots::of);
+                    let config = config.map(|config| ConfigSlots::of(config, &index));
+                    let ghosts = ghosts(name, &vmid, &config, &mine, &index);
                     Self {
                         node: name.clone(),
                         vmid,
@@ -109,7 +116,7 @@ impl VolumeSlots {
                         }),
                         attached: mine.as_ref().map(|mine| listed(mine, volumes.known())),
                         counted: counted(&mine, &pods, &claims, &volumes, name, driver),
-                        ghosts: ghosts(&config, &mine, &volumes),
+                        ghosts,
                         config,
                     }
                 })
@@ -227,32 +234,25 @@ fn counted(
 }
 
 fn ghosts(
+    node: &NodeName,
+    vmid: &Reading<VmId>,
     config: &Reading<ConfigSlots>,
     mine: &Reading<&[&VolumeAttachment]>,
-    volumes: &Reading<BTreeMap<&PvName, &PersistentVolume>>,
+    volumes: &Volumes<'_>,
 ) -> Reading<Vec<(u8, String)>> {
-    let (config, mine, volumes) = match (config, mine, volumes) {
-        (Reading::Known(config), Reading::Known(mine), Reading::Known(volumes)) => (config, mine, volumes),
-        _ => {
-            let why = config.why().or(mine.why()).or(volumes.why());
-            return Reading::unknown(why.unwrap_or("not read"));
-        }
+    let (Reading::Known(config), Reading::Known(vmid), Reading::Known(_)) = (config, vmid, mine) else {
+        return Reading::unknown(config.why().or(vmid.why()).or(mine.why()).unwrap_or("not read"));
     };
-    // Vanished attachments count here: their disk may only just be on its way out.
-    let mut expected: BTreeSet<String> = BTreeSet::new();
-    for name in mine.iter().filter_map(|one| one.volume.as_ref()) {
-        match volumes.get(name).and_then(|volume| volume.handle.as_ref()).and_then(VolumeHandle::volid) {
-            Some(volid) => drop(expected.insert(volid)),
-            // The PersistentVolume is gone: the plugin names volumes after it.
-            None => drop(expected.insert(name.0.clone())),
+    let mut ghosts = Vec::new();
+    for (slot, volume) in &config.plugged {
+        match volumes.use_of(node, volume) {
+            // A disk of the VM's own may be mounted by the VM itself, whoever else names it.
+            Use::Ghost if !is_owned_by(volume, *vmid) => ghosts.push((*slot, volume.clone())),
+            Use::Ghost | Use::InUse(_) => {}
+            Use::Unknown(why) => return Reading::unknown(why),
         }
     }
-    let is_expected = |volid: &String| {
-        expected.contains(volid) || expected.iter().any(|name| !name.contains(':') && volid.contains(name.as_str()))
-    };
-    Reading::Known(
-        config.plugged.iter().filter(|(_, volid)| !is_expected(volid)).map(|(slot, volid)| (*slot, volid.clone())).collect(),
-    )
+    Reading::Known(ghosts)
 }
 
 #[cfg(test)]

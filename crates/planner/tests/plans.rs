@@ -160,7 +160,7 @@ fn drained(nodes: usize, shapes: &[Shape], seed: u64) -> Plan {
 fn consolidated(nodes: usize, shapes: &[Shape]) -> Plan {
     let text = capplan_model::policy::BUILT_IN.replace("\"> 90%\"", "\"> 100%\"").replace("\">= 25\"", "\">= 64\"");
     let policy = Policy::parse(&text).expect("a policy");
-    let request = Request::ScaleDown(Removal { count: Count::Most, node: None, anyway: Some("test".into()), destroy: false });
+    let request = Request::ScaleDown(Removal { count: Count::Most, anyway: Some("test".into()), ..Removal::default() });
     let limits = Limits { seconds: 20.0, seed: 1 };
     planned(&snapshot(nodes, shapes), &History::default(), &policy, &request, limits)
 }
@@ -362,7 +362,7 @@ fn a_worker_is_begun_only_where_its_host_carries_it() {
 fn a_plan_is_begun_only_where_both_planes_are_well_and_it_is_still_possible() {
     let scenario = steady(&[(1, 4, 2), (1, 4, 2), (1, 4, 2)], 80);
     let (before, policy, history) = (scenario.snapshot(), Policy::built_in(), scenario.history());
-    let removal = Removal { count: Count::Exactly(1), node: None, anyway: Some("test".into()), destroy: false };
+    let removal = Removal { anyway: Some("test".into()), ..Removal::default() };
     let plan = planned(&before, &history, &policy, &Request::ScaleDown(removal), Limits { seconds: 5.0, seed: 1 });
     let gated = |change: &dyn Fn(&mut capplan_model::Snapshot)| {
         let mut seen = before.clone();
@@ -428,7 +428,7 @@ fn each_check_of_the_audit_notices_what_it_is_for() {
     let (before, policy) = (scenario.snapshot(), Policy::built_in());
     let limits = Limits { seconds: 5.0, seed: 1 };
     let request =
-        Request::ScaleDown(Removal { count: Count::Exactly(1), node: None, anyway: Some("test".into()), destroy: false });
+        Request::ScaleDown(Removal { anyway: Some("test".into()), ..Removal::default() });
     let good = planned(&before, &scenario.history(), &policy, &request, limits);
     assert_eq!((good.feasibility, good.moves().count()), (Feasibility::Feasible, 4), "{good:?}");
     assert_eq!(audit(&before, &policy, &good), []);

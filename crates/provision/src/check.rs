@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use capplan_model::disposal::{Moment, Objection, objections};
 use capplan_model::ids::NodeName;
 use capplan_model::kube::{Node, Phase, Pod};
 use capplan_model::plan::{Condition, GuestRef, Plan, WorkerSpec};
 use capplan_model::policy::Seed;
-use capplan_model::pve::{Disk, Guest, GuestConfig, OWN_TAG, Power, SPARE_TAG};
+use capplan_model::pve::{Disk, Guest, OWN_TAG, Power, SPARE_TAG};
+use capplan_model::volumes::{Use, Volumes, is_owned_by};
 use capplan_model::{Reading, Snapshot};
 
 use crate::join::{seed_volume, spare_volume};
@@ -138,8 +140,22 @@ fn judge(condition: &Condition, seen: &Snapshot, against: Against<'_>) -> Checke
         Condition::GuestStopped { guest } => {
             with_guest(seen, guest, against, |one| when(one.power == Power::Stopped, || format!("{guest} is running")))
         }
-        Condition::Disposable { guest } => with_guest(seen, guest, against, |one| {
-            Ok(one.not_disposable().map_or(Verdict::Holds, |why| Verdict::Not(why.to_string())))
+        Condition::Disposable { guest, snapshots } => with_guest(seen, guest, against, |one| {
+            // A backup, say: it is over some time.
+            if let Some(lock) = &one.lock {
+                return Err(format!("{guest} is locked: {lock}"));
+            }
+            let all = objections(seen, one, snapshots, Moment::Now);
+            let worst = all.iter().find(|one| !matches!(one, Objection::Unread { .. })).or(all.first());
+            match worst {
+                None => Ok(Verdict::Holds),
+                Some(one @ Objection::Unread { .. }) => Err(format!("{guest}: {one}")),
+                Some(one) => Ok(Verdict::Not(format!("{guest}: {one}"))),
+            }
+        }),
+        Condition::HaUnmanaged { guest } => with_guest(seen, guest, against, |one| {
+            let way = format!("the HA manager manages {guest}: `ha-manager remove vm:{}` takes it out", guest.vmid);
+            when(!*known(&one.ha)?, || way)
         }),
         Condition::GuestGone { guest } => {
             let guests = seen.guests_known();
@@ -207,12 +223,17 @@ fn judge(condition: &Condition, seen: &Snapshot, against: Against<'_>) -> Checke
         }
         Condition::Ghost { guest, slot, volume } => with_guest(seen, guest, against, |one| {
             let disk = known(&one.config)?.disks.get(slot);
-            if disk.is_none_or(|disk| disk.volume != *volume || !disk.is_csi()) || one.pending.contains_key(slot) {
+            let volumes = Volumes::of(seen);
+            if disk.is_none_or(|disk| disk.volume != *volume || !volumes.is_volume(disk)) || one.pending.contains_key(slot) {
                 return Ok(Verdict::Not(format!("{volume} is not on {slot} of {guest} any more")));
             }
-            match attached_as(seen, volume, against.driver)? {
-                Some(node) => Ok(Verdict::Not(format!("{volume} is attached to {node}: it is no ghost"))),
-                None => Ok(Verdict::Holds),
+            if is_owned_by(volume, guest.vmid) {
+                return Ok(Verdict::Not(format!("{volume} is a disk of {guest} itself: it is no ghost")));
+            }
+            match volumes.use_of(&NodeName(guest.name.clone()), volume) {
+                Use::Ghost => Ok(Verdict::Holds),
+                Use::InUse(by) => Ok(Verdict::Not(format!("{volume}: {by}: it is no ghost"))),
+                Use::Unknown(why) => Err(format!("whether {volume} is in use: {why}")),
             }
         }),
         Condition::SlotEmpty { guest, slot } => with_guest(seen, guest, against, |one| {
@@ -378,33 +399,19 @@ fn volumes_gone(seen: &Snapshot, node: &NodeName, guest: Option<&GuestRef>, agai
     }
     let Some(guest) = guest else { return Err(format!("which VM {node} is")) };
     with_guest(seen, guest, against, |one| {
-        let held = |config: &GuestConfig| config.disks.values().find(|disk| Disk::is_csi(disk)).map(|disk| disk.volume.clone());
-        let volume = held(known(&one.config)?);
+        let volumes = Volumes::of(seen);
+        known(&seen.kube.persistent_volumes)?;
+        let is_held = |disk: &&Disk| volumes.is_volume(disk);
+        let volume = known(&one.config)?.disks.values().find(is_held).map(|disk| disk.volume.clone());
         Ok(volume.map_or(Verdict::Holds, |volume| Verdict::Not(format!("{volume} is still in {guest}"))))
     })
-}
-
-/// The node that a volume is attached to by Kubernetes, by the name that a VM's configuration has for it.
-fn attached_as(seen: &Snapshot, volume: &str, driver: &str) -> Result<Option<NodeName>, String> {
-    known(&seen.kube.persistent_volumes)?;
-    let ours = seen.volumes_of(driver);
-    let attachments = known(&seen.kube.volume_attachments)?;
-    for one in attachments.iter().filter(|one| one.attacher == driver) {
-        // What a volume is called in a VM is not known: it may be this one.
-        let volid = one.volume.as_ref().and_then(|name| ours.get(name)).cloned().flatten();
-        let volid = volid.ok_or_else(|| format!("which volume attachment {} on {} is about", one.name, one.node))?;
-        if volid == volume {
-            return Ok(Some(one.node.clone()));
-        }
-    }
-    Ok(None)
 }
 
 #[cfg(test)]
 mod tests {
     use capplan_model::ids::{HostName, SnapshotId, VmId};
     use capplan_model::plan::Action;
-    use capplan_model::pve::Pve;
+    use capplan_model::pve::{GuestConfig, Pve};
     use capplan_model::units::Bytes;
     use jiff::Timestamp;
 
@@ -439,7 +446,8 @@ mod tests {
             Condition::VolumesGone { node: node.clone(), guest: Some(guest.clone()) },
             Condition::GuestIs { guest: guest.clone() },
             Condition::GuestStopped { guest: guest.clone() },
-            Condition::Disposable { guest: guest.clone() },
+            Condition::Disposable { guest: guest.clone(), snapshots: Vec::new() },
+            Condition::HaUnmanaged { guest: guest.clone() },
             Condition::GuestGone { guest: guest.clone() },
             Condition::GuestStaysOff { guest: guest.clone() },
             Condition::HostMemory { host: guest.host.clone(), available: Bytes(1) },

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use capplan_model::Reading;
+use capplan_model::ids::HostName;
 use capplan_model::kube::Kube;
 use capplan_model::pve::Pve;
 use capplan_model::snapshot::{Snapshot, Source};
@@ -162,29 +163,34 @@ fn assemble(kube: Kube, mut pve: Vec<Pve>, taken: Timestamp, source: Source) -> 
 /// Prefixes host names that several endpoints use (`pve` is the installer's default) by the
 /// endpoint's name.
 fn qualify_hosts(endpoints: &mut [Pve]) {
-    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let mut seen: BTreeMap<HostName, usize> = BTreeMap::new();
     for host in endpoints.iter().flat_map(|pve| pve.hosts.items()) {
-        *seen.entry(host.name.0.clone()).or_default() += 1;
+        *seen.entry(host.name.clone()).or_default() += 1;
     }
     for pve in endpoints {
-        let prefix = pve.name.clone();
-        let qualify = |name: &mut capplan_model::ids::HostName| {
-            if seen.get(&name.0).is_some_and(|count| *count > 1) {
-                name.0 = format!("{prefix}/{}", name.0);
-            }
-        };
-        if let Reading::Known(hosts) = &mut pve.hosts {
-            hosts.iter_mut().for_each(|host| qualify(&mut host.name));
+        qualify(pve, &|name| seen.get(name).is_some_and(|count| *count > 1));
+    }
+}
+
+/// Prefixes the names of some hosts of an endpoint by the endpoint's.
+pub(crate) fn qualify(pve: &mut Pve, is_shared: &dyn Fn(&HostName) -> bool) {
+    let prefix = pve.name.clone();
+    let qualify = |name: &mut HostName| {
+        if is_shared(name) {
+            name.0 = format!("{prefix}/{}", name.0);
         }
-        if let Reading::Known(guests) = &mut pve.guests {
-            guests.iter_mut().for_each(|guest| qualify(&mut guest.host));
-        }
-        if let Reading::Known(tasks) = &mut pve.failed_tasks {
-            tasks.iter_mut().for_each(|task| qualify(&mut task.host));
-        }
-        if let Reading::Known(mappings) = &mut pve.pci_mappings {
-            mappings.iter_mut().flat_map(|mapping| &mut mapping.hosts).for_each(qualify);
-        }
+    };
+    if let Reading::Known(hosts) = &mut pve.hosts {
+        hosts.iter_mut().for_each(|host| qualify(&mut host.name));
+    }
+    if let Reading::Known(guests) = &mut pve.guests {
+        guests.iter_mut().for_each(|guest| qualify(&mut guest.host));
+    }
+    if let Reading::Known(tasks) = &mut pve.failed_tasks {
+        tasks.iter_mut().for_each(|task| qualify(&mut task.host));
+    }
+    if let Reading::Known(mappings) = &mut pve.pci_mappings {
+        mappings.iter_mut().flat_map(|mapping| &mut mapping.hosts).for_each(qualify);
     }
 }
 
@@ -227,6 +233,8 @@ fn silent_pve(endpoint: &Endpoint, why: &str) -> Pve {
         guests: Reading::unknown(why),
         pci_mappings: Reading::unknown(why),
         failed_tasks: Reading::unknown(why),
+        replication: Reading::unknown(why),
+        backup_jobs: Reading::unknown(why),
     }
 }
 

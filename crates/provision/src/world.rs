@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use capplan_model::Snapshot;
+use capplan_model::pve::Pve;
+use capplan_model::{Reading, Snapshot};
 use capplan_model::ids::HostName;
-use capplan_model::plan::{GuestRef, Plan, StepAction, WorkerSpec};
+use capplan_model::plan::{GuestRef, Plan, Step, StepAction, WorkerSpec};
 use capplan_model::policy::{Distribution, Seed};
 use jiff::Timestamp;
 
 use crate::kube::{self, Connection};
-use crate::lease::Lease;
-use crate::observe::{ObserveError, observe};
+use crate::lease::{Guard, Lease, LeaseError};
+use crate::observe::{ObserveError, observe, qualify};
 use crate::pve::{self, Endpoint, PveError};
 
 /// Both planes, with the right to change them.
@@ -19,8 +20,9 @@ pub struct World {
     endpoints: Vec<Endpoint>,
     /// The cluster.
     pub kube: kube::Writer,
-    /// What keeps others from it, if it was taken.
-    pub lease: Option<Lease>,
+    /// Asked by both writers before each change.
+    guard: Guard,
+    lease: Option<Lease>,
     pve: Vec<Plane>,
 }
 
@@ -30,11 +32,6 @@ struct Plane {
     hosts: Vec<String>,
     writer: pve::Writer,
 }
-
-/// The lease ran out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the lease that keeps others away ran out: another capplan may be at work")]
-pub struct Lost;
 
 /// Why a change cannot be sent to a host.
 #[derive(Debug, thiserror::Error)]
@@ -60,9 +57,10 @@ impl World {
     /// [`ObserveError`] if one of them does not answer: nothing can be changed then.
     pub async fn connect(connection: &Connection, endpoints: &[Endpoint]) -> Result<Self, ObserveError> {
         let reader = kube::Reader::connect(connection).await?;
+        let guard = Guard::default();
         let mut planes = Vec::new();
         for endpoint in endpoints {
-            let writer = pve::Writer::new(pve::Reader::new(endpoint.clone())?);
+            let writer = pve::Writer::new(pve::Reader::new(endpoint.clone())?, guard.clone());
             let refused = |source: PveError| ObserveError::Pve { url: endpoint.url.clone(), source };
             let hosts = writer.hosts().await.map_err(refused)?;
             planes.push(Plane { name: endpoint.name.clone(), hosts, writer });
@@ -70,7 +68,8 @@ impl World {
         Ok(Self {
             connection: connection.clone(),
             endpoints: endpoints.to_vec(),
-            kube: kube::Writer::new(reader),
+            kube: kube::Writer::new(reader, guard.clone()),
+            guard,
             lease: None,
             pve: planes,
         })
@@ -82,6 +81,40 @@ impl World {
     /// [`ObserveError`] if nothing can be read.
     pub async fn observe(&self) -> Result<Snapshot, ObserveError> {
         observe(&self.connection, &self.endpoints, Timestamp::now(), &|_| {}).await
+    }
+
+    /// A reading for the moment before a change that cannot be taken back: what a step is about, read again by itself.
+    ///
+    /// The lists of Kubernetes come first; where a guest is destroyed, all guests of its Proxmox VE cluster, each of
+    /// which may name its disks; the guest's own status and configuration come last, right before the change. So
+    /// nothing that takes long stands between the check of a guest and the change.
+    ///
+    /// # Errors
+    /// [`ObserveError`] if the guest cannot be read; a list that cannot be read is unknown.
+    pub async fn refresh(&self, seen: &Snapshot, step: &Step) -> Result<Snapshot, ObserveError> {
+        let reader = self.kube.reader();
+        let mut fresh = Snapshot { taken: Timestamp::now(), ..seen.clone() };
+        kube::observe::refresh(reader, &mut fresh.kube).await;
+        let Some(meant) = step.guest() else { return Ok(fresh) };
+        let Ok((writer, _)) = self.pve(&meant.host) else { return Ok(fresh) };
+        let is_there = |pve: &Pve| pve.guests.items().iter().any(|one| one.host == meant.host);
+        let Some(pve) = fresh.pve.iter_mut().find(|pve| is_there(pve)) else { return Ok(fresh) };
+        if matches!(step.change, StepAction::DestroyGuest { .. }) {
+            *pve = again(writer.reader(), pve).await;
+        }
+        if let Reading::Known(guests) = &mut pve.guests
+            && let Some(one) = guests.iter_mut().find(|one| (&one.host, one.vmid) == (&meant.host, meant.vmid))
+        {
+            let failed = |source| ObserveError::Pve { url: meant.host.to_string(), source };
+            *one = pve::observe_guest(writer.reader(), one).await.map_err(failed)?;
+        }
+        if matches!(step.change, StepAction::UnplugGhost { .. }) {
+            // An attach that finds the disk plugged already changes nothing in the VM: only its object tells. The digest
+            // of the configuration guards what was read before.
+            let after = kube::observe::volume_attachments(reader, &|_| {}).await;
+            fresh.kube.volume_attachments = kube::observe::merge(fresh.kube.volume_attachments, after);
+        }
+        Ok(fresh)
     }
 
     /// Privileges that the steps of a plan need and that one of the two accounts lacks, in words.
@@ -113,12 +146,22 @@ impl World {
         Ok(missing)
     }
 
-    /// Asked before anything is changed: whether this is still the only capplan at work.
+    /// Keeps capplans of other machines from the cluster. From then on every change is refused once the lease is lost.
     ///
     /// # Errors
-    /// [`Lost`] if it may not be.
-    pub fn hold(&self) -> Result<(), Lost> {
-        if self.lease.as_ref().is_some_and(Lease::is_lost) { Err(Lost) } else { Ok(()) }
+    /// [`LeaseError`] if another has it, or it cannot be written.
+    pub async fn take_lease(&mut self, holder: &str) -> Result<(), LeaseError> {
+        // The lease itself is written whether it is held or not.
+        let unguarded = kube::Writer::new(self.kube.reader().clone(), Guard::default());
+        self.lease = Some(Lease::take(&unguarded, holder, &self.guard).await?);
+        Ok(())
+    }
+
+    /// Lets others at the cluster again; nothing is changed any more.
+    pub async fn give_back(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.give_back().await;
+        }
     }
 
     /// Seconds that this machine's clock is ahead of the API server's; `None` if the server does not tell.
@@ -151,6 +194,16 @@ impl World {
 
 const LEASES: &str = "leases";
 
+/// Reads an endpoint again; hosts that several endpoints have keep the prefix that they got.
+async fn again(reader: &pve::Reader, before: &Pve) -> Pve {
+    let mut fresh = Pve { name: before.name.clone(), ..pve::observe(reader, &|_| {}).await };
+    let prefix = format!("{}/", before.name);
+    let hosts = before.hosts.items().iter();
+    let shared: BTreeSet<String> = hosts.filter_map(|host| Some(host.name.as_str().strip_prefix(&prefix)?.to_owned())).collect();
+    qualify(&mut fresh, &|name| shared.contains(name.as_str()));
+    fresh
+}
+
 /// What a plan needs of both planes.
 #[derive(Default)]
 struct Needed {
@@ -180,7 +233,7 @@ impl Needed {
                 let storage = format!("/storage/{}", join.storage);
                 self.pve(&guest.host, storage, &["Datastore.AllocateTemplate", "Datastore.Audit"]);
             }
-            StepAction::DestroyGuest { guest } => self.guest(guest, &["VM.Allocate"]),
+            StepAction::DestroyGuest { guest, .. } => self.guest(guest, &["VM.Allocate"]),
             StepAction::KeepGuestOff { guest } => self.guest(guest, &["VM.Config.Options"]),
             // Checked with the rest of what is set of it.
             StepAction::StartWithHost { .. } => {}

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use crate::components::Programs;
 use crate::kube::Api;
-use crate::process::{Process, Spec, free_port, run};
+use crate::process::{Spec, free_port, run};
+use crate::supervisor::Supervisor;
 use crate::{Failure, failure};
 
 /// Address that the certificates name as the server's own: kubeadm refuses loopback there, and no
@@ -46,6 +47,35 @@ impl Component {
     }
 }
 
+/// Asks components how they are: over TLS with a certificate that each makes for itself at its start.
+#[derive(Debug)]
+struct Health {
+    client: reqwest::Client,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Health {
+    fn new() -> Result<Self, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(Duration::from_secs(5))
+            .tls_danger_accept_invalid_certs(true)
+            .build();
+        Ok(Self {
+            client: client.map_err(failure("cannot make a client"))?,
+            runtime: runtime.map_err(failure("cannot start a runtime"))?,
+        })
+    }
+
+    /// The text of a good answer.
+    fn of(&self, port: u16, path: &str) -> Option<String> {
+        let request = self.client.get(format!("https://127.0.0.1:{port}{path}"));
+        self.runtime.block_on(async { request.send().await.ok()?.error_for_status().ok()?.text().await.ok() })
+    }
+}
+
 /// A control plane of our own. Dropping it ends it.
 #[derive(Debug)]
 pub struct ControlPlane {
@@ -59,7 +89,10 @@ pub struct ControlPlane {
     controllers: String,
     /// More for the scheduler's command line; kept for a restart.
     scheduler_flags: Vec<String>,
-    running: Vec<(Component, Process)>,
+    /// Ports on which the controller manager and the scheduler say how they are.
+    health_ports: (u16, u16),
+    health: Health,
+    supervisor: Supervisor,
 }
 
 impl ControlPlane {
@@ -81,7 +114,9 @@ impl ControlPlane {
             node_grace,
             controllers: ALL_CONTROLLERS.to_owned(),
             scheduler_flags: Vec::new(),
-            running: Vec::new(),
+            health_ports: (free_port()?, free_port()?),
+            health: Health::new()?,
+            supervisor: Supervisor::new(folder),
         };
         plane.write_config()?;
         plane.kubeadm(&["init", "phase", "certs", "all"], &[])?;
@@ -161,34 +196,53 @@ impl ControlPlane {
         .map(drop)
     }
 
-    /// Starts a component, or starts it again after [`ControlPlane::kill`], and waits until it works.
+    /// Starts a component, or starts it again after [`ControlPlane::kill`], and waits until it and all others work.
+    /// From then on it is started again whenever it ends.
     ///
     /// # Errors
-    /// It does not come up.
+    /// One of them does not come up.
     pub fn start(&mut self, component: Component) -> Result<(), Failure> {
-        self.running.retain(|(one, _)| *one != component);
-        let spec = Spec {
+        self.supervisor.start(Spec {
             name: component.name(),
             program: self.programs.program(component.name()),
             arguments: self.arguments(component),
             environment: Vec::new(),
             folder: self.folder.clone(),
             says_ready: false,
-        };
-        let mut process = Process::start(&spec, PATIENCE)?;
-        match component {
-            Component::Etcd => {
-                process.wait_until(PATIENCE, || std::net::TcpStream::connect(("127.0.0.1", self.etcd_port)).is_ok())?
+        })?;
+        self.ready()
+    }
+
+    /// Waits until every component that should run works.
+    ///
+    /// # Errors
+    /// One of them does not: the end of its log is in the text.
+    pub fn ready(&self) -> Result<(), Failure> {
+        let running = self.supervisor.names();
+        for component in Component::ALL.into_iter().filter(|one| running.contains(&one.name())) {
+            // Those that ask the API server can work only with it.
+            if component > Component::ApiServer && !running.contains(&Component::ApiServer.name()) {
+                continue;
             }
-            Component::ApiServer => {
-                let api = Api::new(&self.admin())?;
-                // `readyz` waits for the post-start hooks: RBAC roles, priority classes, system namespaces.
-                process.wait_until(PATIENCE, || api.text("/readyz").is_ok_and(|text| text == "ok"))?;
-            }
-            Component::ControllerManager | Component::Scheduler => {}
+            self.supervisor.wait_until(component.name(), PATIENCE, || self.works(component))?;
         }
-        self.running.push((component, process));
         Ok(())
+    }
+
+    fn works(&self, component: Component) -> bool {
+        match component {
+            Component::Etcd => std::net::TcpStream::connect(("127.0.0.1", self.etcd_port)).is_ok(),
+            // `readyz` waits for the post-start hooks: RBAC roles, priority classes, system namespaces.
+            Component::ApiServer => {
+                Api::new(&self.admin()).and_then(|api| api.text("/readyz")).is_ok_and(|text| text == "ok")
+            }
+            // The controllers add their checks once all of them are built.
+            Component::ControllerManager => {
+                let text = self.health.of(self.health_ports.0, "/healthz?verbose");
+                text.is_some_and(|text| text.contains("-controller ok"))
+            }
+            Component::Scheduler => self.health.of(self.health_ports.1, "/healthz").is_some(),
+        }
     }
 
     /// Names the only controllers that the controller manager runs when it is started next.
@@ -206,14 +260,9 @@ impl ControlPlane {
         self.folder.join(format!("{}.log", component.name()))
     }
 
-    /// Ends a component as a crash would.
+    /// Ends a component as a crash would; it stays away until it is started again.
     pub fn kill(&mut self, component: Component) {
-        self.running.retain_mut(|(one, process)| {
-            if *one == component {
-                process.kill();
-            }
-            *one != component
-        });
+        self.supervisor.stop(component.name());
     }
 
     fn arguments(&self, component: Component) -> Vec<String> {
@@ -257,7 +306,8 @@ impl ControlPlane {
             Component::ControllerManager => vec![
                 format!("--kubeconfig={}", conf("controller-manager.conf")),
                 "--leader-elect=false".to_owned(),
-                "--secure-port=0".to_owned(),
+                "--bind-address=127.0.0.1".to_owned(),
+                format!("--secure-port={}", self.health_ports.0),
                 format!("--controllers={}", self.controllers),
                 "--use-service-account-credentials=true".to_owned(),
                 format!("--root-ca-file={}", pki("ca.crt")),
@@ -272,7 +322,8 @@ impl ControlPlane {
                 let mut arguments = vec![
                     format!("--kubeconfig={}", conf("scheduler.conf")),
                     "--leader-elect=false".to_owned(),
-                    "--secure-port=0".to_owned(),
+                    "--bind-address=127.0.0.1".to_owned(),
+                    format!("--secure-port={}", self.health_ports.1),
                     "--profiling=false".to_owned(),
                 ];
                 arguments.extend_from_slice(&self.scheduler_flags);

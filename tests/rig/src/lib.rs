@@ -22,6 +22,7 @@ pub mod process;
 pub mod prometheus;
 mod rig;
 pub mod small_disk;
+mod supervisor;
 
 pub use rig::{KUBECONFIG_VARIABLE, Rig};
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::{Failure, failure};
 
 /// A program, its arguments and where its output goes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Spec {
     /// For messages and the name of the log file.
     pub name: &'static str,
@@ -163,7 +163,8 @@ impl Drop for Process {
     }
 }
 
-fn tail(log: &Path) -> String {
+/// The last lines of a log.
+pub(crate) fn tail(log: &Path) -> String {
     let text = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();

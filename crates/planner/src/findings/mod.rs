@@ -57,9 +57,10 @@ impl Finding {
 }
 
 /// Every code and what it says. Codes are API: they are added, never changed.
-pub const CODES: [(&str, &str); 33] = [
+pub const CODES: [(&str, &str); 34] = [
     ("ambiguous-guest", "several VMs could be one node: nothing is concluded about it"),
     ("attach-failing", "a volume cannot be attached"),
+    ("attacher-unknown", "the policy's attacher is no driver of this cluster"),
     ("attachment-on-missing-node", "a VolumeAttachment names a node that does not exist"),
     ("control-plane-oversized", "the control-plane VM holds memory that it does not use"),
     ("csi-driver-missing", "the CSI driver is not registered on a worker"),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use capplan_model::slots::{PLUGIN_SLOTS, VolumeSlots};
 use capplan_model::units::Bytes;
+use capplan_model::volumes::Volumes;
 use jiff::SignedDuration;
 
 use super::{Finding, Severity, count, some};
@@ -23,6 +24,7 @@ pub(super) fn find(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         counts_differ(slots, findings);
         arithmetic(slots, findings);
     }
+    attacher(facts, findings);
     two_guests(facts, findings);
     missing_nodes(facts, findings);
     released(facts, findings);
@@ -108,6 +110,20 @@ fn of_worker(facts: &Facts<'_>, one: &VolumeSlots, findings: &mut Vec<Finding>) 
             node,
             format!("{} for more than {DETACH_MINUTES} minutes: {}", count(pending.len(), "detach pending"), some(pending)),
             "find the pod or the failed unplug that holds it; never remove the finalizer while the VM runs: it leaves a ghost",
+        ));
+    }
+}
+
+/// A setting that nothing in the cluster confirms must not decide what is in use.
+fn attacher(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    if let Some(why) = Volumes::of(facts.snapshot).doubt_about(&facts.policy.attacher) {
+        findings.push(Finding::new(
+            "attacher-unknown",
+            Severity::Critical,
+            "policy",
+            why,
+            "set `attacher` in the policy to the name of the driver that `kubectl get csidrivers` shows for Proxmox VE; until then \
+             attachments and ghosts are unknown",
         ));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use capplan_model::Snapshot;
-use capplan_model::ids::{HostName, NodeName, VmId};
+use capplan_model::ids::{HostName, NodeName, PvName, VmId};
 use capplan_model::kube::{MAX_VOLUMES_LABEL, Pdb, PersistentVolume, Pod};
 use capplan_model::plan::{Action, Condition, Feasibility, GuestRef, Plan, PodMove, Step, StepAction, WorkerSpec};
 use capplan_model::policy::Policy;
@@ -250,9 +250,13 @@ impl Audit<'_> {
             StepAction::ShutDownGuest { guest } | StepAction::KeepGuestOff { guest } | StepAction::DisarmGuest { guest, .. } => {
                 self.stops(guest, step)
             }
-            StepAction::DestroyGuest { guest } => {
+            StepAction::DestroyGuest { guest, snapshots } => {
                 self.stops(guest, step);
-                let needed = [Condition::GuestStopped { guest: guest.clone() }, Condition::Disposable { guest: guest.clone() }];
+                let (guest_is, agreed) = (guest.clone(), snapshots.clone());
+                let needed = [
+                    Condition::GuestStopped { guest: guest.clone() },
+                    Condition::Disposable { guest: guest_is, snapshots: agreed },
+                ];
                 if guest.uuid.is_none() || !needed.iter().all(|one| step.requires.contains(one)) {
                     self.fail(format!("nothing makes sure that {guest} may be destroyed"));
                 }
@@ -382,29 +386,56 @@ impl Audit<'_> {
         if !step.requires.contains(&Condition::GuestIs { guest: meant.clone() }) {
             self.fail(format!("nothing makes sure that {meant} is the one that was meant"));
         }
+        let unmanaged = Condition::HaUnmanaged { guest: meant.clone() };
+        let powers = matches!(step.change, StepAction::ShutDownGuest { .. } | StepAction::DestroyGuest { .. });
+        if powers && !step.requires.contains(&unmanaged) {
+            self.fail(format!("nothing makes sure that the HA manager does not manage {meant}"));
+        }
         let free = |one: &Condition| matches!(one, Condition::VolumesGone { guest: Some(guest), .. } if guest == meant);
         if matches!(step.change, StepAction::ShutDownGuest { .. }) && !step.requires.iter().any(free) {
             self.fail(format!("nothing makes sure that {meant} holds no volume"));
         }
     }
 
-    /// Only a volume that no attachment names may be unplugged, and only where it is.
+    /// Only a disk that nothing refers to may be unplugged, and only where it is. What refers to it is looked for in
+    /// the objects themselves, by the name of the disk; no setting has a say.
     fn unplugs(&mut self, meant: &GuestRef, slot: &str, volume: &str) {
         let guest = meant.find(self.snapshot);
         let disk = guest.and_then(|guest| guest.config.known()).and_then(|config| config.disks.get(slot));
-        if disk.is_none_or(|disk| disk.volume != volume || !disk.is_csi()) {
-            self.fail(format!("{volume} is no volume on {slot} of {meant}"));
+        if disk.is_none_or(|disk| disk.volume != volume || disk.cdrom) {
+            return self.fail(format!("{volume} is no disk on {slot} of {meant}"));
         }
-        let ours = self.snapshot.volumes_of(&self.policy.attacher);
-        let attached = self.snapshot.kube.volume_attachments.items().iter().any(|one| {
-            let volid = one.volume.as_ref().and_then(|name| ours.get(name)).cloned().flatten();
-            volid.as_deref() == Some(volume)
-                && guest.is_some_and(|guest| {
-                    self.ground.guest(&one.node).is_some_and(|mine| mine.vmid == guest.vmid && mine.host == guest.host)
-                })
-        });
-        if attached || self.snapshot.kube.volume_attachments.why().is_some() {
+        let kube = &self.snapshot.kube;
+        let lists = [kube.volume_attachments.why(), kube.persistent_volumes.why(), kube.claims.why(), kube.pods.why()];
+        if lists.iter().any(Option::is_some) {
+            return self.fail(format!("whether {volume} is in use was not read"));
+        }
+        let file = volume.rsplit(['/', ':']).next().unwrap_or(volume);
+        let file = file.split_once('.').map_or(file, |(stem, _)| stem);
+        // Its volumes: those whose handle ends with the disk, and those that the disk is called after.
+        let ends_with_it = |one: &PersistentVolume| {
+            let last = one.handle.as_ref().and_then(|handle| handle.as_str().rsplit(['/', ':']).next());
+            last.is_some_and(|last| last.split('.').next() == Some(file))
+        };
+        let known: BTreeSet<&PvName> = kube.persistent_volumes.items().iter().map(|one| &one.name).collect();
+        let on_it: BTreeSet<&PvName> =
+            kube.persistent_volumes.items().iter().filter(|one| ends_with_it(one)).map(|one| &one.name).collect();
+        let mine = |name: &PvName| {
+            on_it.contains(name) || !known.contains(name) && !name.as_str().is_empty() && file.contains(name.as_str())
+        };
+        if file.starts_with(&format!("vm-{}-", meant.vmid)) || file.is_empty() {
+            self.fail(format!("{volume} is a disk of {meant} itself"));
+        }
+        if kube.volume_attachments.items().iter().any(|one| one.volume.as_ref().is_some_and(mine)) {
             self.fail(format!("{volume} is attached: unplugging it takes it from a pod"));
+        }
+        let claims = kube.claims.items().iter().filter(|claim| claim.volume.as_ref().is_some_and(mine));
+        let claims: BTreeSet<(&str, &str)> = claims.map(|claim| (claim.namespace.as_str(), claim.name.as_str())).collect();
+        let live = kube.pods.items().iter().filter(|pod| pod.node.is_some() && !pod.is_terminal());
+        let used =
+            live.into_iter().find(|pod| pod.claims.iter().any(|claim| claims.contains(&(pod.namespace.as_str(), claim.as_str()))));
+        if let Some(pod) = used {
+            self.fail(format!("{volume} is used by {}", pod.object_name()));
         }
     }
 }

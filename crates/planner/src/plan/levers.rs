@@ -54,23 +54,24 @@ const DATABASES: [&str; 14] = [
 const MOST_NAMED: usize = 3;
 
 /// A step that only a human makes.
-pub(super) fn manual(list: &mut steps::Steps, title: String, command: String) {
-    list.add(title, StepAction::Manual { command }, Vec::new(), Vec::new(), 0);
+pub(super) fn manual(list: &mut steps::Steps, what: String, command: String) {
+    list.add(StepAction::Manual { what, command }, Vec::new(), Vec::new(), 0);
 }
 
 /// Tells the scheduler how many volumes a worker takes.
-pub(super) fn label(list: &mut steps::Steps, node: &NodeName, slots: u64, why: String) {
+pub(super) fn label(list: &mut steps::Steps, node: &NodeName, slots: u64) {
     let (node, labels) = (node.clone(), BTreeMap::from([(MAX_VOLUMES_LABEL.to_owned(), slots.to_string())]));
     list.add(
-        format!("label {node} with {slots} volume slots: {why}"),
         StepAction::Label { node: node.clone(), labels: labels.clone() },
         Vec::new(),
         vec![Condition::Labelled { node: node.clone(), labels }],
         30,
     );
     list.add(
-        format!("restart the storage plugin's pod on {node}: it reads the label when it registers"),
-        StepAction::Manual { command: format!("kubectl delete pod -n csi-proxmox --field-selector spec.nodeName={node}") },
+        StepAction::Manual {
+            what: format!("restart the storage plugin's pod on {node}: it reads the label when it registers"),
+            command: format!("kubectl delete pod -n csi-proxmox --field-selector spec.nodeName={node}"),
+        },
         Vec::new(),
         vec![Condition::WorkerReady { node, slots: Some(slots) }],
         300,
@@ -86,7 +87,6 @@ pub(super) fn reclaim_steps(scene: &Scene<'_>, slots: &Reading<Vec<VolumeSlots>>
         for (slot, volume) in one.ghosts.known().into_iter().flatten() {
             let (slot, volume) = (format!("scsi{slot}"), volume.clone());
             list.add(
-                format!("unplug ghost {volume} from {slot} of {guest}: its data stays"),
                 StepAction::UnplugGhost { guest: guest.clone(), slot: slot.clone(), volume: volume.clone() },
                 vec![
                     Condition::GuestIs { guest: guest.clone() },
@@ -96,10 +96,10 @@ pub(super) fn reclaim_steps(scene: &Scene<'_>, slots: &Reading<Vec<VolumeSlots>>
                 120,
             );
         }
-        if let Some(phantom) = one.phantom().filter(|phantom| *phantom > 0)
+        if one.phantom().is_some_and(|phantom| phantom > 0)
             && let Some(real) = one.config.known().map(|config| config.real())
         {
-            label(&mut list, &one.node, real, format!("{phantom} of the slots it advertises do not exist"));
+            label(&mut list, &one.node, real);
         }
         if one.ghosts.known().is_some_and(|ghosts| !ghosts.is_empty()) || one.phantom().is_some_and(|phantom| phantom > 0) {
             nodes.push(one.node.to_string());
@@ -108,7 +108,6 @@ pub(super) fn reclaim_steps(scene: &Scene<'_>, slots: &Reading<Vec<VolumeSlots>>
     for guest in spares(scene).into_iter().filter(|guest| guest.config.known().is_some_and(|config| config.on_boot)) {
         let guest = GuestRef::of(guest);
         list.add(
-            format!("keep {guest} from starting with its host: it is no node, and would come back as one"),
             StepAction::KeepGuestOff { guest: guest.clone() },
             vec![Condition::GuestIs { guest: guest.clone() }, Condition::GuestStopped { guest: guest.clone() }],
             vec![Condition::GuestStaysOff { guest }],
@@ -194,7 +193,7 @@ pub(super) fn raise_label(slots: &Reading<Vec<VolumeSlots>>, empty: &Plan) -> Tr
         let full = counted.len() as u64 >= *advertised;
         if full && *advertised < real && config.occupied() < capplan_model::slots::PLUGIN_SLOTS {
             nodes.push(one.node.to_string());
-            label(&mut list, &one.node, real, format!("it advertises {advertised} and is full by that only"));
+            label(&mut list, &one.node, real);
         }
     }
     if nodes.is_empty() {

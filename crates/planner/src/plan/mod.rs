@@ -30,6 +30,7 @@ use capplan_model::history::History;
 use capplan_model::ids::{HostName, NodeName, SnapshotId};
 use capplan_model::plan::{Action, Plan, PresenceClaim, Rejected};
 use capplan_model::policy::Policy;
+use capplan_model::pve::Guest;
 use capplan_model::slots::VolumeSlots;
 use capplan_model::{Reading, Snapshot};
 
@@ -67,8 +68,8 @@ pub enum Request {
     Replace(Removal),
 }
 
-/// Which workers are removed, and what becomes of them.
-#[derive(Clone, Debug, PartialEq)]
+/// Which workers are removed, and what becomes of them. By default one, whose VM stays.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Removal {
     /// How many.
     pub count: Count,
@@ -78,6 +79,15 @@ pub struct Removal {
     pub anyway: Option<String>,
     /// Whether their VMs are destroyed; otherwise they stay, and stay off.
     pub destroy: bool,
+    /// Whether the snapshots of a VM may be lost with it.
+    pub with_snapshots: bool,
+}
+
+impl Removal {
+    /// Names of the snapshots of a guest that may be lost with it.
+    fn agreed_snapshots(&self, guest: &Guest) -> Vec<String> {
+        if self.with_snapshots { guest.snapshots.items().iter().map(|one| one.name.clone()).collect() } else { Vec::new() }
+    }
 }
 
 /// How many workers are removed.
@@ -87,6 +97,12 @@ pub enum Count {
     Exactly(u64),
     /// As many as possible.
     Most,
+}
+
+impl Default for Count {
+    fn default() -> Self {
+        Self::Exactly(1)
+    }
 }
 
 /// How long and from which seed.

@@ -33,7 +33,6 @@ pub(super) fn cloned(scene: &Scene<'_>, spec: &WorkerSpec, all: &[NodeName], ste
     let source = GuestRef::of(template);
     let is = Condition::GuestIs { guest: guest.clone() };
     steps.add(
-        format!("clone {source} to {guest}"),
         StepAction::CloneGuest { template: source.clone(), worker: worker.clone() },
         vec![
             Condition::OthersHealthy { except: all.to_vec() },
@@ -51,7 +50,6 @@ pub(super) fn cloned(scene: &Scene<'_>, spec: &WorkerSpec, all: &[NodeName], ste
         Some((slot.to_owned(), wanted))
     }) {
         steps.add(
-            format!("grow {slot} of {guest} to {size}"),
             StepAction::GrowDisk { guest: guest.clone(), slot: slot.clone(), size },
             vec![is, Condition::GuestStopped { guest: guest.clone() }],
             vec![Condition::DiskSize { guest: guest.clone(), slot, size }],
@@ -69,14 +67,12 @@ pub(super) fn joins(scene: &Scene<'_>, spec: &WorkerSpec, guest: &GuestRef, all:
     let off = Condition::GuestStopped { guest: guest.clone() };
     let set = Condition::GuestSet { guest: guest.clone(), worker: worker.clone() };
     steps.add(
-        format!("set memory, cores and network of {guest}"),
         StepAction::SetGuest { guest: guest.clone(), worker: worker.clone() },
         vec![is.clone(), off.clone(), Condition::NodeGone { node: node.clone() }],
         vec![set.clone()],
         CHANGE,
     );
     steps.add(
-        format!("start {guest} with what it needs to join"),
         StepAction::BootWorker { guest: guest.clone(), worker: worker.clone() },
         vec![
             is.clone(),
@@ -87,12 +83,12 @@ pub(super) fn joins(scene: &Scene<'_>, spec: &WorkerSpec, guest: &GuestRef, all:
             room(scene, spec),
             // A volume that was left in it would be in two machines at once.
             Condition::VolumesGone { node: node.clone(), guest: Some(guest.clone()) },
+            Condition::HaUnmanaged { guest: guest.clone() },
         ],
         vec![Condition::GuestRunning { guest: guest.clone() }],
         CHANGE,
     );
     steps.add(
-        format!("wait until {node} has joined"),
         StepAction::Wait,
         Vec::new(),
         vec![Condition::Joined { guest: guest.clone(), worker: worker.clone() }],
@@ -100,7 +96,6 @@ pub(super) fn joins(scene: &Scene<'_>, spec: &WorkerSpec, guest: &GuestRef, all:
     );
     if spec.join.seed == Seed::Iso {
         steps.add(
-            format!("delete the token and the image that {node} joined with"),
             StepAction::DropSeed { guest: guest.clone(), worker: worker.clone() },
             vec![is],
             vec![Condition::SeedGone { guest: guest.clone(), worker: worker.clone() }],
@@ -108,7 +103,6 @@ pub(super) fn joins(scene: &Scene<'_>, spec: &WorkerSpec, guest: &GuestRef, all:
         );
     }
     steps.add(
-        format!("let {guest} start with its host"),
         StepAction::StartWithHost { guest: guest.clone() },
         vec![Condition::Joined { guest: guest.clone(), worker: worker.clone() }],
         vec![Condition::GuestStartsWithHost { guest: guest.clone() }],
@@ -116,7 +110,6 @@ pub(super) fn joins(scene: &Scene<'_>, spec: &WorkerSpec, guest: &GuestRef, all:
     );
     if !spec.labels.is_empty() {
         steps.add(
-            format!("label {node}, as far as its kubelet did not"),
             StepAction::Label { node: node.clone(), labels: spec.labels.clone() },
             Vec::new(),
             vec![Condition::Labelled { node: node.clone(), labels: spec.labels.clone() }],
@@ -125,7 +118,6 @@ pub(super) fn joins(scene: &Scene<'_>, spec: &WorkerSpec, guest: &GuestRef, all:
     }
     let slots = spec.labels.get(MAX_VOLUMES_LABEL).and_then(|text| text.parse().ok());
     steps.add(
-        format!("wait until the storage plugin of {node} is registered"),
         StepAction::Register { node: node.clone(), slots },
         Vec::new(),
         vec![Condition::WorkerReady { node: node.clone(), slots }],
@@ -135,10 +127,9 @@ pub(super) fn joins(scene: &Scene<'_>, spec: &WorkerSpec, guest: &GuestRef, all:
     if scene.ground.snapshot.kube.node_metrics.items().iter().any(|one| one.name == spec.like) {
         works.push(Condition::Measured { node: node.clone() });
     }
-    steps.add(format!("wait until DaemonSets run on {node}"), StepAction::Wait, Vec::new(), works, SETTLE);
+    steps.add(StepAction::Wait, Vec::new(), works, SETTLE);
     if let Some(class) = probe_class(scene, spec) {
         steps.add(
-            format!("run a pod with a volume of {class} on {node}, and remove both"),
             StepAction::Probe { guest, worker, class },
             vec![Condition::NodeReady { node: node.clone() }, Condition::Schedulable { node }],
             Vec::new(),

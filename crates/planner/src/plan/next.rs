@@ -10,7 +10,7 @@ use super::board::Board;
 use super::levers::{self, Tried};
 use super::scale_up::{self, Standard, Wanted};
 use super::spare;
-use super::{Count, PlanError, Removal, Scene, scale_down};
+use super::{PlanError, Removal, Scene, scale_down};
 use crate::capacity::node_uses;
 use crate::decide::{self, decide};
 use crate::rules::{Facts, Judgement, Verdict, judge_all};
@@ -33,7 +33,7 @@ pub(super) fn plan(scene: &Scene<'_>, board: &Board<'_>, empty: Plan) -> Result<
     if standing.held.is_empty() {
         return Ok(match advice.action {
             decide::Action::ScaleDown => {
-                let one = Removal { count: Count::Exactly(1), node: None, anyway: None, destroy: false };
+                let one = Removal::default();
                 let mut plan = scale_down::plan(scene, board.clone(), &one, Plan { action: Action::ScaleDown, ..empty })?;
                 plan.because.splice(0..0, advice.because);
                 plan

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use capplan_model::Reading;
+use capplan_model::disposal::{Moment, objections};
 use capplan_model::ids::NodeName;
 use capplan_model::plan::{Action, BlockCode, Blocker, Feasibility, Optimality, OptimalityStatus, Plan, Rejected};
 use capplan_model::policy::{Direction, Measure};
+use capplan_model::pve::{Guest, Pve};
 use capplan_model::slots::VolumeSlots;
 use jiff::SignedDuration;
 
@@ -42,7 +45,7 @@ pub(super) fn plan(scene: &Scene<'_>, mut board: Board<'_>, removal: &Removal, m
     let asked = only.map_or_else(|| workers.clone(), |node| vec![node]);
     let mut candidates = candidates(scene, &board, &asked, &mut plan);
     if removal.destroy {
-        candidates.retain(|node| is_disposable(scene, &board, *node, &mut plan));
+        candidates.retain(|node| is_disposable(scene, &board, *node, removal, &mut plan));
     }
     match choose(scene, &mut board, &workers, &candidates, removal.count, &mut plan) {
         Some(tried) => {
@@ -57,8 +60,10 @@ pub(super) fn plan(scene: &Scene<'_>, mut board: Board<'_>, removal: &Removal, m
             blockers::look_around(scene, &tried.nodes.iter().map(|node| &cluster.node(*node).name).collect(), &mut found);
             found.blockers.extend(plan.blockers.clone());
             drain::conclude(scene, &board, &tried.nodes, tried.emptied, found, &mut plan);
-            plan.steps = steps::of_removal(scene, &board.scheduler.cluster, &plan, removal.destroy);
+            plan.steps = steps::of_removal(scene, &board.scheduler.cluster, &plan, removal);
             if removal.destroy && plan.feasibility == Feasibility::Feasible {
+                let lost = tried.nodes.iter().filter_map(|node| scene.ground.guest(&board.scheduler.cluster.node(*node).name));
+                plan.warnings.splice(0..0, lost.flat_map(|guest| what_goes_with(scene, guest)));
                 plan.warnings.insert(0, "the VMs are destroyed with their own disks: there is no way back".to_owned());
             }
         }
@@ -73,20 +78,57 @@ pub(super) fn plan(scene: &Scene<'_>, mut board: Board<'_>, removal: &Removal, m
     Ok(plan)
 }
 
-/// Whether the VM of a worker may be destroyed: it has our tag, and no disk but its own.
-fn is_disposable(scene: &Scene<'_>, board: &Board<'_>, node: NodeId, plan: &mut Plan) -> bool {
+/// Whether the VM of a worker may be destroyed once it is empty; what speaks against it blocks.
+fn is_disposable(scene: &Scene<'_>, board: &Board<'_>, node: NodeId, removal: &Removal, plan: &mut Plan) -> bool {
     let name = &board.scheduler.cluster.node(node).name;
-    let why = match scene.ground.guest(name) {
-        None => "which VM it is, is not certain".to_owned(),
-        Some(guest) => match guest.not_disposable_once_empty() {
-            None => return true,
-            Some(why) => why.to_string(),
-        },
+    let objections: Vec<String> = match scene.ground.guest(name) {
+        None => vec!["which VM it is, is not certain".to_owned()],
+        Some(guest) => {
+            let agreed = removal.agreed_snapshots(guest);
+            let all = objections(scene.ground.snapshot, guest, &agreed, Moment::OnceEmpty);
+            all.iter().map(|one| format!("VM {} must not be destroyed: {one}", guest.vmid)).collect()
+        }
     };
-    let blocker = Blocker { node: name.clone(), code: BlockCode::GateFailed, subject: name.to_string(), detail: why.clone() };
-    plan.blockers.push(blocker);
-    plan.rejected.push(Rejected::of(Action::ScaleDown, name, why));
-    false
+    for detail in &objections {
+        let (node, subject, detail) = (name.clone(), name.to_string(), detail.clone());
+        plan.blockers.push(Blocker { node, code: BlockCode::GateFailed, subject, detail });
+    }
+    if !objections.is_empty() {
+        plan.rejected.push(Rejected::of(Action::ScaleDown, name, objections.join("; ")));
+    }
+    objections.is_empty()
+}
+
+/// What is lost with a VM that is destroyed, beside its disks, in words.
+fn what_goes_with(scene: &Scene<'_>, guest: &Guest) -> Vec<String> {
+    let mut lost = Vec::new();
+    for one in guest.snapshots.items() {
+        let disks: Vec<&str> = one.disks.values().map(String::as_str).collect();
+        lost.push(format!("snapshot {} of VM {} is lost with it: {}", one.name, guest.vmid, disks.join(", ")));
+    }
+    let mine = |pve: &&Pve| pve.guests.items().iter().any(|one| (&one.host, one.vmid) == (&guest.host, guest.vmid));
+    match scene.ground.snapshot.pve.iter().find(mine).map(|pve| &pve.backup_jobs) {
+        Some(Reading::Known(jobs)) => {
+            let named = jobs.iter().filter(|job| job.vmids.contains(&guest.vmid));
+            lost.extend(named.map(|job| format!("backup job {} names VM {}: it is taken out of the job", job.id, guest.vmid)));
+        }
+        Some(Reading::Unknown { why }) => lost.push(format!("which backup jobs name VM {} is not known: {why}", guest.vmid)),
+        None => {}
+    }
+    lost
+}
+
+/// Why the VM of a worker must not be shut down by us: the HA manager does that in a way of its own, and starts it
+/// again. `Err` is what could not be read.
+pub(super) fn ha_forbids(guest: &Guest) -> Result<Option<String>, String> {
+    match &guest.ha {
+        Reading::Known(false) => Ok(None),
+        Reading::Known(true) => Ok(Some(format!(
+            "the HA manager manages VM {}: `ha-manager remove vm:{}` takes it out first",
+            guest.vmid, guest.vmid
+        ))),
+        Reading::Unknown { why } => Err(format!("whether the HA manager manages VM {}: {why}", guest.vmid)),
+    }
 }
 
 /// What the policy's rules for a removal say. Those that do not hold block it, unless it is done anyway.
@@ -174,6 +216,14 @@ fn candidates(scene: &Scene<'_>, board: &Board<'_>, workers: &[NodeId], plan: &m
             found.blockers.insert(Blocker { node: name.clone(), code: BlockCode::GateFailed, subject, detail });
         } else if uuid.is_none() {
             plan.undecided.push(format!("which VM {name} is: Proxmox VE was not read"));
+        }
+        match scene.ground.guest(name).map(ha_forbids) {
+            Some(Ok(Some(detail))) => {
+                let subject = name.to_string();
+                found.blockers.insert(Blocker { node: name.clone(), code: BlockCode::GateFailed, subject, detail });
+            }
+            Some(Err(why)) => plan.undecided.push(why),
+            Some(Ok(None)) | None => {}
         }
         if found.blockers.is_empty() {
             candidates.push(*node);

@@ -6,11 +6,13 @@ use capplan_model::change::AddWorker;
 use capplan_model::ids::NodeName;
 use capplan_model::kube::Node;
 use capplan_model::plan::{Action, Feasibility, GuestRef, Plan};
-use capplan_model::pve::{Disk, Guest, GuestKind, Power, SPARE_TAG};
+use capplan_model::pve::{Guest, GuestKind, Power, SPARE_TAG};
+use capplan_model::volumes::Volumes;
 
 use super::after::Standing;
 use super::board::Board;
 use super::levers::Tried;
+use super::scale_down::ha_forbids;
 use super::scale_up::Wanted;
 use super::spec::{self, gate};
 use super::{PlanError, Scene, after, newcomer, steps};
@@ -37,8 +39,13 @@ fn as_worker(scene: &Scene<'_>, board: &Board<'_>, spare: &Guest) -> Result<NewW
     let words = format!("{} ({})", spare.name, spare.vmid);
     // A volume that was left in it would be in two machines at once.
     let Some(config) = spare.config.known() else { return Err(format!("{words}: its configuration is not known")) };
-    if let Some((slot, disk)) = config.disks.iter().find(|(_, disk)| Disk::is_csi(disk)) {
+    let volumes = Volumes::of(scene.ground.snapshot);
+    if let Some((slot, disk)) = config.disks.iter().find(|(_, disk)| volumes.is_volume(disk)) {
         return Err(format!("{words} still has volume {} on {slot}: take it out first", disk.volume));
+    }
+    match ha_forbids(spare) {
+        Ok(None) => {}
+        Ok(Some(why)) | Err(why) => return Err(format!("{words}: {why}")),
     }
     let add = AddWorker {
         count: 1,

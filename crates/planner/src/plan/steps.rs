@@ -5,7 +5,7 @@ use capplan_model::plan::{Condition, Feasibility, GuestRef, Plan, PodMove, Step,
 use capplan_model::policy::Seed;
 
 use super::spec::seed_slot;
-use super::{Scene, newcomer};
+use super::{Removal, Scene, newcomer};
 use crate::scheduler::Cluster;
 
 /// Seconds until a change that the API server makes at once shows.
@@ -40,16 +40,10 @@ pub(super) enum Afterwards {
 pub(super) struct Steps(Vec<Step>);
 
 impl Steps {
-    pub(super) fn add(
-        &mut self,
-        title: String,
-        change: StepAction,
-        requires: Vec<Condition>,
-        ensures: Vec<Condition>,
-        deadline_seconds: u64,
-    ) {
+    pub(super) fn add(&mut self, change: StepAction, requires: Vec<Condition>, ensures: Vec<Condition>, deadline_seconds: u64) {
         let number = self.0.len() as u64 + 1;
-        self.0.push(Step { number, title, change, requires, ensures, deadline_seconds });
+        let step = Step { number, title: String::new(), change, requires, ensures, deadline_seconds };
+        self.0.push(Step { title: step.words(), ..step });
     }
 
     pub(super) fn done(self) -> Vec<Step> {
@@ -67,11 +61,11 @@ pub(super) fn of_drain(scene: &Scene<'_>, cluster: &Cluster<'_>, plan: &Plan, af
 }
 
 /// Steps that empty the nodes of a plan's order and take each out: its object, then its VM.
-pub(super) fn of_removal(scene: &Scene<'_>, cluster: &Cluster<'_>, plan: &Plan, destroy: bool) -> Vec<Step> {
+pub(super) fn of_removal(scene: &Scene<'_>, cluster: &Cluster<'_>, plan: &Plan, removal: &Removal) -> Vec<Step> {
     let mut steps = Steps::default();
     if plan.feasibility == Feasibility::Feasible {
         emptied(scene, cluster, plan, Afterwards::StaysClosed, &mut steps, &mut |node, steps| {
-            take_out(scene, cluster, node, destroy, steps);
+            take_out(scene, cluster, node, removal, steps);
         });
     }
     steps.done()
@@ -104,23 +98,22 @@ fn uid(cluster: &Cluster<'_>, node: &NodeName) -> String {
 
 /// Takes an empty node out for good: its VM must not come back with its host, volumes are gone from it before
 /// its object goes, and then it is shut down. One that comes back unasked is the worst of all.
-fn take_out(scene: &Scene<'_>, cluster: &Cluster<'_>, node: &NodeName, destroy: bool, steps: &mut Steps) {
-    let Some(guest) = scene.ground.guest(node) else { return };
-    let guest = GuestRef::of(guest);
+fn take_out(scene: &Scene<'_>, cluster: &Cluster<'_>, node: &NodeName, removal: &Removal, steps: &mut Steps) {
+    let Some(found) = scene.ground.guest(node) else { return };
+    let guest = GuestRef::of(found);
     let is = Condition::GuestIs { guest: guest.clone() };
     let free = Condition::VolumesGone { node: node.clone(), guest: Some(guest.clone()) };
     let stays_off = Condition::GuestStaysOff { guest: guest.clone() };
     let gone = Condition::NodeGone { node: node.clone() };
+    let unmanaged = Condition::HaUnmanaged { guest: guest.clone() };
     let uid = uid(cluster, node);
     steps.add(
-        format!("keep {guest} from starting with its host"),
         StepAction::KeepGuestOff { guest: guest.clone() },
         vec![is.clone()],
         vec![stays_off.clone()],
         AT_ONCE,
     );
     steps.add(
-        format!("delete the object of {node}"),
         StepAction::DeleteNode { node: node.clone(), uid: uid.clone() },
         vec![
             Condition::NodeEmpty { node: node.clone() },
@@ -132,29 +125,28 @@ fn take_out(scene: &Scene<'_>, cluster: &Cluster<'_>, node: &NodeName, destroy: 
         AT_ONCE,
     );
     steps.add(
-        format!("shut down {guest}"),
         StepAction::ShutDownGuest { guest: guest.clone() },
         // A node that is there again may run pods.
-        vec![is.clone(), free.clone(), gone.clone(), stays_off.clone()],
+        vec![is.clone(), free.clone(), gone.clone(), stays_off.clone(), unmanaged.clone()],
         vec![Condition::GuestStopped { guest: guest.clone() }, gone.clone()],
         SHUTDOWN,
     );
-    let slot = scene.ground.guest(node).and_then(|guest| seed_slot(guest.config.known()?));
+    let slot = found.config.known().and_then(seed_slot);
     let join = &scene.ground.policy.join;
-    if let Some(slot) = slot.filter(|_| !destroy && join.seed == Seed::Iso) {
+    if let Some(slot) = slot.filter(|_| !removal.destroy && join.seed == Seed::Iso) {
         steps.add(
-            format!("make the credentials of {guest} useless: it resets itself when it is started"),
             StepAction::DisarmGuest { guest: guest.clone(), slot, join: join.clone() },
             vec![is.clone(), Condition::GuestStopped { guest: guest.clone() }, gone.clone()],
             vec![Condition::Disarmed { guest: guest.clone(), storage: join.storage.clone() }],
             SHUTDOWN,
         );
     }
-    if destroy {
+    if removal.destroy {
+        let snapshots = removal.agreed_snapshots(found);
+        let disposable = Condition::Disposable { guest: guest.clone(), snapshots: snapshots.clone() };
         steps.add(
-            format!("destroy {guest} with its own disks"),
-            StepAction::DestroyGuest { guest: guest.clone() },
-            vec![is, Condition::GuestStopped { guest: guest.clone() }, Condition::Disposable { guest: guest.clone() }, gone],
+            StepAction::DestroyGuest { guest: guest.clone(), snapshots },
+            vec![is, Condition::GuestStopped { guest: guest.clone() }, disposable, gone, unmanaged],
             vec![Condition::GuestGone { guest }],
             DESTROY,
         );
@@ -197,7 +189,6 @@ fn emptied(
         let guest = scene.ground.guest(node).map(GuestRef::of);
         let empty = Condition::NodeEmpty { node: node.clone() };
         steps.add(
-            format!("wait until {node} is empty and its VM holds no volume"),
             StepAction::Wait,
             Vec::new(),
             vec![empty.clone(), Condition::VolumesGone { node: node.clone(), guest }],
@@ -205,8 +196,10 @@ fn emptied(
         );
         if afterwards == Afterwards::ComesBack {
             steps.add(
-                format!("work on {node}, and say so when it is back"),
-                StepAction::Manual { command: format!("reboot or upgrade {node}") },
+                StepAction::Manual {
+                    what: format!("work on {node}, and say so when it is back"),
+                    command: format!("reboot or upgrade {node}"),
+                },
                 vec![empty],
                 vec![Condition::NodeReady { node: node.clone() }],
                 0,
@@ -215,7 +208,6 @@ fn emptied(
             if was_open {
                 let uid = uid(cluster, node);
                 steps.add(
-                    format!("uncordon {node}"),
                     StepAction::Uncordon { node: node.clone() },
                     vec![Condition::NodeIs { node: node.clone(), uid }, Condition::NodeReady { node: node.clone() }],
                     vec![Condition::Schedulable { node: node.clone() }],
@@ -248,9 +240,7 @@ fn evictions(pods: &[PodMove], closed: &[NodeName], steps: &mut Steps) {
         if !follows {
             ensures.append(&mut waiting);
         }
-        let to = pod.to.as_ref().map_or_else(String::new, |to| format!(" to {to}"));
         steps.add(
-            format!("evict {}{to}", pod.pod),
             StepAction::Evict {
                 pod: pod.pod.clone(),
                 uid: pod.uid.clone(),
@@ -270,7 +260,6 @@ fn evictions(pods: &[PodMove], closed: &[NodeName], steps: &mut Steps) {
 fn cordon(cluster: &Cluster<'_>, node: &NodeName, except: &[NodeName], steps: &mut Steps) {
     let uid = uid(cluster, node);
     steps.add(
-        format!("cordon {node}"),
         StepAction::Cordon { node: node.clone() },
         vec![Condition::NodeIs { node: node.clone(), uid }, Condition::OthersHealthy { except: except.to_vec() }],
         vec![Condition::Cordoned { node: node.clone() }],

@@ -23,7 +23,7 @@ use crate::kube::{Evicted, KubeError};
 use crate::observe::causes;
 use crate::pve::{PveError, TaskState};
 use crate::store::journal::{Journal, JournalError};
-use crate::world::{Lost, RouteError, World};
+use crate::world::{RouteError, World};
 
 /// Pause between two looks while an effect is waited for: short at first, as most come at once.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
@@ -185,7 +185,8 @@ impl From<KubeError> for Halt {
             | KubeError::Forbidden { .. }
             | KubeError::NotFound { .. }
             | KubeError::Api { .. }
-            | KubeError::Decode { .. } => Self::Stopped(why),
+            | KubeError::Decode { .. }
+            | KubeError::Lost(_) => Self::Stopped(why),
         }
     }
 }
@@ -196,12 +197,6 @@ impl From<PveError> for Halt {
         // An answer that did not come in time says nothing: the effect is read back.
         let passes = error.is_passing() || matches!(error, PveError::Timeout { .. });
         if passes { Self::Passing(why) } else { Self::Stopped(why) }
-    }
-}
-
-impl From<Lost> for Halt {
-    fn from(lost: Lost) -> Self {
-        Self::Stopped(lost.to_string())
     }
 }
 
@@ -358,7 +353,7 @@ impl Executor<'_> {
         let begun = Instant::now();
         let number = step.number;
         let state = journal.state.step(number);
-        if let StepAction::Manual { command } = &step.change {
+        if let StepAction::Manual { command, .. } = &step.change {
             if !state.confirmed {
                 return Err(Halt::Human(command.clone()));
             }
@@ -388,7 +383,6 @@ impl Executor<'_> {
             }
             return self.wait(step, journal, begun).await;
         }
-        self.world.hold()?;
         match self.unmet(&step.requires, &seen, number, &journal.state) {
             None => self.act(step, &seen, journal, begun).await?,
             // It was begun before: the effect is on its way, or never comes.
@@ -495,6 +489,7 @@ impl Executor<'_> {
                 kube.label(node.as_str(), labels).await?;
             }
             StepAction::DeleteNode { node, uid } => {
+                self.look_closer(step, seen, journal).await?;
                 starts(step, journal)?;
                 match kube.delete_node(node.as_str(), uid).await {
                     Ok(()) | Err(KubeError::NotFound { .. }) => {}
@@ -510,12 +505,14 @@ impl Executor<'_> {
             }
             StepAction::ShutDownGuest { guest } => {
                 let (writer, host) = self.world.pve(&guest.host)?;
+                self.look_closer(step, seen, journal).await?;
                 starts(step, journal)?;
                 let upid = writer.shut_down(&host, guest.vmid, SHUTDOWN_SECONDS).await?;
                 self.submitted(step, &guest.host, upid, journal, begun).await?;
             }
-            StepAction::DestroyGuest { guest } => {
+            StepAction::DestroyGuest { guest, .. } => {
                 let (writer, host) = self.world.pve(&guest.host)?;
+                self.look_closer(step, seen, journal).await?;
                 starts(step, journal)?;
                 let upid = writer.destroy(&host, guest.vmid).await?;
                 self.submitted(step, &guest.host, upid, journal, begun).await?;
@@ -528,13 +525,7 @@ impl Executor<'_> {
                     seconds: begun.elapsed().as_secs(),
                 });
                 tokio::time::sleep(GHOST_PAUSE).await;
-                let again = self.observe().await?;
-                if let Some(why) = unread(&again) {
-                    return Err(Halt::Passing(why));
-                }
-                if let Some(why) = self.unmet(&step.requires, &again, number, &journal.state) {
-                    return Err(self.refusal(step, &again, &journal.state, why));
-                }
+                let again = self.look_closer(step, seen, journal).await?;
                 starts(step, journal)?;
                 // Its digest is that of the second look: an attach since then refuses it.
                 let digest = guest_of(guest, &again)?.config.known().and_then(|config| config.digest.clone());
@@ -552,13 +543,26 @@ impl Executor<'_> {
                 let upid = writer.grow(&host, guest.vmid, slot, *size).await?;
                 self.submitted(step, &guest.host, upid, journal, begun).await?;
             }
-            StepAction::BootWorker { guest, .. } => self.boot(step, guest_of(guest, seen)?, journal, begun).await?,
+            StepAction::BootWorker { .. } => self.boot(step, seen, journal, begun).await?,
             StepAction::DropSeed { guest, worker } => self.drop_seed(step, guest, worker, journal, begun).await?,
             StepAction::Register { node, slots } => self.register(step, node, *slots, journal).await?,
             StepAction::Probe { .. } => self.probe(step, journal, begun).await?,
-            StepAction::Manual { command } => return Err(Halt::Human(command.clone())),
+            StepAction::Manual { command, .. } => return Err(Halt::Human(command.clone())),
         }
         Ok(())
+    }
+
+    /// Reads what a step is about once more, by itself, and holds it against what the step requires: right before a
+    /// change that cannot be taken back.
+    async fn look_closer(&self, step: &Step, seen: &Snapshot, journal: &Journal) -> Result<Snapshot, Halt> {
+        let fresh = self.world.refresh(seen, step).await.map_err(|error| Halt::Passing(causes(&error)))?;
+        if let Some(why) = unread(&fresh) {
+            return Err(Halt::Passing(why));
+        }
+        match self.unmet(&step.requires, &fresh, step.number, &journal.state) {
+            None => Ok(fresh),
+            Some(why) => Err(self.refusal(step, &fresh, &journal.state, why)),
+        }
     }
 
     /// The pod that a step evicts now: by its UID, or the owner's on that node.
@@ -612,7 +616,6 @@ impl Executor<'_> {
         let (namespace, name) = pod.split_once('/').unwrap_or(("", &pod));
         let deadline = Duration::from_secs(step.deadline_seconds);
         loop {
-            self.world.hold()?;
             match self.world.kube.evict(namespace, name, &uid).await {
                 Ok(Evicted::Accepted | Evicted::Gone) => return Ok(()),
                 Ok(Evicted::Never { why }) => {
@@ -787,7 +790,7 @@ fn task_of(change: &StepAction) -> Option<(&GuestRef, &'static [&'static str])> 
     match change {
         StepAction::ShutDownGuest { guest } => Some((guest, &["qmshutdown"])),
         StepAction::UnplugGhost { guest, .. } | StepAction::SetGuest { guest, .. } => Some((guest, &["qmconfig"])),
-        StepAction::DestroyGuest { guest } => Some((guest, &["qmdestroy"])),
+        StepAction::DestroyGuest { guest, .. } => Some((guest, &["qmdestroy"])),
         // The task of a clone is its template's.
         StepAction::CloneGuest { template, .. } => Some((template, &["qmclone"])),
         StepAction::GrowDisk { guest, .. } => Some((guest, &["resize"])),

@@ -12,7 +12,7 @@ use capplan_model::run::RunState;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::{Executor, Halt, PAUSE, Told, rest, starts};
+use super::{Executor, Halt, PAUSE, Told, guest_of, rest, starts};
 use crate::check::skewed;
 use crate::join::{ClusterInfo, Facts, SeedParts, Token, image, reset_data, seed_volume, spare_volume, user_data};
 use crate::kube::KubeError;
@@ -95,8 +95,9 @@ impl Executor<'_> {
 
     /// Makes the credential, hands it over in an image, and starts the VM. Whatever an earlier attempt made is
     /// taken away first: its secret is known to nobody any more.
-    pub(super) async fn boot(&self, step: &Step, there: &Guest, journal: &mut Journal, begun: Instant) -> Result<(), Halt> {
+    pub(super) async fn boot(&self, step: &Step, seen: &Snapshot, journal: &mut Journal, begun: Instant) -> Result<(), Halt> {
         let StepAction::BootWorker { guest, worker } = &step.change else { return Ok(()) };
+        let there = guest_of(guest, seen)?;
         let spec = self.spec(worker)?;
         let (writer, host) = self.world.pve(&guest.host)?;
         starts(step, journal)?;
@@ -137,7 +138,7 @@ impl Executor<'_> {
             // The image that reset it is in no drive any more.
             self.delete_image(step, guest, &spare_volume(&spec.join.storage, guest.vmid), begun).await?;
         }
-        self.world.hold()?;
+        self.look_closer(step, seen, journal).await?;
         let upid = writer.start(&host, guest.vmid).await?;
         self.submitted(step, &guest.host, upid, journal, begun).await
     }

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use tower::{BoxError, ServiceBuilder};
 
 use super::wire::{List, Listed};
+use crate::lease::Lost;
 use crate::observe::causes;
 
 /// Objects a page: the size at which the API server, the network and our parser are all content.
@@ -85,6 +86,9 @@ pub enum KubeError {
         /// Where and why.
         source: serde_json::Error,
     },
+    /// Nothing may be changed any more.
+    #[error(transparent)]
+    Lost(#[from] Lost),
 }
 
 impl KubeError {
@@ -97,7 +101,7 @@ impl KubeError {
             Self::Connect { .. } => Some("check the address in the kubeconfig and that the API server runs (`kubectl version`)"),
             Self::Unauthorized { .. } => Some("log in again, or renew the token or client certificate of the kubeconfig"),
             Self::Forbidden { .. } => Some("create the read-only ClusterRole that `capplan doctor --print-roles` prints"),
-            Self::NotFound { .. } | Self::Api { .. } | Self::Decode { .. } => None,
+            Self::NotFound { .. } | Self::Api { .. } | Self::Decode { .. } | Self::Lost(_) => None,
         }
     }
 
@@ -112,6 +116,12 @@ impl KubeError {
 pub struct Reader {
     client: kube::Client,
     server: String,
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader").field("server", &self.server).finish_non_exhaustive()
+    }
 }
 
 #[derive(Deserialize, Default)]

@@ -64,6 +64,19 @@ pub fn merge(before: Reading<Vec<VolumeAttachment>>, after: Reading<Vec<VolumeAt
     })
 }
 
+/// Reads again what says whether a disk is in use and a node empty: nodes, pods, PersistentVolumes, claims and
+/// VolumeAttachments.
+pub async fn refresh(reader: &Reader, kube: &mut Kube) {
+    let quiet = |_: &str| {};
+    (kube.nodes, kube.pods, kube.persistent_volumes, kube.claims, kube.volume_attachments) = futures::join!(
+        list(reader, &quiet),
+        list(reader, &quiet),
+        list(reader, &quiet),
+        list(reader, &quiet),
+        list(reader, &quiet),
+    );
+}
+
 /// Reads everything but the VolumeAttachments, at most all lists at once.
 pub async fn observe(reader: &Reader, progress: Progress<'_>) -> Kube {
     let mut kube = Kube::default();

@@ -9,11 +9,13 @@ use kube::client::Body;
 use serde_json::{Value, json};
 
 use super::client::{KubeError, Reader};
+use crate::lease::Guard;
 
 /// A client that may change what `apply` changes.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Writer {
     reader: Reader,
+    guard: Guard,
 }
 
 /// What the eviction API said.
@@ -36,9 +38,9 @@ pub enum Evicted {
 }
 
 impl Writer {
-    /// Writes where `reader` reads.
-    pub fn new(reader: Reader) -> Self {
-        Self { reader }
+    /// Writes where `reader` reads, as long as `guard` allows it.
+    pub fn new(reader: Reader, guard: Guard) -> Self {
+        Self { reader, guard }
     }
 
     /// The client that reads.
@@ -150,6 +152,7 @@ impl Writer {
     async fn send(&self, method: Method, path: &str, content: &str, body: &Value) -> Result<(), KubeError> {
         let request = Request::builder().method(method).uri(path).header("Content-Type", content);
         let request = request.header("Accept", "application/json").body(Body::from(body.to_string().into_bytes()));
+        self.guard.check()?;
         self.reader.send(path, request).await.map(drop)
     }
 }

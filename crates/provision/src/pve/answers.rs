@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::client::segment;
-use super::wire::{ClusterStatus, GuestRow, NodeRow, Resource};
+use super::wire::{ClusterStatus, GuestRow, NodeRow, Resource, SnapshotRow};
 
 /// One GET.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,6 +107,28 @@ impl Answers {
         let rows = vms.into_iter().map(|row| (GuestKind::Qemu, row));
         Ok(rows.chain(containers.into_iter().map(|row| (GuestKind::Lxc, row))).collect())
     }
+
+    /// Guests of all hosts that are online: host, kind and VMID.
+    fn online_guests(&self) -> Vec<(String, GuestKind, u64)> {
+        let online = self.hosts().unwrap_or_default().into_iter().filter(|(_, online)| *online);
+        let mut guests = Vec::new();
+        for (host, _) in online {
+            let rows = self.guests_of(&host).unwrap_or_default().into_iter();
+            guests.extend(rows.filter_map(|(kind, row)| Some((host.clone(), kind, row.vmid?))));
+        }
+        guests
+    }
+
+    /// Names of a guest's snapshots, the current state left out.
+    pub(super) fn snapshots_of(&self, host: &str, kind: GuestKind, vmid: u64) -> Result<Vec<String>, Failure> {
+        let request = snapshots(host, kind, vmid);
+        let rows: Vec<SnapshotRow> = self.of(&request)?;
+        let name = |row: SnapshotRow| {
+            row.name.ok_or_else(|| Failure::Failed(format!("GET {}: a snapshot without a name", request.path)))
+        };
+        let names: Vec<String> = rows.into_iter().map(name).collect::<Result<_, _>>()?;
+        Ok(names.into_iter().filter(|name| name != "current").collect())
+    }
 }
 
 pub(super) fn version() -> Request {
@@ -131,6 +153,21 @@ pub(super) fn nodes() -> Request {
 
 pub(super) fn pci_mappings() -> Request {
     Request::new("/cluster/mapping/pci")
+}
+
+/// Guests that the HA manager manages.
+pub(super) fn ha_resources() -> Request {
+    Request::new("/cluster/ha/resources")
+}
+
+/// Replication jobs.
+pub(super) fn replication() -> Request {
+    Request::new("/cluster/replication")
+}
+
+/// Backup jobs.
+pub(super) fn backup_jobs() -> Request {
+    Request::new("/cluster/backup")
 }
 
 pub(super) fn status(host: &str) -> Request {
@@ -181,9 +218,37 @@ pub(super) fn status_current(host: &str, kind: GuestKind, vmid: u64) -> Request 
     Request::new(guest(host, kind, vmid, "status/current"))
 }
 
+/// Snapshots of a guest, the current state among them.
+pub(super) fn snapshots(host: &str, kind: GuestKind, vmid: u64) -> Request {
+    Request::new(guest(host, kind, vmid, "snapshot"))
+}
+
+/// Configuration of a guest as a snapshot keeps it.
+pub(super) fn snapshot_config(host: &str, kind: GuestKind, vmid: u64, name: &str) -> Request {
+    Request::new(guest(host, kind, vmid, &format!("snapshot/{}/config", segment(name))))
+}
+
+/// What is asked of one guest, but for its snapshots' configurations.
+pub(super) fn of_guest(host: &str, kind: GuestKind, vmid: u64) -> Vec<Request> {
+    let mut requests = vec![snapshots(host, kind, vmid), config_now(host, kind, vmid)];
+    if kind == GuestKind::Qemu {
+        requests.extend([config_merged(host, kind, vmid), status_current(host, kind, vmid)]);
+    }
+    requests
+}
+
+/// What is asked of the snapshots of one guest.
+pub(super) fn of_snapshots(answers: &Answers, host: &str, kind: GuestKind, vmid: u64) -> Vec<Request> {
+    let names = answers.snapshots_of(host, kind, vmid).unwrap_or_default();
+    names.iter().map(|name| snapshot_config(host, kind, vmid, name)).collect()
+}
+
 /// The rounds of an observation, each made of the answers of those before it.
-pub(super) const ROUNDS: [fn(&Answers) -> Vec<Request>; 3] = [
-    |_| vec![version(), permissions(), cluster_status(), cluster_resources(), nodes(), pci_mappings()],
+pub(super) const ROUNDS: [fn(&Answers) -> Vec<Request>; 4] = [
+    |_| {
+        let cluster = [version(), permissions(), cluster_status(), cluster_resources(), nodes(), pci_mappings()];
+        cluster.into_iter().chain([ha_resources(), replication(), backup_jobs()]).collect()
+    },
     |answers| {
         let online = answers.hosts().unwrap_or_default().into_iter().filter(|(_, online)| *online);
         let requests =
@@ -191,20 +256,11 @@ pub(super) const ROUNDS: [fn(&Answers) -> Vec<Request>; 3] = [
         requests.flatten().collect()
     },
     |answers| {
-        let online = answers.hosts().unwrap_or_default().into_iter().filter(|(_, online)| *online);
-        let mut requests = Vec::new();
-        for (host, _) in online {
-            for (kind, row) in answers.guests_of(&host).unwrap_or_default() {
-                let Some(vmid) = row.vmid else { continue };
-                requests.push(config_now(&host, kind, vmid));
-                if kind == GuestKind::Qemu {
-                    requests.push(config_merged(&host, kind, vmid));
-                    if row.status.as_deref() != Some("stopped") {
-                        requests.push(status_current(&host, kind, vmid));
-                    }
-                }
-            }
-        }
-        requests
+        let guests = answers.online_guests().into_iter();
+        guests.flat_map(|(host, kind, vmid)| of_guest(&host, kind, vmid)).collect()
+    },
+    |answers| {
+        let guests = answers.online_guests().into_iter();
+        guests.flat_map(|(host, kind, vmid)| of_snapshots(answers, &host, kind, vmid)).collect()
     },
 ];

@@ -169,7 +169,14 @@ pub(super) fn guest_config(options: &Options, kind: GuestKind, cpus: u64) -> Gue
         scsi_hardware: value("scsihw").map(str::to_owned),
         agent: value("agent").is_some_and(|text| property(text, "enabled").or_else(|| property(text, "")).is_some_and(is_true)),
         digest: value("digest").map(str::to_owned),
+        protection: value("protection").is_some_and(is_true),
     }
+}
+
+/// Volumes that a configuration names, by slot, `unusedN` or `vmstate`: what a snapshot holds on to.
+pub(super) fn volumes(options: &Options, kind: GuestKind) -> BTreeMap<String, String> {
+    let names = |key: &str| is_disk(key, kind) || index(key, "unused").is_some() || key == "vmstate";
+    options.0.iter().filter(|(key, _)| names(key)).map(|(key, text)| (key.clone(), disk(text).volume)).collect()
 }
 
 /// Changes that wait for a restart, of the options that are kept: key → new value or removal.

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::lease::Lost;
+
 /// Cause of an error as text, with the token already taken out.
 pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -146,6 +148,9 @@ pub enum PveError {
         /// Where it differs.
         source: Cause,
     },
+    /// Nothing may be changed any more.
+    #[error(transparent)]
+    Lost(#[from] Lost),
 }
 
 impl PveError {
@@ -170,7 +175,7 @@ impl PveError {
             Self::Api { status: 595..=599, .. } => {
                 Some("pveproxy could not reach the host that has to answer: see its state with `pvecm status`".to_owned())
             }
-            Self::Api { .. } | Self::Decode { .. } => None,
+            Self::Api { .. } | Self::Decode { .. } | Self::Lost(_) => None,
         }
     }
 
@@ -188,7 +193,8 @@ impl PveError {
             | Self::Tls { .. }
             | Self::Unauthorized { .. }
             | Self::Forbidden { .. }
-            | Self::Decode { .. } => false,
+            | Self::Decode { .. }
+            | Self::Lost(_) => false,
         }
     }
 

@@ -22,5 +22,5 @@ pub use client::{Endpoint, Reader, Trust};
 pub use error::{EndpointError, PveError};
 pub use files::from_files;
 pub use history::{Consolidation, RrdPoint, StoragePoint, Timeframe, rrd, rrd_storage};
-pub use observe::observe;
+pub use observe::{observe, observe_guest};
 pub use writer::{TaskState, Writer};

@@ -2,10 +2,12 @@
 //!
 //! It never fails: what could not be read is unknown, and says which request failed and why.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use capplan_model::ids::{HostName, VmId};
-use capplan_model::pve::{FailedTask, Guest, Host, PciMapping, Power, Pve, Storage, ThinPool};
+use capplan_model::pve::{
+    BackupJob, FailedTask, Guest, GuestKind, GuestSnapshot, Host, PciMapping, Power, Pve, ReplicationJob, Storage, ThinPool,
+};
 use capplan_model::reading::Reading;
 use futures::StreamExt;
 use serde_json::Value;
@@ -13,9 +15,12 @@ use serde_json::Value;
 use super::access::Access;
 use super::answers::{self, Answers, Failure, ROUNDS, Request};
 use super::client::Reader;
-use super::config::{guest_config, pending};
+use super::config::{guest_config, pending, volumes};
 use super::error::PveError;
-use super::wire::{ClusterStatus, GuestRow, LvmThin, MappingRow, NodeStatus, Options, Resource, StorageRow, TaskRow, Version};
+use super::wire::{
+    BackupRow, ClusterStatus, GuestRow, HaResource, LvmThin, MappingRow, NodeStatus, Options, ReplicationRow, Resource,
+    StorageRow, TaskRow, Version, is_true, split_list,
+};
 
 /// Requests in flight at most: pveproxy has 3 workers and pvedaemon 3, which others use, too.
 const IN_FLIGHT: usize = 8;
@@ -35,7 +40,7 @@ pub(super) async fn observe_hosts(reader: &Reader) -> Reading<Vec<Host>> {
 
 async fn rounds(reader: &Reader, count: usize, progress: &(dyn Fn(&str) + Sync)) -> Pve {
     let mut answers = Answers::default();
-    for (round, what) in ROUNDS.iter().zip(["cluster", "hosts", "guests"]).take(count) {
+    for (round, what) in ROUNDS.iter().zip(["cluster", "hosts", "guests", "snapshots"]).take(count) {
         let requests = round(&answers);
         progress(&format!("reading {what} ({} requests)", requests.len()));
         answers.extend(read(reader, requests).await);
@@ -71,7 +76,8 @@ fn failure(request: &Request, error: &PveError) -> Failure {
         | PveError::Unauthorized { .. }
         | PveError::Forbidden { .. }
         | PveError::Api { .. }
-        | PveError::Decode { .. } => Failure::Failed(why),
+        | PveError::Decode { .. }
+        | PveError::Lost(_) => Failure::Failed(why),
     }
 }
 
@@ -104,6 +110,8 @@ pub(super) fn assemble(name: &str, answers: &Answers) -> Pve {
             guests: Reading::unknown(why),
             pci_mappings: Reading::unknown(why),
             failed_tasks: Reading::unknown(why),
+            replication: Reading::unknown(why),
+            backup_jobs: Reading::unknown(why),
         };
     }
     Pve {
@@ -114,7 +122,37 @@ pub(super) fn assemble(name: &str, answers: &Answers) -> Pve {
         failed_tasks: reading(hosts.clone()).and_then(|hosts| failed_tasks(answers, &hosts, &access)),
         hosts: reading(hosts).map(|hosts| hosts.iter().map(|(name, online)| host(answers, name, *online, &access)).collect()),
         pci_mappings: pci_mappings(answers, &access),
+        replication: reading(answers.of::<Vec<ReplicationRow>>(&answers::replication())).and_then(|rows| {
+            // A row that names no guest may be about any of them.
+            let jobs: Option<Vec<ReplicationJob>> = rows.into_iter().map(ReplicationRow::job).collect();
+            jobs.map_or_else(|| Reading::unknown("GET /cluster/replication: a job without a guest"), Reading::Known)
+        }),
+        backup_jobs: reading(answers.of::<Vec<BackupRow>>(&answers::backup_jobs()))
+            .map(|rows| rows.into_iter().map(BackupJob::from).collect()),
     }
+}
+
+/// Ids of the guests that the HA manager manages: `vm:VMID` or `ct:VMID`.
+fn ha_resources(answers: &Answers) -> Reading<BTreeSet<String>> {
+    reading(answers.of::<Vec<HaResource>>(&answers::ha_resources()))
+        .map(|rows| rows.into_iter().filter_map(|row| row.sid).collect())
+}
+
+/// Whether the HA manager manages a guest: by any of the three places that tell.
+fn is_managed(managed: &Reading<BTreeSet<String>>, kind: GuestKind, vmid: VmId, rows: &[&GuestRow]) -> Reading<bool> {
+    let sid = match kind {
+        GuestKind::Qemu => format!("vm:{vmid}"),
+        GuestKind::Lxc => format!("ct:{vmid}"),
+    };
+    let listed = managed.known().is_some_and(|all| all.contains(&sid));
+    let by_row = rows.iter().any(|row| row.ha_managed == Some(true) || row.hastate.as_ref().is_some_and(|state| !state.is_empty()));
+    if listed || by_row {
+        return Reading::Known(true);
+    }
+    if managed.known().is_some() || rows.iter().any(|row| row.ha_managed == Some(false)) {
+        return Reading::Known(false);
+    }
+    Reading::unknown(managed.why().unwrap_or("not read"))
 }
 
 /// A host alone has no `cluster` row, and decides alone.
@@ -193,6 +231,7 @@ fn pools(rows: &[LvmThin], host: &str) -> Reading<Vec<ThinPool>> {
 fn guests(answers: &Answers, hosts: &BTreeMap<String, bool>, access: &Access) -> Reading<Vec<Guest>> {
     let resources: Reading<Vec<Resource>> = reading(answers.of(&answers::cluster_resources()));
     let gathered: BTreeMap<VmId, &Resource> = resources.items().iter().filter_map(|row| Some((row.guest.vmid()?, row))).collect();
+    let managed = ha_resources(answers);
     let mut guests: BTreeMap<VmId, Guest> = BTreeMap::new();
     let listed = |vmid: Option<VmId>, path: &str| vmid.ok_or_else(|| format!("GET {path}: a guest without a VMID"));
     for (host, online) in hosts {
@@ -218,7 +257,8 @@ fn guests(answers: &Answers, hosts: &BTreeMap<String, bool>, access: &Access) ->
                 guest.pool.clone_from(&resource.pool);
             }
             row.describe(&mut guest);
-            read_guest(answers, &row, &mut guest);
+            let rows: Vec<&GuestRow> = gathered.get(&vmid).map(|resource| &resource.guest).into_iter().chain([&row]).collect();
+            read_guest(answers, &rows, &managed, &mut guest);
             // A guest that migrates meanwhile is seen on two hosts: it is the one that runs.
             let is_better = guests.get(&vmid).is_none_or(|other| other.power != Power::Running);
             if is_better {
@@ -235,7 +275,9 @@ fn guests(answers: &Answers, hosts: &BTreeMap<String, bool>, access: &Access) ->
         };
         let host = HostName(row.node.clone().unwrap_or_default());
         let config = Reading::unknown(format!("host {host} is offline"));
-        let mut guest = Guest { vmid, kind, host, config, ..Default::default() };
+        let ha = is_managed(&managed, kind, vmid, &[&row.guest]);
+        let snapshots = Reading::unknown(format!("host {host} is offline"));
+        let mut guest = Guest { vmid, kind, host, config, ha, snapshots, ..Default::default() };
         row.guest.describe(&mut guest);
         guests.entry(vmid).or_insert(guest);
     }
@@ -245,24 +287,70 @@ fn guests(answers: &Answers, hosts: &BTreeMap<String, bool>, access: &Access) ->
     }
 }
 
-fn read_guest(answers: &Answers, row: &GuestRow, guest: &mut Guest) {
-    let (host, kind, vmid) = (guest.host.as_str(), guest.kind, row.vmid.unwrap_or_default());
+/// Fills in what the answers about one guest say. `rows` are those of the lists, the freshest last.
+fn read_guest(answers: &Answers, rows: &[&GuestRow], managed: &Reading<BTreeSet<String>>, guest: &mut Guest) {
+    let (host, kind, vmid) = (guest.host.0.clone(), guest.kind, u64::from(guest.vmid.0));
+    let host = plain(&host);
     let now: Reading<Options> = reading(answers.of(&answers::config_now(host, kind, vmid)));
     let merged: Result<Options, Failure> = answers.of(&answers::config_merged(host, kind, vmid));
     if let (Reading::Known(now), Ok(merged)) = (&now, merged) {
         guest.pending = pending(now, &merged);
     }
+    let mut rows: Vec<&GuestRow> = rows.to_vec();
     // Without this answer the list's word on power and memory stands.
-    if let Ok(current) = answers.of::<GuestRow>(&answers::status_current(host, kind, vmid)) {
+    let current = answers.of::<GuestRow>(&answers::status_current(host, kind, vmid)).ok();
+    if let Some(current) = &current {
         current.describe(guest);
+        rows.push(current);
     }
-    if let Some(lock) = now.known().and_then(|options| options.0.get("lock")).filter(|_| guest.lock.is_none()) {
-        guest.lock = Some(lock.clone());
+    guest.ha = is_managed(managed, kind, guest.vmid, &rows);
+    if let Reading::Known(options) = &now {
+        // The lists are up to 10 s old: what the configuration itself says counts, and what it does not say is not so.
+        let value = |key: &str| options.0.get(key).filter(|text| !text.is_empty());
+        guest.tags = value("tags").map(|text| split_list(text)).unwrap_or_default();
+        guest.lock = value("lock").cloned();
+        guest.template = value("template").is_some_and(|text| is_true(text));
     }
     guest.config = now.map(|options| guest_config(&options, kind, guest.cpus));
-    if let Some(config) = guest.config.known().filter(|_| guest.name.is_empty()) {
+    if let Some(config) = guest.config.known().filter(|config| !config.name.is_empty()) {
         guest.name.clone_from(&config.name);
     }
+    guest.snapshots = reading(answers.snapshots_of(host, kind, vmid)).and_then(|names| {
+        let section = |name: String| {
+            let options: Options = answers.of(&answers::snapshot_config(host, kind, vmid, &name))?;
+            Ok(GuestSnapshot { disks: volumes(&options, kind), name })
+        };
+        reading(names.into_iter().map(section).collect())
+    });
+}
+
+/// The name of a host at its endpoint: one that several endpoints have is prefixed by the endpoint's.
+fn plain(host: &str) -> &str {
+    host.split_once('/').map_or(host, |(_, plain)| plain)
+}
+
+/// Reads one guest again, by itself: snapshots first, then its status, its configuration last.
+///
+/// # Errors
+/// [`PveError`] if it is not there, or its configuration or status cannot be read.
+pub async fn observe_guest(reader: &Reader, guest: &Guest) -> Result<Guest, PveError> {
+    let (host, vmid) = (plain(guest.host.as_str()), u64::from(guest.vmid.0));
+    let mut answers = Answers::default();
+    answers.extend(read(reader, vec![answers::snapshots(host, guest.kind, vmid), answers::ha_resources()]).await);
+    let sections = answers::of_snapshots(&answers, host, guest.kind, vmid);
+    answers.extend(read(reader, sections).await);
+    for request in [
+        answers::status_current(host, guest.kind, vmid),
+        answers::config_merged(host, guest.kind, vmid),
+        answers::config_now(host, guest.kind, vmid),
+    ] {
+        let answer: Value = reader.get(&request.path, request.query).await?;
+        answers.extend([(request, Ok(answer))]);
+    }
+    let mut fresh = Guest { vmid: guest.vmid, kind: guest.kind, host: guest.host.clone(), cpus: guest.cpus, ..Default::default() };
+    fresh.pool.clone_from(&guest.pool);
+    read_guest(&answers, &[], &ha_resources(&answers), &mut fresh);
+    Ok(fresh)
 }
 
 fn failed_tasks(answers: &Answers, hosts: &BTreeMap<String, bool>, access: &Access) -> Reading<Vec<FailedTask>> {

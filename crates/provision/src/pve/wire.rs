@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 
 use capplan_model::ids::{HostName, VmId};
-use capplan_model::pve::{FailedTask, Guest, GuestKind, HostMemory, PciMapping, Power, Storage, ThinPool};
+use capplan_model::pve::{
+    BackupJob, FailedTask, Guest, GuestKind, HostMemory, PciMapping, Power, ReplicationJob, Storage, ThinPool,
+};
 use capplan_model::units::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
@@ -33,6 +35,11 @@ fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::E
 
 fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     Ok(as_text(&Value::deserialize(deserializer)?))
+}
+
+fn managed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    Ok(value.get("managed").and_then(as_text).map(|text| is_true(&text)))
 }
 
 fn numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
@@ -334,6 +341,55 @@ pub struct GuestRow {
     /// Lock such as `backup`.
     #[serde(deserialize_with = "text")]
     pub lock: Option<String>,
+    /// State that the HA manager wants, in `/cluster/resources`; absent for a guest that it does not manage.
+    #[serde(deserialize_with = "text")]
+    pub hastate: Option<String>,
+    /// Whether the HA manager manages it, in `status/current`: `{"managed": 1, "state": null}` until the manager
+    /// has looked.
+    #[serde(rename = "ha", deserialize_with = "managed")]
+    pub ha_managed: Option<bool>,
+}
+
+/// A row of `GET /cluster/ha/resources`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct HaResource {
+    /// `vm:VMID` or `ct:VMID`.
+    #[serde(deserialize_with = "text")]
+    pub sid: Option<String>,
+}
+
+/// A row of `GET /cluster/replication`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ReplicationRow {
+    /// `VMID-NUMBER`.
+    #[serde(deserialize_with = "text")]
+    pub id: Option<String>,
+    /// Guest.
+    #[serde(deserialize_with = "integer")]
+    pub guest: Option<u64>,
+}
+
+/// A row of `GET /cluster/backup`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct BackupRow {
+    /// Its id.
+    #[serde(deserialize_with = "text")]
+    pub id: Option<String>,
+    /// VMIDs, separated by commas; absent for a job of all guests or of a pool.
+    #[serde(deserialize_with = "text")]
+    pub vmid: Option<String>,
+}
+
+/// A row of `GET …/snapshot`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct SnapshotRow {
+    /// Name; `current` is the state now.
+    #[serde(deserialize_with = "text")]
+    pub name: Option<String>,
 }
 
 impl GuestRow {
@@ -357,8 +413,7 @@ impl GuestRow {
         guest.cpus = self.cpus.or(self.maxcpu.map(|cpus| cpus as u64)).unwrap_or(guest.cpus);
         guest.max_memory = self.maxmem.map_or(guest.max_memory, Bytes);
         if let Some(tags) = &self.tags {
-            // Both separators occur: `PVE::Tools::split_list`.
-            guest.tags = tags.split([';', ',', ' ']).map(str::trim).filter(|tag| !tag.is_empty()).map(str::to_owned).collect();
+            guest.tags = split_list(tags);
         }
         guest.lock = self.lock.clone().or_else(|| guest.lock.take());
         // A stopped guest reports 0, which is no measurement.
@@ -367,6 +422,14 @@ impl GuestRow {
             Power::Stopped | Power::Unknown => None,
         };
     }
+}
+
+/// The parts of a list; several separators occur.
+///
+/// # Source
+/// `PVE::Tools::split_list`.
+pub(super) fn split_list(text: &str) -> Vec<String> {
+    text.split([';', ',', ' ']).map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
 }
 
 fn power(status: &str) -> Power {
@@ -426,6 +489,22 @@ pub struct MappingRow {
     pub id: Option<String>,
     /// Property strings such as `id=10de:2684,node=pve1,path=0000:01:00.0`.
     pub map: Vec<String>,
+}
+
+impl ReplicationRow {
+    /// The job, if the row names one.
+    pub(super) fn job(self) -> Option<ReplicationJob> {
+        let vmid = VmId(u32::try_from(self.guest?).ok()?);
+        Some(ReplicationJob { id: self.id?, vmid })
+    }
+}
+
+impl From<BackupRow> for BackupJob {
+    fn from(row: BackupRow) -> Self {
+        let vmids = row.vmid.map(|text| split_list(&text)).unwrap_or_default();
+        let vmids = vmids.iter().filter_map(|vmid| vmid.parse().ok()).map(VmId).collect();
+        Self { id: row.id.unwrap_or_default(), vmids }
+    }
 }
 
 impl From<MappingRow> for PciMapping {

@@ -14,11 +14,13 @@ use serde::Deserialize;
 use super::client::{Envelope, Reader, segment};
 use super::error::PveError;
 use super::wire::{NodeRow, Permissions};
+use crate::lease::Guard;
 
 /// A client that may change what `apply` changes.
 #[derive(Clone, Debug)]
 pub struct Writer {
     reader: Arc<Reader>,
+    guard: Guard,
 }
 
 /// Where a task stands.
@@ -57,9 +59,9 @@ struct Line {
 const LINES: &str = "5000";
 
 impl Writer {
-    /// Writes where `reader` reads.
-    pub fn new(reader: Reader) -> Self {
-        Self { reader: Arc::new(reader) }
+    /// Writes where `reader` reads, as long as `guard` allows it.
+    pub fn new(reader: Reader, guard: Guard) -> Self {
+        Self { reader: Arc::new(reader), guard }
     }
 
     /// The client that reads.
@@ -135,6 +137,7 @@ impl Writer {
         let part = Part::bytes(image).file_name(file.to_owned());
         let form = Form::new().text("content", "iso").part("filename", part);
         let what = format!("POST {path}");
+        self.guard.check()?;
         let body = self.reader.answer(&what, self.reader.request(Method::POST, &path).multipart(form)).await?;
         upid(what, &body)
     }
@@ -257,11 +260,13 @@ impl Writer {
         let what = format!("DELETE {path}");
         let request = self.reader.request(Method::DELETE, path);
         let request = if query.is_empty() { request } else { request.query(query) };
+        self.guard.check()?;
         upid(what.clone(), &self.reader.answer(&what, request).await?)
     }
 
     async fn change(&self, method: Method, path: &str, form: &[(&str, &str)]) -> Result<Vec<u8>, PveError> {
         let what = format!("{method} {path}");
+        self.guard.check()?;
         self.reader.answer(&what, self.reader.request(method, path).form(form)).await
     }
 }
