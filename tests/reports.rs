@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use capplan::render::{simulation, text};
+use capplan::ui::plain;
 use capplan_model::policy::Policy;
 use capplan_model::scenario::Scenario;
 use capplan_planner::report::build;
@@ -30,10 +31,7 @@ fn printed(path: &Path) -> String {
         let simulation = simulate(&mut snapshot, id, &history, &policy, &scenario.changes, trials, &|_| {});
         simulation::text(&simulation.expect("names only what exists"))
     };
-    let mut out = Vec::new();
-    let mut strip = anstream::StripStream::new(&mut out);
-    std::io::Write::write_all(&mut strip, page.as_bytes()).expect("a Vec takes every write");
-    String::from_utf8(out).expect("text")
+    plain(&page)
 }
 
 #[test]

@@ -154,7 +154,7 @@ fn referrer(volumes: &Volumes<'_>, pve: &Pve, guest: &Guest, volume: &str) -> Op
         return Some(Referrer::PersistentVolume(one.name.clone()));
     }
     // An attachment whose PersistentVolume is gone, by the name of the disk.
-    if let Use::InUse(by) = volumes.use_of(&guest.name.as_str().into(), volume) {
+    if let Use::InUse(by) | Use::Elsewhere(by) = volumes.use_of(&guest.name.as_str().into(), volume) {
         return Some(by);
     }
     other_guests(pve, guest, volume)

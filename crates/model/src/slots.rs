@@ -28,7 +28,7 @@ pub struct VolumeSlots {
     pub counted: Reading<BTreeSet<VolumeHandle>>,
     /// What the VM config holds.
     pub config: Reading<ConfigSlots>,
-    /// CSI volumes in the config that nothing refers to ([`Volumes::use_of`]): `(slot, volume)`.
+    /// CSI volumes in the config that nothing on this node refers to ([`Volumes::use_of`]): `(slot, volume)`.
     pub ghosts: Reading<Vec<(u8, String)>>,
 }
 
@@ -247,8 +247,8 @@ fn ghosts(
     for (slot, volume) in &config.plugged {
         match volumes.use_of(node, volume) {
             // A disk of the VM's own may be mounted by the VM itself, whoever else names it.
-            Use::Ghost if !is_owned_by(volume, *vmid) => ghosts.push((*slot, volume.clone())),
-            Use::Ghost | Use::InUse(_) => {}
+            Use::Ghost | Use::Elsewhere(_) if !is_owned_by(volume, *vmid) => ghosts.push((*slot, volume.clone())),
+            Use::Ghost | Use::Elsewhere(_) | Use::InUse(_) => {}
             Use::Unknown(why) => return Reading::unknown(why),
         }
     }

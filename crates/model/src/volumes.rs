@@ -114,7 +114,10 @@ impl fmt::Display for Referrer {
 pub enum Use {
     /// Nothing refers to it: it was left behind.
     Ghost,
-    /// Something does.
+    /// Nothing on this node refers to it, but something elsewhere does: it was left behind here, and somebody has to
+    /// find out which machine writes to it.
+    Elsewhere(Referrer),
+    /// Something on this node refers to it.
     InUse(Referrer),
     /// That cannot be said, and why.
     Unknown(String),
@@ -126,10 +129,10 @@ pub struct Volumes<'s> {
     snapshot: &'s Snapshot,
     by_disk: BTreeMap<&'s str, Vec<&'s PersistentVolume>>,
     by_name: BTreeMap<&'s PvName, &'s PersistentVolume>,
-    attachments: BTreeMap<&'s PvName, &'s VolumeAttachment>,
-    /// VolumeAttachments whose PersistentVolume is gone: the plugin names disks after volumes.
+    attachments: BTreeMap<&'s PvName, Vec<&'s VolumeAttachment>>,
+    /// VolumeAttachments whose PersistentVolume is gone.
     orphans: Vec<&'s VolumeAttachment>,
-    users: BTreeMap<&'s PvName, &'s Pod>,
+    users: BTreeMap<&'s PvName, Vec<&'s Pod>>,
 }
 
 impl<'s> Volumes<'s> {
@@ -144,20 +147,20 @@ impl<'s> Volumes<'s> {
             }
         }
         let by_name: BTreeMap<&PvName, &PersistentVolume> = volumes.iter().map(|volume| (&volume.name, volume)).collect();
-        let mut attachments = BTreeMap::new();
+        let mut attachments: BTreeMap<&PvName, Vec<&VolumeAttachment>> = BTreeMap::new();
         let mut orphans = Vec::new();
         for one in kube.volume_attachments.items() {
             match &one.volume {
-                Some(name) if by_name.contains_key(name) => drop(attachments.insert(name, one)),
+                Some(name) if by_name.contains_key(name) => attachments.entry(name).or_default().push(one),
                 Some(_) | None => orphans.push(one),
             }
         }
         let claimed = snapshot.claimed_volumes().into_known().unwrap_or_default();
-        let mut users = BTreeMap::new();
+        let mut users: BTreeMap<&PvName, Vec<&Pod>> = BTreeMap::new();
         for pod in kube.pods.items().iter().filter(|pod| pod.node.is_some() && !pod.is_terminal()) {
             for claim in &pod.claims {
                 if let Some(name) = claimed.get(&(pod.namespace.as_str(), claim.as_str())) {
-                    users.insert(*name, pod);
+                    users.entry(*name).or_default().push(pod);
                 }
             }
         }
@@ -181,8 +184,8 @@ impl<'s> Volumes<'s> {
 
     /// What uses a disk that is plugged into the VM of `node`.
     ///
-    /// A disk is a ghost only if no VolumeAttachment of any attacher, no PersistentVolume of a running pod's claim
-    /// and no pod resolves to it, and everything that could was read.
+    /// A disk is a ghost only if no VolumeAttachment of any attacher and no claim of a pod that is on a node resolves
+    /// to it, and everything that could was read.
     pub fn use_of(&self, node: &NodeName, volume: &str) -> Use {
         let kube = &self.snapshot.kube;
         let lists = [
@@ -194,27 +197,33 @@ impl<'s> Volumes<'s> {
         if let Some((what, why)) = lists.into_iter().find_map(|(what, why)| Some((what, why?))) {
             return Use::Unknown(format!("{what}: {why}"));
         }
-        let attached = |one: &VolumeAttachment| Use::InUse(Referrer::Attachment { name: one.name.clone(), node: one.node.clone() });
-        for found in self.on(volume) {
-            if let Some(one) = self.attachments.get(&found.name) {
-                return attached(one);
-            }
-            if let Some(pod) = self.users.get(&found.name) {
-                return Use::InUse(Referrer::Pod(pod.object_name().0));
-            }
-        }
-        let name = disk_name(volume);
-        let called_after = |volume: &PvName| !volume.as_str().is_empty() && name.contains(volume.as_str());
-        if let Some(one) = self.orphans.iter().find(|one| one.volume.as_ref().is_some_and(called_after)) {
-            return attached(one);
-        }
-        if let Some((_, pod)) = self.users.iter().find(|(volume, _)| !self.by_name.contains_key(*volume) && called_after(volume)) {
-            return Use::InUse(Referrer::Pod(pod.object_name().0));
+        let mut referrers = self.referrers(volume);
+        referrers.sort_by_key(|(at, _)| *at != node);
+        if let Some((at, by)) = referrers.into_iter().next() {
+            return if at == node { Use::InUse(by) } else { Use::Elsewhere(by) };
         }
         if let Some(one) = self.orphans.iter().find(|one| one.node == *node && !one.vanished) {
             return Use::Unknown(format!("which disk VolumeAttachment {} is about: its PersistentVolume is gone", one.name));
         }
         Use::Ghost
+    }
+
+    /// Attachments and pods that resolve to a disk, and their nodes. Those whose PersistentVolume is gone are matched by
+    /// name: the plugin names disks after volumes.
+    fn referrers(&self, volume: &str) -> Vec<(&'s NodeName, Referrer)> {
+        let name = disk_name(volume);
+        let called_after = |volume: &PvName| !volume.as_str().is_empty() && name.contains(volume.as_str());
+        let mine = self.on(volume);
+        let attached = mine.iter().filter_map(|one| self.attachments.get(&one.name)).flatten();
+        let orphans = self.orphans.iter().filter(|one| one.volume.as_ref().is_some_and(called_after));
+        let attached = attached.chain(orphans);
+        let attached =
+            attached.map(|one| (&one.node, Referrer::Attachment { name: one.name.clone(), node: one.node.clone() }));
+        let using = mine.iter().filter_map(|one| self.users.get(&one.name)).flatten();
+        let nameless = self.users.iter().filter(|(volume, _)| !self.by_name.contains_key(*volume) && called_after(volume));
+        let using = using.chain(nameless.flat_map(|(_, pods)| pods));
+        let using = using.filter_map(|pod| Some((pod.node.as_ref()?, Referrer::Pod(pod.object_name().0))));
+        attached.chain(using).collect()
     }
 
     /// Why nothing can be said of the volumes of a CSI driver, although disks are plugged: nothing in the cluster
@@ -225,7 +234,8 @@ impl<'s> Volumes<'s> {
         let registered = kube.csi_nodes.items().iter().flat_map(|one| one.drivers.iter().map(|driver| driver.name.as_str()));
         let used = kube.persistent_volumes.items().iter().map(|volume| volume.driver.as_str());
         let mut known: Vec<&str> = drivers.chain(registered).chain(used).filter(|name| !name.is_empty()).collect();
-        if known.contains(&driver) {
+        // Where volumes are unknown, everything that follows from them is.
+        if known.contains(&driver) || kube.persistent_volumes.known().is_none() {
             return None;
         }
         let guests = self.snapshot.guests().filter_map(|guest| guest.config.known());
@@ -236,8 +246,8 @@ impl<'s> Volumes<'s> {
         known.sort_unstable();
         known.dedup();
         let found = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        let unread = [kube.csi_drivers.why(), kube.csi_nodes.why(), kube.persistent_volumes.why()];
-        let unread = unread.into_iter().flatten().next().map(|why| format!("; not all of them were read: {why}"));
+        let unread = kube.csi_drivers.why().or(kube.csi_nodes.why());
+        let unread = unread.map(|why| format!("; not all of them were read: {why}"));
         Some(format!(
             "policy key `attacher` is `{driver}`, but no CSIDriver, CSINode or PersistentVolume has a driver of that name, \
              and {plugged} volumes are plugged into VMs; drivers found: {found}{}",
@@ -371,22 +381,30 @@ mod tests {
                     let one = VolumeAttachment { vanished, ..attachment(attacher, place, Some("pvc-1")) };
                     snapshot.kube.volume_attachments = Reading::Known(vec![one]);
                     let found = Volumes::of(&snapshot).use_of(&node(), DISK);
-                    assert!(matches!(found, Use::InUse(Referrer::Attachment { .. })), "{attacher} {place}: {found:?}");
+                    let by = Referrer::Attachment { name: "va-1".into(), node: place.into() };
+                    assert_eq!(found, if place == "w1" { Use::InUse(by) } else { Use::Elsewhere(by) }, "{attacher} {vanished}");
                 }
             }
         }
         // A pod on a node; one that has ended or is nowhere uses nothing.
-        for (pod, uses) in [
-            (pod(Some("w1")), true),
-            (pod(Some("w2")), true),
-            (pod(None), false),
-            (Pod { phase: crate::kube::Phase::Succeeded, ..pod(Some("w1")) }, false),
+        let by = || Referrer::Pod("a/db".into());
+        for (pod, expected) in [
+            (pod(Some("w1")), Use::InUse(by())),
+            (pod(Some("w2")), Use::Elsewhere(by())),
+            (pod(None), Use::Ghost),
+            (Pod { phase: crate::kube::Phase::Succeeded, ..pod(Some("w1")) }, Use::Ghost),
+            (Pod { claims: vec!["other".into()], ..pod(Some("w1")) }, Use::Ghost),
+            (Pod { namespace: "b".into(), ..pod(Some("w1")) }, Use::Ghost),
         ] {
             let mut snapshot = world();
             snapshot.kube.pods = Reading::Known(vec![pod.clone()]);
-            let found = Volumes::of(&snapshot).use_of(&node(), DISK);
-            assert_eq!(found != Use::Ghost, uses, "{pod:?}: {found:?}");
+            assert_eq!(Volumes::of(&snapshot).use_of(&node(), DISK), expected, "{pod:?}");
         }
+        // What is here decides, whatever is elsewhere as well.
+        let mut snapshot = world();
+        snapshot.kube.volume_attachments = Reading::Known(vec![attachment(DRIVER, "w2", Some("pvc-1"))]);
+        snapshot.kube.pods = Reading::Known(vec![pod(Some("w2")), pod(Some("w1"))]);
+        assert_eq!(Volumes::of(&snapshot).use_of(&node(), DISK), Use::InUse(by()));
     }
 
     #[test]
@@ -395,7 +413,7 @@ mod tests {
         snapshot.kube.persistent_volumes = Reading::Known(vec![]);
         assert_eq!(Volumes::of(&snapshot).use_of(&node(), DISK), Use::Ghost);
         snapshot.kube.volume_attachments = Reading::Known(vec![attachment(DRIVER, "w2", Some("pvc-1"))]);
-        assert!(matches!(Volumes::of(&snapshot).use_of(&node(), DISK), Use::InUse(_)));
+        assert!(matches!(Volumes::of(&snapshot).use_of(&node(), DISK), Use::Elsewhere(_)));
         snapshot.kube.volume_attachments = Reading::Known(vec![]);
         snapshot.kube.pods = Reading::Known(vec![pod(Some("w1"))]);
         assert!(matches!(Volumes::of(&snapshot).use_of(&node(), DISK), Use::InUse(Referrer::Pod(_))));
@@ -448,6 +466,10 @@ mod tests {
         assert!(doubt(&snapshot, "x").is_some_and(|why| why.contains("no answer")));
         snapshot.kube.csi_drivers = Reading::Known(vec![CsiDriver { name: "x".into(), ..Default::default() }]);
         assert_eq!(doubt(&snapshot, "x"), None, "a CSIDriver has it");
+        let mut unread = snapshot.clone();
+        unread.kube.persistent_volumes = Reading::unknown("no answer");
+        assert_eq!(doubt(&unread, "y"), None, "volumes are unknown anyway");
+        assert!(doubt(&snapshot, "y").is_some());
         snapshot.pve.clear();
         assert_eq!(doubt(&snapshot, "y"), None, "nothing is plugged");
     }

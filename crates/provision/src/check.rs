@@ -232,7 +232,7 @@ fn judge(condition: &Condition, seen: &Snapshot, against: Against<'_>) -> Checke
             }
             match volumes.use_of(&NodeName(guest.name.clone()), volume) {
                 Use::Ghost => Ok(Verdict::Holds),
-                Use::InUse(by) => Ok(Verdict::Not(format!("{volume}: {by}: it is no ghost"))),
+                Use::Elsewhere(by) | Use::InUse(by) => Ok(Verdict::Not(format!("{volume}: {by}: it is no ghost"))),
                 Use::Unknown(why) => Err(format!("whether {volume} is in use: {why}")),
             }
         }),

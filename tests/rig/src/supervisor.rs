@@ -18,13 +18,11 @@ use crate::{Failure, failure};
 
 /// Between two looks at the processes.
 const LOOK: Duration = Duration::from_millis(100);
-/// Pause before the first restart; it doubles with each further one.
+/// Pause before the first restart, which doubles with each further one, and the longest pause.
 ///
 /// # Source
-/// A kubelet begins with 10 s (`MaxContainerBackOff` caps at 300 s). The tests cannot wait that long.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// The longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+/// A kubelet begins with 10 s and ends with 300 s. The tests cannot wait that long.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
 /// A component that ran for so long is well: its pause begins anew.
 const WELL: Duration = Duration::from_secs(20);
 /// Restarts in a row after which a component counts as dead.
@@ -57,6 +55,9 @@ pub(crate) struct Supervisor {
     log: PathBuf,
 }
 
+/// Pauses before a restart: the first and the longest one.
+type Pauses = (Duration, Duration);
+
 fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -64,13 +65,17 @@ fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
 impl Supervisor {
     /// A supervisor that writes its log into a folder.
     pub(crate) fn new(folder: &Path) -> Self {
+        Self::with_pauses(folder, PAUSES)
+    }
+
+    fn with_pauses(folder: &Path, pauses: Pauses) -> Self {
         let state = Arc::new(Mutex::new(State::default()));
         let stop = Arc::new(AtomicBool::new(false));
         let log = folder.join("supervisor.log");
         let (ours, stopped, path) = (state.clone(), stop.clone(), log.clone());
         let thread = std::thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
-                look(&mut locked(&ours), &path);
+                look(&mut locked(&ours), &path, pauses);
                 std::thread::sleep(LOOK);
             }
         });
@@ -148,7 +153,7 @@ impl Drop for Supervisor {
     }
 }
 
-fn look(state: &mut State, log: &Path) {
+fn look(state: &mut State, log: &Path, (first, longest): Pauses) {
     let State { kept, dead } = state;
     kept.retain_mut(|one| {
         let ended = one.process.as_mut().is_some_and(|process| !process.is_running());
@@ -165,7 +170,7 @@ fn look(state: &mut State, log: &Path) {
                 drop(note(log, &format!("{name} ended and is not started again")));
                 return false;
             }
-            let pause = (FIRST_PAUSE * 2_u32.pow((one.restarts - 1).min(8))).min(LONGEST_PAUSE);
+            let pause = (first * 2_u32.pow((one.restarts - 1).min(8))).min(longest);
             one.due = Some(Instant::now() + pause);
             drop(note(log, &format!("{name} ended; restart {} in {} ms", one.restarts, pause.as_millis())));
         }
@@ -216,7 +221,7 @@ mod tests {
             .expect("sh is part of every system");
         supervisor.wait_until("part", Duration::from_secs(20), || starts() == 2).expect("started again");
         supervisor.stop("part");
-        std::thread::sleep(FIRST_PAUSE * 3);
+        std::thread::sleep(PAUSES.0 * 3);
         assert_eq!((starts(), supervisor.names()), (2, vec![]));
         assert!(std::fs::read_to_string(folder.path().join("supervisor.log")).expect("written").contains("part ended; restart 1"));
     }
@@ -224,7 +229,7 @@ mod tests {
     #[test]
     fn a_component_that_never_comes_up_is_named_with_its_last_words() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let supervisor = Supervisor::new(folder.path());
+        let supervisor = Supervisor::with_pauses(folder.path(), (Duration::from_millis(1), Duration::from_millis(1)));
         supervisor.start(spec(folder.path(), "echo its last words; exit 1")).expect("sh is part of every system");
         let error = supervisor.wait_until("part", Duration::from_secs(60), || false).expect_err("never ready");
         assert!(error.to_string().contains("part has ended") && error.to_string().contains("its last words"), "{error}");

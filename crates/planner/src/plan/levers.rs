@@ -9,6 +9,7 @@ use capplan_model::plan::{Action, Condition, Feasibility, GuestRef, Optimality, 
 use capplan_model::policy::Measure;
 use capplan_model::slots::VolumeSlots;
 use capplan_model::units::Bytes;
+use capplan_model::volumes::{Use, Volumes};
 
 use super::after::Standing;
 use super::blockers::unsafe_to_move;
@@ -82,10 +83,16 @@ pub(super) fn label(list: &mut steps::Steps, node: &NodeName, slots: u64) {
 pub(super) fn reclaim_steps(scene: &Scene<'_>, slots: &Reading<Vec<VolumeSlots>>) -> (Vec<String>, steps::Steps) {
     let mut list = steps::Steps::default();
     let mut nodes = Vec::new();
+    let volumes = Volumes::of(scene.ground.snapshot);
     for one in slots.known().into_iter().flatten() {
         let Some(guest) = scene.ground.guest(&one.node).map(GuestRef::of) else { continue };
         for (slot, volume) in one.ghosts.known().into_iter().flatten() {
             let (slot, volume) = (format!("scsi{slot}"), volume.clone());
+            if let Use::Elsewhere(by) = volumes.use_of(&one.node, &volume) {
+                let what = format!("find out whether {guest} writes to {volume} on {slot}, and detach it there: {by}");
+                manual(&mut list, what, format!("qm set {} --delete {slot}", guest.vmid));
+                continue;
+            }
             list.add(
                 StepAction::UnplugGhost { guest: guest.clone(), slot: slot.clone(), volume: volume.clone() },
                 vec![
