@@ -4,11 +4,13 @@
 //! file: it names the variable or the file that holds them.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use capplan_model::policy::Policy;
 use capplan_provision::join::Given;
 use capplan_provision::kube::Connection;
-use capplan_provision::prometheus::Queries;
+use capplan_provision::limits::ReadLimits;
+use capplan_provision::prometheus::{Prometheus, PrometheusError, Queries};
 use capplan_provision::pve::{Endpoint, Trust};
 use capplan_provision::secret::Secret;
 use jiff::Timestamp;
@@ -91,6 +93,18 @@ pub struct PrometheusAt {
     pub ca_file: Option<PathBuf>,
     /// Queries.
     pub queries: Queries,
+    /// Bounds on what is read.
+    pub limits: ReadLimits,
+}
+
+impl PrometheusAt {
+    /// A client for it.
+    ///
+    /// # Errors
+    /// [`PrometheusError`] if the address, the token or the certificate authority cannot be used.
+    pub fn client(&self) -> Result<Prometheus, PrometheusError> {
+        Prometheus::new(&self.url, self.token.clone(), self.ca_file.as_deref(), self.limits)
+    }
 }
 
 /// The configuration in force.
@@ -139,6 +153,33 @@ pub fn now() -> Result<Timestamp, CliError> {
     }
 }
 
+/// Bounds on what is read of the three APIs: `CAPPLAN_READ_TIMEOUT` and `CAPPLAN_OBSERVE_TIMEOUT` in seconds,
+/// `CAPPLAN_READ_BYTES` in bytes.
+fn limits() -> Result<ReadLimits, CliError> {
+    let number = |name: &str, most: u64| match variable(name) {
+        None => Ok(None),
+        Some(text) => match text.trim().parse::<u64>() {
+            Ok(number) if (1..=most).contains(&number) => Ok(Some(number)),
+            Ok(_) | Err(_) => Err(CliError::new(Exit::Usage, format!("{name} is `{text}`: a whole number from 1 to {most} is expected"))),
+        },
+    };
+    let default = ReadLimits::default();
+    const DAY: u64 = 86_400;
+    Ok(ReadLimits {
+        request: number("CAPPLAN_READ_TIMEOUT", DAY)?.map_or(default.request, Duration::from_secs),
+        reading: number("CAPPLAN_OBSERVE_TIMEOUT", DAY)?.map_or(default.reading, Duration::from_secs),
+        bytes: number("CAPPLAN_READ_BYTES", 1 << 40)?.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(default.bytes),
+    })
+}
+
+/// The command that runs a kubeconfig's exec plugin: this program, which ends it in time.
+fn plugin_runner(limits: ReadLimits) -> Vec<String> {
+    let program = std::env::current_exe().ok().and_then(|path| path.into_os_string().into_string().ok());
+    program.map_or_else(Vec::new, |program| {
+        vec![program, "exec-plugin".to_owned(), limits.request.as_secs().to_string(), "--".to_owned()]
+    })
+}
+
 fn read_text(path: &Path, what: &str) -> Result<String, CliError> {
     std::fs::read_to_string(path).map_err(|error| CliError {
         causes: vec![error.to_string()],
@@ -159,7 +200,8 @@ fn token(env: Option<&str>, file: Option<&Path>, whose: &str) -> Result<Option<S
 
 fn trust(fingerprint: Option<String>, ca_file: Option<PathBuf>) -> Trust {
     match (fingerprint, ca_file) {
-        (Some(fingerprint), _) => Trust::Fingerprint(fingerprint),
+        (Some(fingerprint), None) => Trust::Fingerprint(fingerprint),
+        (Some(fingerprint), Some(ca_file)) => Trust::Both { fingerprint, ca_file },
         (None, Some(path)) => Trust::CaFile(path),
         (None, None) => Trust::System,
     }
@@ -194,6 +236,7 @@ impl Config {
             Some(path) => Some(read_text(&path, "template of the user data")?),
             None => None,
         };
+        let limits = limits()?;
         let given = Given { template, credential: variable("CAPPLAN_JOIN_CREDENTIAL").map(|text| Secret::new(&text)) };
         let state_dir = options
             .state_dir
@@ -209,9 +252,11 @@ impl Config {
                     .clone()
                     .or_else(|| variable("KUBECONFIG").is_none().then_some(file.kubernetes.kubeconfig).flatten()),
                 context: options.context.clone().or(file.kubernetes.context),
+                limits,
+                plugin_runner: plugin_runner(limits),
             },
-            proxmox: proxmox(file.proxmox)?,
-            prometheus: prometheus(file.prometheus)?,
+            proxmox: proxmox(file.proxmox, limits)?,
+            prometheus: prometheus(file.prometheus, limits)?,
             state_dir,
             policy,
             given,
@@ -220,13 +265,13 @@ impl Config {
     }
 }
 
-fn proxmox(file: Vec<ProxmoxFile>) -> Result<Vec<Endpoint>, CliError> {
+fn proxmox(file: Vec<ProxmoxFile>, limits: ReadLimits) -> Result<Vec<Endpoint>, CliError> {
     if let Some(url) = variable("CAPPLAN_PVE_URL") {
         let token = token(Some("CAPPLAN_PVE_TOKEN"), None, "CAPPLAN_PVE_URL")?;
         let trust = trust(variable("CAPPLAN_PVE_FINGERPRINT"), variable("CAPPLAN_PVE_CA_FILE").map(PathBuf::from));
         return Ok(token
             .into_iter()
-            .map(|token| Endpoint { name: String::new(), url: url.clone(), token, trust: trust.clone() })
+            .map(|token| Endpoint { name: String::new(), url: url.clone(), token, trust: trust.clone(), limits })
             .collect());
     }
     file.into_iter()
@@ -234,21 +279,21 @@ fn proxmox(file: Vec<ProxmoxFile>) -> Result<Vec<Endpoint>, CliError> {
             let env = one.token_env.as_deref().or_else(|| one.token_file.is_none().then_some("CAPPLAN_PVE_TOKEN"));
             let token = token(env, one.token_file.as_deref(), &one.url)?;
             let token = token.ok_or_else(|| CliError::new(Exit::Usage, format!("no token for {}", one.url)))?;
-            Ok(Endpoint { name: one.name, url: one.url, token, trust: trust(one.fingerprint, one.ca_file) })
+            Ok(Endpoint { name: one.name, url: one.url, token, trust: trust(one.fingerprint, one.ca_file), limits })
         })
         .collect()
 }
 
-fn prometheus(file: Option<PrometheusFile>) -> Result<Option<PrometheusAt>, CliError> {
+fn prometheus(file: Option<PrometheusFile>, limits: ReadLimits) -> Result<Option<PrometheusAt>, CliError> {
     if let Some(url) = variable("CAPPLAN_PROMETHEUS_URL") {
         let queries = file.map(|file| file.queries).unwrap_or_default();
         let token = variable("CAPPLAN_PROMETHEUS_TOKEN").map(|token| Secret::new(&token));
         let ca_file = variable("CAPPLAN_PROMETHEUS_CA_FILE").map(PathBuf::from);
-        return Ok(Some(PrometheusAt { url, token, ca_file, queries }));
+        return Ok(Some(PrometheusAt { url, token, ca_file, queries, limits }));
     }
     file.map(|file| {
         let token = token(file.token_env.as_deref(), file.token_file.as_deref(), &file.url)?;
-        Ok(PrometheusAt { url: file.url, token, ca_file: file.ca_file, queries: file.queries })
+        Ok(PrometheusAt { url: file.url, token, ca_file: file.ca_file, queries: file.queries, limits })
     })
     .transpose()
 }

@@ -157,6 +157,7 @@ fn snapshot() -> Snapshot {
         guests: Reading::Known(vec![guest(FULL, 201, disks), idle]),
         pci_mappings: Reading::Known(Vec::new()),
         failed_tasks: Reading::Known(Vec::new()),
+        ..Pve::default()
     }];
     snapshot.sort();
     snapshot

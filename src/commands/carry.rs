@@ -11,7 +11,6 @@ use capplan_model::run::RunState;
 use capplan_planner::plan::{Observation, rehearse};
 use capplan_provision::execute::{EventLine, Executor, Outcome, Rehearse, Told};
 use capplan_provision::lease::{LeaseError, MOST_SKEW};
-use capplan_provision::prometheus::Prometheus;
 use capplan_provision::store::journal::{Journal, Lock};
 use capplan_provision::world::World;
 use clap::ValueEnum;
@@ -183,7 +182,7 @@ async fn carry_out(config: &Config, world: &World, plan: &Plan, journal: &mut Jo
 /// Alerts that fire now and did not when the run began; without Prometheus nothing is said of them.
 async fn alerts(config: &Config, run: &RunState) -> Result<Exit, CliError> {
     let (Some(at), Some((began, _))) = (&config.prometheus, &run.began) else { return Ok(Exit::Done) };
-    let asked = match Prometheus::new(&at.url, at.token.clone(), at.ca_file.as_deref()) {
+    let asked = match at.client() {
         Ok(prometheus) => prometheus.new_alerts(*began, Timestamp::now()).await,
         Err(error) => Err(error),
     };

@@ -1,5 +1,7 @@
 //! `capplan doctor`.
 
+use capplan_model::Snapshot;
+use capplan_model::pve::Pve;
 use capplan_provision::kube;
 use capplan_provision::lease::MOST_SKEW;
 use capplan_provision::observe::causes;
@@ -96,6 +98,33 @@ impl Page {
         }
     }
 
+    fn remark(&mut self, what: &str) {
+        self.line(&format!("  note     {what}"));
+    }
+
+    /// Names what the requests of a report did not get.
+    fn read(&mut self, what: &str, seen: &Snapshot) {
+        let of_kube = seen.pve.first().is_some_and(|pve| pve.name.is_empty());
+        let mine = seen.unknowns().into_iter().filter(|(part, _)| {
+            let of_pve = part.starts_with("proxmox") || part.starts_with("host ") || part.starts_with("guest ");
+            of_pve != of_kube
+        });
+        let mut failed = 0;
+        for (part, why) in mine {
+            // A right that is missing is named above; what the cluster does not have is no fault.
+            let is_told = why.contains("lacks ") || why.contains("forbidden");
+            if why.contains("the server has no ") || why.contains("(status 501)") {
+                self.remark(&format!("{part}: {why}"));
+            } else if !is_told {
+                failed += 1;
+                self.fail(&format!("{part}: {why}"), None);
+            }
+        }
+        if failed == 0 {
+            self.good(&format!("{what} are answered"));
+        }
+    }
+
     fn clock(&mut self, whose: &str, theirs: Timestamp) {
         let apart = Timestamp::now().duration_since(theirs).as_secs();
         if apart.unsigned_abs() <= MOST_SKEW {
@@ -134,6 +163,10 @@ async fn kubernetes(config: &Config, page: &mut Page) {
         }
     }
     page.good(&format!("may list {allowed} of {} kinds", kube::observe::RESOURCES.len()));
+    // The very requests of a report: that something is allowed does not say that it is answered.
+    let mut kube = kube::observe::observe(&reader, &|_| {}).await;
+    kube.volume_attachments = kube::observe::volume_attachments(&reader, &|_| {}).await;
+    page.read("lists", &Snapshot { kube, pve: vec![Pve::default()], ..Snapshot::default() });
 }
 
 async fn proxmox(endpoint: &pve::Endpoint, page: &mut Page) {
@@ -147,17 +180,24 @@ async fn proxmox(endpoint: &pve::Endpoint, page: &mut Page) {
         Err(error) => return page.fail(&causes(&error), error.hint().as_deref()),
     }
     match pve::missing_privileges(&reader).await {
-        Ok(missing) if missing.is_empty() => page.good("may read hosts, guests and storages"),
-        Ok(missing) => {
-            for (path, privilege) in missing {
+        Ok(lacking) => {
+            if lacking.report.is_empty() {
+                page.good("may read hosts, guests and storages");
+            }
+            for (path, privilege) in lacking.report {
                 page.fail(
                     &format!("token lacks {privilege} on {path}"),
                     Some("`capplan doctor --print-roles` prints the commands"),
                 );
             }
+            for (path, privilege) in lacking.plan {
+                page.remark(&format!("token lacks {privilege} on {path}: a plan for a new worker does not see pools"));
+            }
         }
         Err(error) => page.fail(&causes(&error), error.hint().as_deref()),
     }
+    let pve = pve::observe(&reader, &|_| {}).await;
+    page.read("hosts and guests", &Snapshot { pve: vec![pve], ..Snapshot::default() });
     for (host, theirs) in pve::clocks(&reader).await {
         page.clock(&format!("host {host}"), theirs);
     }

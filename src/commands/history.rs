@@ -7,7 +7,7 @@ use capplan_model::capacity::Dimension;
 use capplan_model::history::{History, Sample, coverage};
 use capplan_planner::capacity::samples;
 use capplan_provision::observe::causes;
-use capplan_provision::prometheus::{Prometheus, import};
+use capplan_provision::prometheus::import;
 use capplan_provision::store::history::Archive as Files;
 use capplan_provision::{kube, pve};
 use clap::{Subcommand, ValueEnum};
@@ -206,7 +206,7 @@ async fn from_prometheus(
     now: Timestamp,
     days: u32,
 ) -> Result<(Vec<Sample>, Named), String> {
-    let prometheus = Prometheus::new(&at.url, at.token.clone(), at.ca_file.as_deref()).map_err(|error| causes(&error))?;
+    let prometheus = at.client().map_err(|error| causes(&error))?;
     let start = now - SignedDuration::from_hours(24 * i64::from(days));
     let import = import(&prometheus, &at.queries, &config.policy.attacher, start, now, config.policy.sample_interval).await;
     let failed = import.failed.into_iter().map(|(query, why)| (format!("history from Prometheus: {query}"), why));

@@ -3,6 +3,7 @@
 pub mod apply;
 mod carry;
 pub mod doctor;
+mod exec_plugin;
 pub mod history;
 pub mod init;
 pub mod man;
@@ -78,6 +79,9 @@ pub enum Command {
     Completions(man::CompletionArgs),
     /// Write the man pages to a folder.
     Man(man::ManArgs),
+    /// Run an exec plugin of a kubeconfig, and end it when its time is over.
+    #[command(hide = true)]
+    ExecPlugin(exec_plugin::Args),
 }
 
 /// Runs a command.
@@ -101,6 +105,7 @@ pub async fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Schema(args) => schema::run(&args),
         Command::Completions(args) => man::completions(&args),
         Command::Man(args) => man::pages(&args),
+        Command::ExecPlugin(args) => exec_plugin::run(&args),
     }
 }
 

@@ -108,6 +108,14 @@ fn check(report: &Report) -> Exit {
         Action::ScaleUp | Action::ScaleDown | Action::Reclaim => Exit::ActionNeeded,
         _ if critical || report.recommendation.blocked => Exit::ActionNeeded,
         Action::InsufficientData => Exit::InsufficientData,
+        Action::None if unread(report) => Exit::InsufficientData,
         Action::None => Exit::Done,
     }
+}
+
+/// Whether a Proxmox VE endpoint that is configured told nothing of its hosts or guests: then nobody knows whether
+/// something is wrong there.
+fn unread(report: &Report) -> bool {
+    let parts = [": hosts", ": guests"];
+    report.unknown.iter().any(|one| one.what.starts_with("proxmox ") && parts.iter().any(|part| one.what.ends_with(part)))
 }

@@ -15,6 +15,7 @@ use capplan_model::plan::Plan;
 use capplan_model::pve::{Disk, Guest, GuestConfig};
 use capplan_model::scenario::Scenario;
 use capplan_model::units::Bytes;
+use capplan_provision::limits::ReadLimits;
 use capplan_provision::prometheus::Prometheus;
 use capplan_rig::control_plane::Component;
 use capplan_rig::double::READER;
@@ -854,7 +855,7 @@ fn alerts_count_as_new_if_they_fire_and_did_not_before() -> Tested {
         }
     }
     let url = rig.start_prometheus(&samples)?.url.clone();
-    let prometheus = Prometheus::new(&url, None, None).expect("an address");
+    let prometheus = Prometheus::new(&url, None, None, ReadLimits::default()).expect("an address");
     let at = |seconds: f64| jiff::Timestamp::from_second((now - 1200.0 + seconds) as i64).expect("a time");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let new = runtime.block_on(prometheus.new_alerts(at(300.0), at(900.0))).expect("an answer");

@@ -41,6 +41,8 @@ pub struct Pve {
     pub pci_mappings: Reading<Vec<PciMapping>>,
     /// Failed tasks of the recent past.
     pub failed_tasks: Reading<Vec<FailedTask>>,
+    /// Whether the pool of a guest would be seen: Proxmox VE leaves it out without a word where the token may not.
+    pub pools_shown: Reading<()>,
     /// Replication jobs.
     pub replication: Reading<Vec<ReplicationJob>>,
     /// Backup jobs.

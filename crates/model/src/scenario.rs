@@ -341,6 +341,7 @@ impl Scenario {
             guests: Reading::Known(guests),
             pci_mappings: Reading::Known(Vec::new()),
             failed_tasks: Reading::Known(Vec::new()),
+            pools_shown: Reading::Known(()),
             replication: Reading::Known(Vec::new()),
             backup_jobs: Reading::Known(Vec::new()),
         };

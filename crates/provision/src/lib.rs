@@ -7,6 +7,7 @@ pub mod execute;
 pub mod join;
 pub mod kube;
 pub mod lease;
+pub mod limits;
 pub mod manifest;
 pub mod observe;
 pub mod prometheus;

@@ -86,10 +86,11 @@ pub async fn observe(
     taken: Timestamp,
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<Snapshot, ObserveError> {
-    let reader = kube::Reader::connect(connection).await?;
+    let deadline = connection.limits.deadline();
+    let reader = kube::Reader::connect(connection).await?.until(deadline);
     let mut readers = Vec::new();
     for endpoint in endpoints {
-        let reader = pve::Reader::new(endpoint.clone())?;
+        let reader = pve::Reader::new(endpoint.clone())?.until(deadline);
         readers.push((endpoint, reader));
     }
     let (kube_check, pve_checks) =
@@ -233,6 +234,7 @@ fn silent_pve(endpoint: &Endpoint, why: &str) -> Pve {
         guests: Reading::unknown(why),
         pci_mappings: Reading::unknown(why),
         failed_tasks: Reading::unknown(why),
+        pools_shown: Reading::unknown(why),
         replication: Reading::unknown(why),
         backup_jobs: Reading::unknown(why),
     }

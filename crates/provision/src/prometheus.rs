@@ -8,9 +8,12 @@ use capplan_model::capacity::Dimension;
 use capplan_model::history::Sample;
 use jiff::{SignedDuration, Timestamp};
 use reqwest::Client;
+use reqwest::redirect::Policy;
 use serde::Deserialize;
 
+use crate::limits::ReadLimits;
 use crate::observe::causes;
+use crate::pve::is_loopback;
 use crate::secret::Secret;
 
 /// Points of one series that are asked for at once.
@@ -19,7 +22,6 @@ use crate::secret::Secret;
 /// Prometheus refuses range queries of more than 11,000 points a series (`web/api/v1/api.go`).
 const MOST_POINTS: i64 = 10_000;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const TOTAL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why Prometheus did not answer a query.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +41,22 @@ pub enum PrometheusError {
         url: String,
         /// Why.
         why: String,
+    },
+    /// The answer did not come in time, or not to its end.
+    #[error("Prometheus at {url}: no whole answer within {seconds} s")]
+    Timeout {
+        /// Its address.
+        url: String,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// The answer is larger than anything that is expected.
+    #[error("Prometheus at {url}: the answer is larger than {bytes} bytes")]
+    TooLarge {
+        /// Its address.
+        url: String,
+        /// How much is read at most.
+        bytes: usize,
     },
     /// It refused the query.
     #[error("Prometheus answered {status}: {message}")]
@@ -109,6 +127,7 @@ pub struct Prometheus {
     client: Client,
     url: String,
     token: Option<Secret>,
+    limits: ReadLimits,
 }
 
 /// One series of an answer.
@@ -155,7 +174,7 @@ impl Prometheus {
     ///
     /// # Errors
     /// [`PrometheusError`] if the address, the token or the certificate authority cannot be used.
-    pub fn new(url: &str, token: Option<Secret>, ca_file: Option<&Path>) -> Result<Self, PrometheusError> {
+    pub fn new(url: &str, token: Option<Secret>, ca_file: Option<&Path>, limits: ReadLimits) -> Result<Self, PrometheusError> {
         let host = reqwest::Url::parse(url).ok().and_then(|parsed| parsed.host_str().map(str::to_owned));
         // The host alone is named: an address with a password in it must not be repeated.
         let endpoint =
@@ -164,15 +183,26 @@ impl Prometheus {
         if !["http", "https"].contains(&parsed.scheme()) || !parsed.username().is_empty() || parsed.password().is_some() {
             return Err(endpoint("it has to be http:// or https:// without a password in it".to_owned()));
         }
+        let is_plain = parsed.scheme() == "http";
+        if is_plain && token.is_some() && !parsed.host_str().is_some_and(is_loopback) {
+            return Err(endpoint(
+                "`http://` would send the token readable over the network: use `https://`, or leave the token out".to_owned(),
+            ));
+        }
         // Another part of the program may have installed it already; it is the same one.
         drop(rustls::crypto::ring::default_provider().install_default());
-        let mut builder = Client::builder().connect_timeout(CONNECT_TIMEOUT).timeout(TOTAL_TIMEOUT);
+        // The API never redirects; a redirect would carry the token elsewhere.
+        let mut builder = Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(Policy::none());
+        if is_plain {
+            // A proxy would see the token.
+            builder = builder.no_proxy();
+        }
         if let Some(path) = ca_file {
             let tls = crate::tls::with_file(path).map_err(|source| PrometheusError::CaFile { path: path.to_owned(), source })?;
             builder = builder.tls_backend_preconfigured(tls);
         }
         let client = builder.build().map_err(|error| endpoint(causes(&error)))?;
-        Ok(Self { client, url: url.trim_end_matches('/').to_owned(), token })
+        Ok(Self { client, url: url.trim_end_matches('/').to_owned(), token, limits })
     }
 
     /// Runs a range query, in pieces if it is long.
@@ -231,8 +261,14 @@ impl Prometheus {
         to: Timestamp,
         step: SignedDuration,
     ) -> Result<Vec<Matrix>, PrometheusError> {
-        let connect =
-            |error: reqwest::Error| PrometheusError::Connect { url: self.url.clone(), why: causes(&error.without_url()) };
+        let (url, limit) = (self.url.clone(), self.limits.request);
+        let connect = |error: reqwest::Error| {
+            if error.is_timeout() && !error.is_connect() {
+                PrometheusError::Timeout { url: url.clone(), seconds: limit.as_secs() }
+            } else {
+                PrometheusError::Connect { url: url.clone(), why: causes(&error.without_url()) }
+            }
+        };
         let query = [
             ("query", query.to_owned()),
             ("start", from.as_second().to_string()),
@@ -243,9 +279,15 @@ impl Prometheus {
         if let Some(token) = &self.token {
             request = request.bearer_auth(token.expose());
         }
-        let response = request.send().await.map_err(connect)?;
+        let mut response = request.timeout(limit).send().await.map_err(connect)?;
         let status = response.status();
-        let body = response.bytes().await.map_err(connect)?;
+        let mut body = Vec::new();
+        while let Some(part) = response.chunk().await.map_err(connect)? {
+            if body.len() + part.len() > self.limits.bytes {
+                return Err(PrometheusError::TooLarge { url, bytes: self.limits.bytes });
+            }
+            body.extend_from_slice(&part);
+        }
         let answer: Answer = serde_json::from_slice(&body).map_err(|error| PrometheusError::Refused {
             status: status.as_u16(),
             message: format!("no answer of the Prometheus API: {error}"),
@@ -359,9 +401,22 @@ mod tests {
 
     #[test]
     fn a_password_in_the_address_is_refused_and_not_repeated() {
-        let error = Prometheus::new("http://user:s3cret@127.0.0.1:9090", None, None).expect_err("has a password");
+        let error = Prometheus::new("http://user:s3cret@127.0.0.1:9090", None, None, ReadLimits::default()).expect_err("has a password");
         assert!(!error.to_string().contains("s3cret"), "{error}");
-        assert!(Prometheus::new("ftp://127.0.0.1", None, None).is_err());
+        assert!(Prometheus::new("ftp://127.0.0.1", None, None, ReadLimits::default()).is_err());
+    }
+
+    #[test]
+    fn a_token_is_sent_over_the_network_only_where_nobody_can_read_it() {
+        let with_token = |url: &str| Prometheus::new(url, Some(Secret::new("s3cret")), None, ReadLimits::default());
+        for readable in ["http://prometheus.lan:9090", "http://192.0.2.1", "http://127.0.0.1.example.com"] {
+            let error = with_token(readable).expect_err(readable).to_string();
+            assert!(error.contains("readable over the network") && !error.contains("s3cret"), "{error}");
+            assert!(Prometheus::new(readable, None, None, ReadLimits::default()).is_ok(), "without a token nothing is given away");
+        }
+        for safe in ["http://127.0.0.1:9090", "http://localhost", "http://[::1]:9090", "https://prometheus.lan"] {
+            assert!(with_token(safe).is_ok(), "{safe}");
+        }
     }
 
     #[test]

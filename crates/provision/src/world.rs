@@ -135,13 +135,24 @@ impl World {
                 missing.push(format!("Kubernetes: {verb} {resource}{within}"));
             }
         }
+        // Where the new machine's privileges are held depends on its pool: one that is not shown is not none.
+        let hidden = |path: &str| {
+            plan.workers.iter().find(|spec| {
+                let pve = seen.pve.iter().find(|pve| pve.hosts.items().iter().any(|host| host.name == spec.host));
+                spec.pool.is_none() && machine(spec) == path && pve.is_some_and(|pve| pve.pools_shown.why().is_some())
+            })
+        };
         for ((host, path), privileges) in needed.pve {
             // A host that nobody speaks for is refused by the step itself.
             let Ok((writer, _)) = self.pve(&host) else { continue };
             let refused = |source| ObserveError::Pve { url: host.to_string(), source };
             let held = writer.privileges(&path).await.map_err(refused)?;
-            let lacks = privileges.into_iter().filter(|privilege| !held.contains(*privilege));
-            missing.extend(lacks.map(|privilege| format!("Proxmox VE: {privilege} on {path}")));
+            let lacks: Vec<&str> = privileges.into_iter().filter(|privilege| !held.contains(*privilege)).collect();
+            if let Some(spec) = hidden(&path).filter(|_| !lacks.is_empty()) {
+                let like = &spec.like;
+                missing.push(format!("Proxmox VE: Pool.Audit on /pool or on the pool of {like}: whether it is in one is not shown"));
+            }
+            missing.extend(lacks.into_iter().map(|privilege| format!("Proxmox VE: {privilege} on {path}")));
         }
         Ok(missing)
     }

@@ -234,7 +234,7 @@ class Config:
             self._delete_key(vm, key, user, change['force'], problems)
         others = dict((k, x) for k, x in updates.items() if k != 'boot')
         for key in sorted(others):
-            await self._set_key(vm, key, others[key], user)
+            await self._set_key(vm, key, others[key], user, problems)
         if 'boot' in updates:
             self.check_boot(vm, updates['boot'], vm.pending)
             self._keep(vm, 'boot', updates['boot'])
@@ -268,11 +268,15 @@ class Config:
                 vm.pending[key] = None
                 problems[key] = "hotplug problem - can't unplug bootdisk '{0}'\n".format(key)
                 return
+            if vm.status == 'running' and self._fails(vm, key):
+                vm.pending[key] = None
+                problems[key] = "hotplug problem - error unplugging device '{0}'\n".format(key)
+                return
             self.drop_drive(vm, key, user, force)
         else:
             vm.config.pop(key)
 
-    async def _set_key(self, vm, key, value, user):
+    async def _set_key(self, vm, key, value, user, problems):
         self._check_device(vm, key, value if isinstance(value, str) else '', user)
         if DRIVE_KEY.match(key):
             old = vm.config.get(key)
@@ -281,7 +285,10 @@ class Config:
             if 'import-from=' in value:
                 await self.pause(8)
             value = self.new_drive(vm, key, value)
-            if vm.status == 'running' and not self._hot(vm, key, value):
+            if vm.status == 'running' and self._fails(vm, key):
+                vm.pending[key] = value
+                problems[key] = "hotplug problem - adding drive failed\n"
+            elif vm.status == 'running' and not self._hot(vm, key, value):
                 vm.pending[key] = value
             else:
                 vm.pending.pop(key, None)
@@ -300,6 +307,12 @@ class Config:
             return
         vm.pending.pop(key, None)
         vm.config[key] = value
+
+    @staticmethod
+    def _fails(vm, key):
+        """True for a device of a guest that does not acknowledge: a hot-plug or hot-unplug ends as a task error while the
+        value stays pending [R 400 `hotplug problem`]."""
+        return bool(getattr(vm, 'hotplug_fails', None)) and bool(HOT_DEVICE.match(key))
 
     @staticmethod
     def _hot(vm, key, value):

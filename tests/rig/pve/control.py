@@ -136,7 +136,7 @@ class Control:
     async def guest_change(self, request):
         """What an operator at the console, a guest or a power failure does."""
         guest, changes = self.guest(request), await self.body(request)
-        known = ('config', 'delete', 'power', 'lock', 'name', 'status') + world.POWER_KEYS
+        known = ('config', 'delete', 'power', 'lock', 'name', 'status', 'ha', 'snapshots', 'pending') + world.POWER_KEYS
         unknown = [k for k in changes if k not in known]
         if unknown:
             raise BadRequest('unknown key {0!r}; known: {1}'.format(unknown[0], ', '.join(known)))
@@ -150,6 +150,11 @@ class Control:
         if 'lock' in changes:
             self.pve._qm_lock(guest, changes['lock'])
         for key in world.POWER_KEYS:
+            if key in changes:
+                setattr(guest, key, changes[key])
+        if 'ha' in changes:
+            guest.ha_state = changes['ha']
+        for key in ('snapshots', 'pending'):
             if key in changes:
                 setattr(guest, key, changes[key])
         world.imply_volumes(self.pve, guest)

@@ -95,7 +95,7 @@ class Nodes:
         """GET /cluster/resources: rows silently left out without the Audit privilege [R]."""
         kind, rows = v.get('type'), []
         if kind in (None, 'vm'):
-            rows += [self.resource_row(g) for g in self._guests()
+            rows += [self.resource_row(g, user) for g in self._guests()
                      if self.allowed(user, '/vms/{0}'.format(g.vmid), 'VM.Audit')]
         if kind in (None, 'node'):
             rows += [self.node_row(name, user) for name in sorted(self.nodes)]

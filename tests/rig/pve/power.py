@@ -18,6 +18,8 @@ QEMU = '/nodes/{node}/qemu'
 ONE = QEMU + '/{vmid}'
 # Figures of the world's status that a change of power keeps.
 KEPT_STATS = ('ha', 'serial')
+# The state of a guest that is in HA resources and that the manager has not looked at yet: `state` is null [R].
+NOT_LOOKED = 'not looked at'
 PRESSURE = tuple('pressure' + name for name in ('cpusome', 'cpufull', 'iosome', 'iofull', 'memorysome', 'memoryfull'))
 
 
@@ -101,14 +103,16 @@ class Power:
         """The row, with qmpstatus, ha and agent; more while it runs [R 104, 121, 233, 608]."""
         vm = self.find(v['node'], v['vmid'])
         data = self.vm_row(vm, full=True)
-        data['ha'] = {'managed': 1, 'state': vm.ha_state} if vm.ha_managed else {'managed': 0}
+        state = None if vm.ha_state == NOT_LOOKED else vm.ha_state
+        data['ha'] = {'managed': 1, 'state': state} if vm.ha_managed else {'managed': 0}
         if str(vm.config.get('agent', '0')).split(',')[0].replace('enabled=', '') == '1':
             data['agent'] = 1
         data.update(dict((k, x) for k, x in vm.stats.items() if k == 'ha'))
         return data
 
-    def resource_row(self, guest):
-        """A row of /cluster/resources [R 201]; without figures it is bare and `unknown` [R 609]."""
+    def resource_row(self, guest, user):
+        """A row of /cluster/resources [R 201]; without figures it is bare and `unknown` [R 609]. `status` is that of QMP,
+        such as `internal-error`; the pool is left out without Pool.Audit on it [R, PVE::API2::Cluster]."""
         row = {'id': guest.guest, 'type': guest.guest.split('/')[0], 'vmid': guest.vmid, 'node': guest.node}
         if not self.nodes[guest.node].get('online', True):
             return dict(row, status='unknown')
@@ -119,9 +123,11 @@ class Power:
                 'diskwrite', 'uptime', 'tags', 'lock')
         row.update((k, data[k]) for k in keep if k in data)
         row.update(maxcpu=data['cpus'], template=1 if guest.template else 0)
-        if guest.pool:
+        if row['type'] == 'qemu' and row['status'] == 'running':
+            row['status'] = guest.qmpstatus or 'running'
+        if guest.pool and self.allowed(user, '/pool/' + guest.pool, 'Pool.Audit'):
             row['pool'] = guest.pool
-        if guest.ha_managed:
+        if guest.ha_managed and guest.ha_state != NOT_LOOKED:
             row['hastate'] = guest.ha_state
         return row
 

@@ -9,7 +9,7 @@ from fakepve.lxc import FakeCt
 
 VM_FIELDS = ('name', 'node', 'status', 'qmpstatus', 'config', 'pending', 'template', 'lock', 'pool', 'snapshots',
              'stats', 'started_at', 'agent', 'agent_hangs', 'acpi', 'shutdown_secs', 'start_secs', 'stop_secs',
-             'start_error', 'ha_state', 'starts')
+             'start_error', 'hotplug_fails', 'ha_state', 'starts')
 CT_FIELDS = ('node', 'status', 'config', 'pending', 'snapshots', 'pool', 'stats', 'started_at', 'pid', 'ha_state',
              'starts')
 PLAIN = ('cluster_name', 'version', 'release_version', 'repoid', 'quorate', 'time_scale', 'auth_delay', 'password',

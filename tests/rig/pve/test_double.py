@@ -65,6 +65,31 @@ class Reading(Case):
                          ('stopped', 2, 4 * GIB, 32 * GIB, {'managed': 0}))
         self.assertEqual(self.rig.get('/nodes/pve1/qemu/102/status/current')['uptime'], 500)
 
+    def test_what_a_list_leaves_out_and_what_it_calls_otherwise(self):
+        rig = self.rig
+        rig.control('PATCH', '/guests/102', {'status': {'qmpstatus': 'internal-error'}, 'ha': 'not looked at'})
+        row = self.row('/cluster/resources', id='qemu/102')
+        self.assertEqual((row['status'], row.get('hastate')), ('internal-error', None))
+        self.assertEqual(self.row('/nodes/pve1/qemu', vmid=102)['status'], 'running')
+        self.assertEqual(rig.get('/nodes/pve1/qemu/102/status/current')['ha'], {'managed': 1, 'state': None})
+        self.assertEqual(self.row('/cluster/ha/resources')['sid'], 'vm:102')
+
+    def test_a_hot_plug_that_fails_leaves_its_value_pending(self):
+        rig = self.rig
+        rig.control('PATCH', '/guests/102', {'hotplug_fails': True, 'config': {'scsi5': 'local-lvm:vm-9999-pvc-1,size=10G'}})
+        task = rig.post_config(102, delete='scsi5')
+        self.assertIn('hotplug problem', task)
+        self.assertIn('scsi5', rig.config(102, current=1))
+        self.assertNotIn('scsi5', rig.config(102))
+        self.assertIn({'key': 'scsi5', 'value': 'local-lvm:vm-9999-pvc-1,size=10G', 'delete': 1},
+                      rig.get('/nodes/pve1/qemu/102/pending'))
+
+    def test_an_image_in_a_drive_reads_back_with_its_size(self):
+        rig = self.rig
+        rig.control('PUT', '/files', {'node': 'pve1', 'volume': 'store:iso/x.iso', 'content': 'x' * 4096})
+        rig.post_config(101, ide2='store:iso/x.iso,media=cdrom')
+        self.assertEqual(rig.config(101)['ide2'], 'store:iso/x.iso,media=cdrom,size=4K')
+
     def test_tasks_and_their_filters(self):
         get = self.rig.get
         failed = get('/nodes/pve1/tasks', errors=1)

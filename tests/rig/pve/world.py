@@ -15,7 +15,7 @@ from drives import CLOUDINIT_SIZE, UNUSED_KEY
 KEYS = ('cluster_name', 'version', 'release', 'repoid', 'quorate', 'time_scale', 'auth_delay', 'tokens', 'acl', 'nodes',
         'storages', 'guests', 'tasks', 'pci_mappings', 'pools', 'root_password')
 STORAGE_OWN = ('space', 'files', 'volumes', 'rrddata', 'nodes')
-POWER_KEYS = ('acpi', 'shutdown_secs', 'start_secs', 'stop_secs', 'start_error', 'agent', 'agent_hangs')
+POWER_KEYS = ('acpi', 'shutdown_secs', 'start_secs', 'stop_secs', 'start_error', 'hotplug_fails', 'agent', 'agent_hangs')
 
 
 class WorldError(Exception):
@@ -161,6 +161,7 @@ def add_guest(pve, spec):
         if common['lock']:
             guest.config['lock'] = common['lock']
         guest.ha_state = spec.get('ha')
+        guest.snapshots = dict((name, dict(config)) for name, config in (spec.get('snapshots') or {}).items())
         for key in POWER_KEYS:
             if key in spec:
                 setattr(guest, key, spec[key])

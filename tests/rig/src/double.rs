@@ -27,7 +27,7 @@ pub const ATTACHER_ID: &str = "csi@pve!attacher";
 pub const OPERATOR_ID: &str = "root@pam!rig";
 
 /// What `deploy/pve-role.sh` gives a reader, all on `/`.
-pub const READER: [&str; 4] = ["Sys.Audit", "VM.Audit", "Datastore.Audit", "Mapping.Audit"];
+pub const READER: [&str; 5] = ["Sys.Audit", "VM.Audit", "Datastore.Audit", "Mapping.Audit", "Pool.Audit"];
 /// What the plugin's documentation asks for.
 const ATTACHER: [&str; 6] =
     ["Sys.Audit", "VM.Audit", "VM.Config.Disk", "Datastore.Allocate", "Datastore.AllocateSpace", "Datastore.Audit"];

@@ -175,7 +175,14 @@ fn probe_class(scene: &Scene<'_>, spec: &WorkerSpec) -> Option<String> {
 }
 
 /// What a plan that adds workers leaves to say.
-pub(super) fn remarks(plan: &mut Plan) {
+pub(super) fn remarks(scene: &Scene<'_>, plan: &mut Plan) {
+    for spec in plan.workers.iter().filter(|spec| spec.template.is_some() && spec.pool.is_none()) {
+        let mut all = scene.ground.snapshot.pve.iter();
+        let pve = all.find(|pve| pve.hosts.items().iter().any(|host| host.name == spec.host));
+        if let Some(why) = pve.and_then(|pve| pve.pools_shown.why()) {
+            plan.warnings.push(format!("whether {} is in a pool is not known, the new worker joins none: {why}", spec.like));
+        }
+    }
     if plan.workers.iter().any(|spec| !spec.join.distribution.has_tokens()) {
         plan.warnings.push("the credential that it joins with is one that you give: CAPPLAN_JOIN_CREDENTIAL".to_owned());
     }

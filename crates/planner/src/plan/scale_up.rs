@@ -374,7 +374,7 @@ fn describe(scene: &Scene<'_>, wanted: &Wanted, tried: &Tried, board: &Board<'_>
         Feasibility::Undecided
     };
     plan.steps = steps::of_workers(scene, plan, &specs);
-    newcomer::remarks(plan);
+    newcomer::remarks(scene, plan);
 }
 
 /// Pods that move, under the nodes they leave, in the sequence that was tried.

@@ -78,7 +78,7 @@ fn woken(scene: &Scene<'_>, spare: &Guest, worker: &NewWorker, plan: Plan) -> Pl
         workers: vec![worker],
         ..plan
     };
-    newcomer::remarks(&mut plan);
+    newcomer::remarks(scene, &mut plan);
     plan
 }
 

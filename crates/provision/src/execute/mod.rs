@@ -179,13 +179,16 @@ impl From<KubeError> for Halt {
     fn from(error: KubeError) -> Self {
         let why = causes(&error);
         match error {
-            KubeError::Connect { .. } | KubeError::Api { status: 409 | 429 | 500.., .. } => Self::Passing(why),
+            KubeError::Connect { .. } | KubeError::Timeout { .. } | KubeError::Api { status: 409 | 429 | 500.., .. } => {
+                Self::Passing(why)
+            }
             KubeError::Config(_)
             | KubeError::Unauthorized { .. }
             | KubeError::Forbidden { .. }
             | KubeError::NotFound { .. }
             | KubeError::Api { .. }
             | KubeError::Decode { .. }
+            | KubeError::TooLarge { .. }
             | KubeError::Lost(_) => Self::Stopped(why),
         }
     }
@@ -289,7 +292,7 @@ impl Executor<'_> {
         for node in open {
             let mut answer = self.open(&node).await;
             for pause in PAUSES {
-                let Err(KubeError::Connect { .. } | KubeError::Api { .. }) = answer else { break };
+                let Err(KubeError::Connect { .. } | KubeError::Timeout { .. } | KubeError::Api { .. }) = answer else { break };
                 tokio::time::sleep(pause).await;
                 answer = self.open(&node).await;
             }

@@ -9,6 +9,7 @@ use capplan_model::plan::{GuestRef, Step, StepAction, WorkerSpec};
 use capplan_model::policy::{Distribution, Seed};
 use capplan_model::pve::{Guest, OWN_TAG, SPARE_TAG};
 use capplan_model::run::RunState;
+use capplan_model::volumes::disk_name;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
@@ -507,9 +508,9 @@ impl Executor<'_> {
         self.until("the probe's pod is gone", || async { Ok(kube.read(&format!("{pods}/{name}")).await?.is_none()) }).await?;
         let volume = claim.as_ref().and_then(|claim| claim["spec"]["volumeName"].as_str()).unwrap_or_default().to_owned();
         if !volume.is_empty() {
-            self.until("the probe's volume is detached", || async {
+            self.until("the probe's volume is out of the configuration of every VM", || async {
                 let seen = self.observe().await?;
-                Ok(attachment(&seen, &volume).is_none())
+                Ok(attachment(&seen, &volume).is_none() && !is_plugged(&seen, &volume)?)
             })
             .await?;
         }
@@ -555,6 +556,26 @@ fn meta_data(instance: &str, guest: &GuestRef) -> String {
 /// The tags of a guest without this one.
 fn tags_but<'g>(guest: &'g Guest, without: &str) -> Vec<&'g str> {
     guest.tags.iter().map(String::as_str).filter(|tag| *tag != without).collect()
+}
+
+/// Whether the disk of a volume is in the configuration in force of some VM: a detach that waits for a restart, or that
+/// failed, has not taken it out, whatever became of its VolumeAttachment.
+fn is_plugged(seen: &Snapshot, volume: &str) -> Result<bool, Halt> {
+    let unread = |why: &str| Halt::Passing(format!("whether {volume} is detached: {why}"));
+    if let Some(why) = seen.kube.persistent_volumes.why().or(seen.guests_known().why()) {
+        return Err(unread(why));
+    }
+    let found = seen.kube.persistent_volumes.items().iter().find(|one| one.name.as_str() == volume);
+    let disk = found.and_then(|one| one.handle.as_ref()).map(|handle| disk_name(handle.as_str()));
+    for guest in seen.guests() {
+        let config = guest.config.known().ok_or_else(|| unread(guest.config.why().unwrap_or_default()))?;
+        // Without its PersistentVolume the disk is known by its name: the plugin names disks after volumes.
+        let is_it = |held: &str| disk.map_or_else(|| held.contains(volume), |disk| disk_name(held) == disk);
+        if config.disks.values().any(|held| is_it(&held.volume)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// What attaches a volume.

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use http::{Request, StatusCode};
-use http_body_util::BodyExt;
+use http::HeaderMap;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ConfigExt};
@@ -14,7 +15,8 @@ use serde::Deserialize;
 use tower::{BoxError, ServiceBuilder};
 
 use super::wire::{List, Listed};
-use crate::lease::Lost;
+use crate::lease::{LONGEST_CHANGE, Lost};
+use crate::limits::ReadLimits;
 use crate::observe::causes;
 
 /// Objects a page: the size at which the API server, the network and our parser are all content.
@@ -22,7 +24,6 @@ const PAGE: usize = 500;
 /// How often a list is started again after its continue token expired.
 const RESTARTS: usize = 3;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// Pauses before the second and third attempt of a read that the server was too busy for, that met an etcd
 /// between two leaders (500), or whose connection was cut.
 const PAUSES: [Duration; 2] = [Duration::from_millis(300), Duration::from_secs(1)];
@@ -34,6 +35,11 @@ pub struct Connection {
     pub kubeconfig: Option<PathBuf>,
     /// Context of the kubeconfig; otherwise its current one.
     pub context: Option<String>,
+    /// Bounds on what is read.
+    pub limits: ReadLimits,
+    /// Command that runs an exec plugin of the kubeconfig and ends it when its time is over: the plugin's own command
+    /// and arguments follow. Without it a plugin that hangs is waited for.
+    pub plugin_runner: Vec<String>,
 }
 
 /// Why the cluster could not be read.
@@ -49,6 +55,22 @@ pub enum KubeError {
         server: String,
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The answer did not come in time, or not to its end.
+    #[error("{request}: no whole answer within {seconds} s")]
+    Timeout {
+        /// Method and path.
+        request: String,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// The answer is larger than anything that is expected.
+    #[error("{request}: the answer is larger than {bytes} bytes")]
+    TooLarge {
+        /// Method and path.
+        request: String,
+        /// How much is read at most.
+        bytes: usize,
     },
     /// The credential is wrong or has expired.
     #[error("the Kubernetes API server {server} does not accept the credential (401)")]
@@ -95,6 +117,8 @@ impl KubeError {
     /// The way out.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
+            Self::Timeout { .. } => Some("CAPPLAN_READ_TIMEOUT sets the seconds for one request, CAPPLAN_OBSERVE_TIMEOUT those for a whole reading"),
+            Self::TooLarge { .. } => Some("is that the API server? CAPPLAN_READ_BYTES sets how much of one answer is read"),
             Self::Config(_) => {
                 Some("set KUBECONFIG to a kubeconfig file, or name one with --kubeconfig and a context with --context")
             }
@@ -116,6 +140,9 @@ impl KubeError {
 pub struct Reader {
     client: kube::Client,
     server: String,
+    limits: ReadLimits,
+    /// When the reading that this is part of has to be over.
+    deadline: Option<Instant>,
 }
 
 impl std::fmt::Debug for Reader {
@@ -140,21 +167,27 @@ impl Reader {
             KubeError::Config(Box::new(error))
         }
         let options = KubeConfigOptions { context: connection.context.clone(), ..Default::default() };
-        let mut config = match (&connection.kubeconfig, &connection.context) {
-            (Some(path), _) => {
-                let file = Kubeconfig::read_from(path).map_err(config_error)?;
+        let found = match &connection.kubeconfig {
+            Some(path) => Kubeconfig::read_from(path),
+            None => Kubeconfig::read(),
+        };
+        let is_named = connection.kubeconfig.is_some() || connection.context.is_some();
+        let mut config = match found {
+            Ok(mut file) => {
+                bound_plugins(&mut file, &connection.plugin_runner);
                 kube::Config::from_custom_kubeconfig(file, &options).await.map_err(config_error)?
             }
-            (None, Some(_)) => kube::Config::from_kubeconfig(&options).await.map_err(config_error)?,
-            (None, None) => kube::Config::infer().await.map_err(config_error)?,
+            Err(error) if is_named => return Err(config_error(error)),
+            // Within a pod its own account, or the words for both.
+            Err(_) => kube::Config::infer().await.map_err(config_error)?,
         };
         config.connect_timeout = Some(CONNECT_TIMEOUT);
-        config.read_timeout = Some(READ_TIMEOUT);
+        config.read_timeout = Some(connection.limits.request);
         // Its 15 silent attempts can take minutes; reads are tried again here, visibly and briefly.
         config.default_retry = false;
         let server = config.cluster_url.to_string();
-        let client = kube::Client::try_from(config.clone()).map_err(config_error)?;
-        let reader = Self { client, server };
+        let client = kube::Client::try_from(config.clone()).map_err(|error| plugin_error(error, config_error))?;
+        let reader = Self { client, server, limits: connection.limits, deadline: None };
         if let Err(KubeError::Connect { source, .. }) = reader.attempt("/version").await
             && causes(&*source).contains("CaUsedAsEndEntity")
         {
@@ -162,6 +195,12 @@ impl Reader {
             return Ok(Self { client, ..reader });
         }
         Ok(reader)
+    }
+
+    /// The same for one reading, all of which has to be over by then.
+    #[must_use]
+    pub(crate) fn until(self, deadline: Instant) -> Self {
+        Self { deadline: Some(deadline), ..self }
     }
 
     /// Address of the API server.
@@ -176,7 +215,11 @@ impl Reader {
             match self.attempt(path).await {
                 Err(KubeError::Api { status: 429 | 500 | 502..=504, .. }) => tokio::time::sleep(pause).await,
                 // Cut or refused at once, as while a server restarts; one that is silent had its time.
-                Err(KubeError::Connect { .. }) if begun.elapsed() < CONNECT_TIMEOUT => tokio::time::sleep(pause).await,
+                Err(KubeError::Connect { .. })
+                    if begun.elapsed() < CONNECT_TIMEOUT && self.limits.left(self.deadline) > pause =>
+                {
+                    tokio::time::sleep(pause).await;
+                }
                 answer => return answer,
             }
         }
@@ -188,23 +231,30 @@ impl Reader {
         self.send(path, request).await
     }
 
-    pub(super) async fn send(&self, path: &str, request: Result<Request<Body>, http::Error>) -> Result<Vec<u8>, KubeError> {
-        let connect =
-            |source: Box<dyn std::error::Error + Send + Sync>| KubeError::Connect { server: self.server.clone(), source };
-        let request = request.map_err(|error| connect(Box::new(error)))?;
-        let answer = tokio::time::timeout(READ_TIMEOUT, self.client.send(request)).await;
-        let answer = answer.map_err(|_| connect(format!("no answer within {} s", READ_TIMEOUT.as_secs()).into()))?;
-        let response = answer.map_err(|error| {
-            if let kube::Error::Auth(error) = error { KubeError::Config(Box::new(error)) } else { connect(Box::new(error)) }
-        })?;
-        let status = response.status();
-        let body = response.into_body().collect().await.map_err(|error| connect(Box::new(error)))?.to_bytes();
+    async fn send(&self, path: &str, request: Result<Request<Body>, http::Error>) -> Result<Vec<u8>, KubeError> {
+        self.send_within(path, request, self.limits.left(self.deadline)).await
+    }
+
+    /// Sends a change once: it is not waited for longer than the lease allows.
+    pub(super) async fn change(&self, path: &str, request: Result<Request<Body>, http::Error>) -> Result<Vec<u8>, KubeError> {
+        self.send_within(path, request, self.limits.request.min(Duration::from_secs(LONGEST_CHANGE))).await
+    }
+
+    async fn send_within(
+        &self,
+        path: &str,
+        request: Result<Request<Body>, http::Error>,
+        limit: Duration,
+    ) -> Result<Vec<u8>, KubeError> {
+        let (status, _, body) = self.answer(path, request, limit).await?;
         if status.is_success() {
-            return Ok(body.into());
+            return Ok(body);
         }
         let told: Status = serde_json::from_slice(&body).unwrap_or_default();
-        let message =
-            if told.message.is_empty() { status.canonical_reason().unwrap_or("no message").to_owned() } else { told.message };
+        let message = match told.message.as_str() {
+            "" => status.canonical_reason().unwrap_or("no message").to_owned(),
+            message => short(message),
+        };
         let path = path.split('?').next().unwrap_or(path).to_owned();
         Err(match status {
             StatusCode::UNAUTHORIZED => KubeError::Unauthorized { server: self.server.clone() },
@@ -212,6 +262,34 @@ impl Reader {
             StatusCode::NOT_FOUND => KubeError::NotFound { path },
             _ => KubeError::Api { path, status: status.as_u16(), message },
         })
+    }
+
+    /// Sends a request and reads the whole answer, in bounded time and memory.
+    async fn answer(
+        &self,
+        path: &str,
+        request: Result<Request<Body>, http::Error>,
+        limit: Duration,
+    ) -> Result<(StatusCode, HeaderMap, Vec<u8>), KubeError> {
+        let connect =
+            |source: Box<dyn std::error::Error + Send + Sync>| KubeError::Connect { server: self.server.clone(), source };
+        let request = request.map_err(|error| connect(Box::new(error)))?;
+        let what = format!("{} {}", request.method(), path.split('?').next().unwrap_or(path));
+        let bytes = self.limits.bytes;
+        let whole = async {
+            let response = self.client.send(request).await.map_err(|error| plugin_error(error, |error| connect(Box::new(error))))?;
+            let (head, body) = response.into_parts();
+            let body = Limited::new(body, bytes).collect().await.map_err(|error| {
+                if error.is::<LengthLimitError>() {
+                    KubeError::TooLarge { request: what.clone(), bytes }
+                } else {
+                    connect(error)
+                }
+            })?;
+            Ok((head.status, head.headers, body.to_bytes().into()))
+        };
+        let answer = tokio::time::timeout(limit, whole).await;
+        answer.unwrap_or_else(|_| Err(KubeError::Timeout { request: what.clone(), seconds: limit.as_secs() }))
     }
 
     /// Lists all objects of a kind, page by page.
@@ -312,11 +390,9 @@ impl Reader {
     /// # Errors
     /// [`KubeError`] if the server does not answer.
     pub async fn clock(&self) -> Result<Option<jiff::Timestamp>, KubeError> {
-        let connect =
-            |source: Box<dyn std::error::Error + Send + Sync>| KubeError::Connect { server: self.server.clone(), source };
-        let request = Request::get("/version").body(Body::empty()).map_err(|error| connect(Box::new(error)))?;
-        let response = self.client.send(request).await.map_err(|error| connect(Box::new(error)))?;
-        let date = response.headers().get("date").and_then(|date| date.to_str().ok());
+        let request = Request::get("/version").body(Body::empty());
+        let (_, headers, _) = self.answer("/version", request, self.limits.left(self.deadline)).await?;
+        let date = headers.get("date").and_then(|date| date.to_str().ok());
         Ok(date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()).map(|zoned| zoned.timestamp()))
     }
 
@@ -335,6 +411,44 @@ impl Reader {
             serde_json::from_slice(&body).map_err(|source| KubeError::Decode { path: "/version".to_owned(), source })?;
         Ok(version.git_version)
     }
+}
+
+/// A server's message in one line, not too long, and without a credential that it may repeat.
+fn short(message: &str) -> String {
+    const LONGEST: usize = 400;
+    let mut words = Vec::new();
+    let mut is_secret = false;
+    for word in message.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()) {
+        words.push(if is_secret { "***" } else { word });
+        is_secret = ["bearer", "basic"].iter().any(|scheme| word.to_ascii_lowercase().ends_with(scheme));
+    }
+    let line = words.join(" ");
+    match line.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
+
+/// Has exec plugins run by a command that ends them when their time is over.
+fn bound_plugins(file: &mut Kubeconfig, runner: &[String]) {
+    let Some((command, arguments)) = runner.split_first() else { return };
+    let users = file.auth_infos.iter_mut().filter_map(|user| user.auth_info.as_mut());
+    for exec in users.filter_map(|user| user.exec.as_mut()) {
+        let Some(plugin) = exec.command.replace(command.clone()) else { continue };
+        let own = exec.args.take().unwrap_or_default();
+        exec.args = Some(arguments.iter().cloned().chain([plugin]).chain(own).collect());
+    }
+}
+
+/// An error of the client without what an exec plugin wrote, which may be the credential.
+fn plugin_error(error: kube::Error, other: impl FnOnce(kube::Error) -> KubeError) -> KubeError {
+    use kube::client::AuthError;
+    let kube::Error::Auth(error) = error else { return other(error) };
+    KubeError::Config(match error {
+        AuthError::AuthExecRun { out, .. } => format!("the exec plugin of the kubeconfig failed: {}", out.status).into(),
+        AuthError::AuthExec(_) | AuthError::AuthExecParse(_) => "the exec plugin of the kubeconfig gave no credential".into(),
+        error => Box::new(error),
+    })
 }
 
 /// A client for a server whose own certificate is the "authority" of the kubeconfig.
@@ -366,6 +480,13 @@ fn percent_encoded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_is_one_short_line_without_the_credential_that_it_repeats() {
+        let echoed = short("bad header\r\nAuthorization: Bearer abc.def/ghi+x=\nX: basic dXNlcg== \u{1b}[2J");
+        assert_eq!(echoed, "bad header Authorization: Bearer *** X: basic *** [2J");
+        assert_eq!(short(&"é".repeat(1000)).chars().count(), 401);
+    }
 
     #[test]
     fn continue_tokens_survive_the_query() {

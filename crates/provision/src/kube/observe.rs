@@ -36,7 +36,8 @@ async fn workloads<T: Listed>(reader: &Reader, progress: Progress<'_>, inner: fn
 /// is forbidden is no error here: it becomes an unknown.
 pub async fn check(reader: &Reader) -> Result<(), KubeError> {
     for answer in [reader.version().await.map(drop), reader.get("/api/v1/nodes?limit=1").await.map(drop)] {
-        if let Err(error @ (KubeError::Unauthorized { .. } | KubeError::Connect { .. } | KubeError::Config(_))) = answer {
+        use KubeError::{Config, Connect, Timeout, TooLarge, Unauthorized};
+        if let Err(error @ (Unauthorized { .. } | Connect { .. } | Timeout { .. } | TooLarge { .. } | Config(_))) = answer {
             return Err(error);
         }
     }

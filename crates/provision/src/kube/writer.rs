@@ -153,6 +153,6 @@ impl Writer {
         let request = Request::builder().method(method).uri(path).header("Content-Type", content);
         let request = request.header("Accept", "application/json").body(Body::from(body.to_string().into_bytes()));
         self.guard.check()?;
-        self.reader.send(path, request).await.map(drop)
+        self.reader.change(path, request).await.map(drop)
     }
 }

@@ -44,11 +44,23 @@ pub async fn check(reader: &Reader) -> Result<(), PveError> {
     }
 }
 
-/// Privileges that a report needs and the token lacks: `(path, privilege)`.
+/// What a plan for a new worker reads beyond a report: without it, the pool of a VM is left out without a word.
+const PLANNED: [(&str, &str); 1] = [("/pool", "Pool.Audit")];
+
+/// Privileges that the token lacks, each `(path, privilege)`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lacking {
+    /// Without these a report lacks something.
+    pub report: Vec<(&'static str, &'static str)>,
+    /// Without these a plan for a new worker does.
+    pub plan: Vec<(&'static str, &'static str)>,
+}
+
+/// Privileges that the token lacks.
 ///
 /// # Errors
 /// [`PveError`] if the permissions cannot be read.
-pub async fn missing_privileges(reader: &Reader) -> Result<Vec<(&'static str, &'static str)>, PveError> {
+pub async fn missing_privileges(reader: &Reader) -> Result<Lacking, PveError> {
     let permissions: Permissions = reader.get("/access/permissions", &[]).await?;
     let holds = |path: &str, privilege: &str| permissions.0.get(path).is_some_and(|held| held.contains_key(privilege));
     // A privilege on a path above holds below it, too.
@@ -56,7 +68,10 @@ pub async fn missing_privileges(reader: &Reader) -> Result<Vec<(&'static str, &'
         let above = path.match_indices('/').map(|(at, _)| if at == 0 { "/" } else { &path[..at] });
         above.chain([path]).any(|one| holds(one, privilege))
     };
-    Ok(NEEDED.into_iter().filter(|(path, privilege)| !inherits(path, privilege)).collect())
+    let lacking = |needed: &[(&'static str, &'static str)]| {
+        needed.iter().copied().filter(|(path, privilege)| !inherits(path, privilege)).collect()
+    };
+    Ok(Lacking { report: lacking(&NEEDED), plan: lacking(&PLANNED) })
 }
 
 /// The clocks of the hosts that tell theirs.

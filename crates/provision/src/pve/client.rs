@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
@@ -14,16 +14,12 @@ use serde_json::Value;
 
 use super::error::{Cause, EndpointError, PveError};
 use super::tls::{self, Pin};
+use crate::lease::LONGEST_CHANGE;
+use crate::limits::ReadLimits;
 use crate::secret::Secret;
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest wait for a whole answer: more than the 30 s after which pveproxy itself gives up with
-/// status 596, so that its message is seen.
-///
-/// # Source
-/// pve-http-server `AnyEvent.pm`: proxied requests time out after 30 s.
-const TIMEOUT: Duration = Duration::from_secs(40);
 /// Root of the API.
 const ROOT: &str = "/api2/json";
 /// Longest message of PVE that is passed on; it may quote whole commands.
@@ -40,6 +36,8 @@ pub struct Endpoint {
     pub token: Secret,
     /// Whose certificate is accepted.
     pub trust: Trust,
+    /// Bounds on what is read.
+    pub limits: ReadLimits,
 }
 
 /// Whose certificate is accepted.
@@ -51,6 +49,13 @@ pub enum Trust {
     CaFile(PathBuf),
     /// The one certificate with this SHA-256 fingerprint: `AA:BB:…` or plain hexadecimal digits.
     Fingerprint(String),
+    /// The one certificate with this fingerprint, which a certificate of this file must have signed.
+    Both {
+        /// SHA-256 fingerprint.
+        fingerprint: String,
+        /// PEM file.
+        ca_file: PathBuf,
+    },
 }
 
 /// A client that reads, and has no method that changes anything.
@@ -63,6 +68,9 @@ pub struct Reader {
     key: Secret,
     client: Client,
     pin: Option<Arc<Pin>>,
+    limits: ReadLimits,
+    /// When the reading that this is part of has to be over.
+    deadline: Option<Instant>,
 }
 
 impl Reader {
@@ -71,14 +79,13 @@ impl Reader {
     /// # Errors
     /// [`EndpointError`] if URL, token, fingerprint or file of certificates cannot be used.
     pub fn new(endpoint: Endpoint) -> Result<Self, EndpointError> {
-        let Endpoint { name, url, token, trust } = endpoint;
+        let Endpoint { name, url, token, trust, limits } = endpoint;
         let base = base(&url)?;
         let header = authorization(&token).ok_or_else(|| EndpointError::Token { url: url.clone() })?;
         let key = Secret::new(token.expose().rsplit('=').next().unwrap_or_default());
         let mut builder = Client::builder()
             .http1_only()
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(TIMEOUT)
             // PVE never redirects; a redirect would carry the token elsewhere.
             .redirect(Policy::none())
             .user_agent(concat!("capplan/", env!("CARGO_PKG_VERSION")))
@@ -96,13 +103,24 @@ impl Reader {
             }
             Trust::CaFile(path) => builder.tls_backend_preconfigured(tls::with_roots(&path)?),
             Trust::Fingerprint(text) => {
-                let (config, pinned) = tls::pinned(&url, &text)?;
+                let (config, pinned) = tls::pinned(&url, &text, None)?;
+                pin = Some(pinned);
+                builder.tls_backend_preconfigured(config)
+            }
+            Trust::Both { fingerprint, ca_file } => {
+                let (config, pinned) = tls::pinned(&url, &fingerprint, Some(&ca_file))?;
                 pin = Some(pinned);
                 builder.tls_backend_preconfigured(config)
             }
         };
         let client = builder.build().map_err(|error| EndpointError::Client { url: url.clone(), source: chain(&error).into() })?;
-        Ok(Self { name, base, token, key, client, pin })
+        Ok(Self { name, base, token, key, client, pin, limits, deadline: None })
+    }
+
+    /// The same for one reading, all of which has to be over by then.
+    #[must_use]
+    pub(crate) fn until(self, deadline: Instant) -> Self {
+        Self { deadline: Some(deadline), ..self }
     }
 
     /// Name given in the configuration; may be empty.
@@ -122,7 +140,7 @@ impl Reader {
             attempts += 1;
             match self.attempt(path, query).await {
                 Ok(body) => break body,
-                Err(error) => match error.pause_after(attempts) {
+                Err(error) => match error.pause_after(attempts).filter(|pause| self.limits.left(self.deadline) > *pause) {
                     Some(pause) => {
                         tracing::debug!(path, attempts, error = %error, "trying again");
                         tokio::time::sleep(pause).await;
@@ -150,11 +168,22 @@ impl Reader {
     }
 
     /// Sends a request once; `what` is it in words.
-    pub(super) async fn answer(&self, what: &str, request: RequestBuilder) -> Result<Vec<u8>, PveError> {
-        let response = request.send().await.map_err(|error| self.transport(what, &error))?;
+    async fn answer(&self, what: &str, request: RequestBuilder) -> Result<Vec<u8>, PveError> {
+        self.answer_within(what, request, self.limits.left(self.deadline)).await
+    }
+
+    /// Sends a change once: it is not waited for longer than the lease allows.
+    pub(super) async fn change(&self, what: &str, request: RequestBuilder) -> Result<Vec<u8>, PveError> {
+        self.answer_within(what, request, self.limits.request.min(Duration::from_secs(LONGEST_CHANGE))).await
+    }
+
+    /// `limit` is for the whole answer: its head and its body.
+    async fn answer_within(&self, what: &str, request: RequestBuilder, limit: Duration) -> Result<Vec<u8>, PveError> {
+        let failed = |error: reqwest::Error| self.transport(what, &error, limit);
+        let mut response = request.timeout(limit).send().await.map_err(failed)?;
         let status = response.status().as_u16();
         let reason = reason(&response);
-        let body = response.bytes().await;
+        let body = self.body(what, &mut response).await.map_err(|error| error.unwrap_or_else(failed));
         if status == 401 {
             return Err(PveError::Unauthorized { url: self.base.clone(), reason: self.line(&reason) });
         }
@@ -167,10 +196,23 @@ impl Reader {
                 _ => PveError::Api { request, status, message },
             });
         }
-        body.map(Into::into).map_err(|error| self.transport(what, &error))
+        body
     }
 
-    fn transport(&self, what: &str, error: &reqwest::Error) -> PveError {
+    /// The body of an answer, as far as it may go; the inner error is the transport's.
+    async fn body(&self, what: &str, response: &mut Response) -> Result<Vec<u8>, Broken> {
+        let mut body = Vec::new();
+        while let Some(part) = response.chunk().await.map_err(Broken::Transport)? {
+            if body.len() + part.len() > self.limits.bytes {
+                let (request, bytes) = (what.to_owned(), self.limits.bytes);
+                return Err(Broken::Answer(PveError::TooLarge { request, bytes }));
+            }
+            body.extend_from_slice(&part);
+        }
+        Ok(body)
+    }
+
+    fn transport(&self, what: &str, error: &reqwest::Error, limit: Duration) -> PveError {
         let url = self.base.clone();
         if let Some((expected, found)) = self.pin.as_ref().and_then(|pin| pin.mismatch()).filter(|_| error.is_connect()) {
             return PveError::Fingerprint { url, expected, found };
@@ -179,7 +221,7 @@ impl Reader {
         if is_tls(error) {
             PveError::Tls { url, source }
         } else if error.is_timeout() && !error.is_connect() {
-            PveError::Timeout { request: what.to_owned(), seconds: TIMEOUT.as_secs() }
+            PveError::Timeout { request: what.to_owned(), seconds: limit.as_secs() }
         } else {
             PveError::Connect { url, source }
         }
@@ -197,6 +239,21 @@ impl Reader {
         match line.char_indices().nth(LONGEST_MESSAGE) {
             Some((end, _)) => format!("{}…", &line[..end]),
             None => line,
+        }
+    }
+}
+
+/// Why a body was not read to its end.
+enum Broken {
+    Transport(reqwest::Error),
+    Answer(PveError),
+}
+
+impl Broken {
+    fn unwrap_or_else(self, transport: impl FnOnce(reqwest::Error) -> PveError) -> PveError {
+        match self {
+            Self::Transport(error) => transport(error),
+            Self::Answer(error) => error,
         }
     }
 }
@@ -240,7 +297,8 @@ fn base(url: &str) -> Result<String, EndpointError> {
     Ok(format!("{}{ROOT}", parsed.origin().ascii_serialization()))
 }
 
-fn is_loopback(host: &str) -> bool {
+/// Whether a host of a URL is this machine: what is sent there stays here.
+pub(crate) fn is_loopback(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }

@@ -96,6 +96,14 @@ pub enum PveError {
         /// How long it was waited for.
         seconds: u64,
     },
+    /// The answer is larger than anything that is expected.
+    #[error("{request}: the answer is larger than {bytes} bytes")]
+    TooLarge {
+        /// What was asked for: method and path.
+        request: String,
+        /// How much is read at most.
+        bytes: usize,
+    },
     /// The host presents another certificate than the pinned one.
     #[error("{url} has the certificate fingerprint {found}, expected is {expected}")]
     Fingerprint {
@@ -158,7 +166,14 @@ impl PveError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Connect { .. } => Some("is the address right, pveproxy running there, and port 8006 open?".to_owned()),
-            Self::Timeout { .. } => Some("pveproxy gives up on its own after 30 s; a storage or host that hangs is a common cause".to_owned()),
+            Self::Timeout { .. } => Some(
+                "a storage or host that hangs is a common cause; CAPPLAN_READ_TIMEOUT sets the seconds for one request, \
+                 CAPPLAN_OBSERVE_TIMEOUT those for a whole reading"
+                    .to_owned(),
+            ),
+            Self::TooLarge { .. } => {
+                Some("is that a Proxmox VE host? CAPPLAN_READ_BYTES sets how much of one answer is read".to_owned())
+            }
             Self::Fingerprint { .. } => Some(format!("if the certificate was renewed, pin the new one; {FINGERPRINT_HINT}")),
             Self::Tls { .. } => Some(format!(
                 "PVE signs its certificates itself: trust its CA (/etc/pve/pve-root-ca.pem) or pin the fingerprint; {FINGERPRINT_HINT}"
@@ -189,6 +204,7 @@ impl PveError {
             Self::Api { status: 400 | 501, .. } => false,
             Self::Api { message, .. } => message.contains("got timeout") || message.contains("VM is locked"),
             Self::Timeout { .. }
+            | Self::TooLarge { .. }
             | Self::Fingerprint { .. }
             | Self::Tls { .. }
             | Self::Unauthorized { .. }

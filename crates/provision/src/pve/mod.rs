@@ -15,9 +15,10 @@ mod tls;
 pub mod wire;
 mod writer;
 
+pub(crate) use client::is_loopback;
 pub(crate) use config::{MARK, property};
 
-pub use check::{check, clocks, missing_privileges, samples};
+pub use check::{Lacking, check, clocks, missing_privileges, samples};
 pub use client::{Endpoint, Reader, Trust};
 pub use error::{EndpointError, PveError};
 pub use files::from_files;

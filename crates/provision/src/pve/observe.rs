@@ -71,6 +71,7 @@ fn failure(request: &Request, error: &PveError) -> Failure {
         PveError::Api { status: 501, .. } => Failure::NotImplemented(why),
         PveError::Connect { .. }
         | PveError::Timeout { .. }
+        | PveError::TooLarge { .. }
         | PveError::Fingerprint { .. }
         | PveError::Tls { .. }
         | PveError::Unauthorized { .. }
@@ -110,6 +111,7 @@ pub(super) fn assemble(name: &str, answers: &Answers) -> Pve {
             guests: Reading::unknown(why),
             pci_mappings: Reading::unknown(why),
             failed_tasks: Reading::unknown(why),
+            pools_shown: Reading::unknown(why),
             replication: Reading::unknown(why),
             backup_jobs: Reading::unknown(why),
         };
@@ -122,6 +124,10 @@ pub(super) fn assemble(name: &str, answers: &Answers) -> Pve {
         failed_tasks: reading(hosts.clone()).and_then(|hosts| failed_tasks(answers, &hosts, &access)),
         hosts: reading(hosts).map(|hosts| hosts.iter().map(|(name, online)| host(answers, name, *online, &access)).collect()),
         pci_mappings: pci_mappings(answers, &access),
+        pools_shown: match access.doubt(&["Pool.Audit"], &["/", "/pool"], 0) {
+            Some(why) => Reading::unknown(format!("GET {}: {why}", answers::cluster_resources().path)),
+            None => Reading::Known(()),
+        },
         replication: reading(answers.of::<Vec<ReplicationRow>>(&answers::replication())).and_then(|rows| {
             // A row that names no guest may be about any of them.
             let jobs: Option<Vec<ReplicationJob>> = rows.into_iter().map(ReplicationRow::job).collect();

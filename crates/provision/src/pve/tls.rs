@@ -65,6 +65,8 @@ impl fmt::Debug for Fingerprint {
 pub(super) struct Pin {
     expected: Fingerprint,
     found: Mutex<Option<Fingerprint>>,
+    /// Where certificates of a file are trusted as well: both must hold.
+    roots: Option<Arc<dyn ServerCertVerifier>>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -77,22 +79,24 @@ impl Pin {
 }
 
 impl ServerCertVerifier for Pin {
-    /// The pin stands for name, chain and dates: only this very certificate is accepted.
+    /// The pin alone stands for name, chain and dates: only this very certificate is accepted.
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let found = Fingerprint::of(end_entity);
         let right = found == self.expected;
         *self.found.lock().unwrap_or_else(PoisonError::into_inner) = (!right).then_some(found);
-        if right {
-            Ok(ServerCertVerified::assertion())
-        } else {
-            Err(rustls::Error::InvalidCertificate(rustls::CertificateError::ApplicationVerificationFailure))
+        if !right {
+            return Err(rustls::Error::InvalidCertificate(rustls::CertificateError::ApplicationVerificationFailure));
+        }
+        match &self.roots {
+            Some(roots) => roots.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now),
+            None => Ok(ServerCertVerified::assertion()),
         }
     }
 
@@ -119,11 +123,18 @@ impl ServerCertVerifier for Pin {
     }
 }
 
-/// A configuration that accepts one certificate only, and the place where a wrong one is noted.
-pub(super) fn pinned(url: &str, fingerprint: &str) -> Result<(ClientConfig, Arc<Pin>), EndpointError> {
+/// A configuration that accepts one certificate only, and the place where a wrong one is noted; with `ca_file`, that
+/// certificate must be trusted by the file as well.
+pub(super) fn pinned(
+    url: &str,
+    fingerprint: &str,
+    ca_file: Option<&Path>,
+) -> Result<(ClientConfig, Arc<Pin>), EndpointError> {
+    let refused = |path: &Path, source| EndpointError::CaFile { path: path.to_owned(), source };
+    let roots = ca_file.map(|path| crate::tls::verifier_of(path).map_err(|source| refused(path, source))).transpose()?;
     let provider = Arc::new(ring::default_provider());
     let expected = Fingerprint::parse(fingerprint)?;
-    let pin = Arc::new(Pin { expected, found: Mutex::new(None), provider: Arc::clone(&provider) });
+    let pin = Arc::new(Pin { expected, found: Mutex::new(None), roots, provider: Arc::clone(&provider) });
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|source| EndpointError::Client { url: url.to_owned(), source: source.into() })?

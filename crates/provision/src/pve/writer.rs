@@ -138,7 +138,7 @@ impl Writer {
         let form = Form::new().text("content", "iso").part("filename", part);
         let what = format!("POST {path}");
         self.guard.check()?;
-        let body = self.reader.answer(&what, self.reader.request(Method::POST, &path).multipart(form)).await?;
+        let body = self.reader.change(&what, self.reader.request(Method::POST, &path).multipart(form)).await?;
         upid(what, &body)
     }
 
@@ -261,13 +261,13 @@ impl Writer {
         let request = self.reader.request(Method::DELETE, path);
         let request = if query.is_empty() { request } else { request.query(query) };
         self.guard.check()?;
-        upid(what.clone(), &self.reader.answer(&what, request).await?)
+        upid(what.clone(), &self.reader.change(&what, request).await?)
     }
 
     async fn change(&self, method: Method, path: &str, form: &[(&str, &str)]) -> Result<Vec<u8>, PveError> {
         let what = format!("{method} {path}");
         self.guard.check()?;
-        self.reader.answer(&what, self.reader.request(method, path).form(form)).await
+        self.reader.change(&what, self.reader.request(method, path).form(form)).await
     }
 }
 

@@ -58,7 +58,7 @@ fn answer(status: &str, body: &str) -> String {
 }
 
 fn endpoint(url: &str) -> Endpoint {
-    Endpoint { name: String::new(), url: url.to_owned(), token: Secret::new(TOKEN), trust: Trust::System }
+    Endpoint { name: String::new(), url: url.to_owned(), token: Secret::new(TOKEN), trust: Trust::System, limits: ReadLimits::default() }
 }
 
 fn reader(url: &str) -> Reader {
