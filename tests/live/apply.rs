@@ -427,7 +427,7 @@ fn what_is_not_as_planned_is_refused_and_nothing_is_left_closed() -> Tested {
     world.run(&["apply", &file, "--yes"]).ends(4).says(&["me@elsewhere:/state", "Nothing was changed"]);
     calm(&mut rig)?;
     // One that was not renewed has run out.
-    rig.api().call(Call::patch(format!("{leases}/capplan"), held(100)))?;
+    rig.api().call(Call::patch(format!("{leases}/capplan"), held(200)))?;
 
     // The VM has another name, as after its VMID was given to another.
     set("name", "somebody-else")?;

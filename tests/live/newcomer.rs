@@ -18,7 +18,6 @@ use capplan_model::units::Bytes;
 use capplan_provision::limits::ReadLimits;
 use capplan_provision::prometheus::Prometheus;
 use capplan_rig::control_plane::Component;
-use capplan_rig::double::READER;
 use capplan_rig::kube::{Api, Call};
 use capplan_rig::operator::Operator;
 use capplan_rig::plant::MissingOwners;
@@ -115,35 +114,52 @@ fn provision(api: &Api, operator: &Operator) -> Tested {
     Ok(())
 }
 
-/// What the tool may do on Proxmox VE, as `deploy/pve-role-apply.sh` grants it.
-const GRANTS: [(&str, &[&str]); 6] = [
-    ("/", &READER),
-    (
-        "/vms",
-        &[
-            "VM.Audit",
-            "VM.Allocate",
-            "VM.PowerMgmt",
-            "VM.Config.Options",
-            "VM.Config.Disk",
-            "VM.Config.CPU",
-            "VM.Config.Memory",
-            "VM.Config.Network",
-            "VM.Config.CDROM",
-            "VM.Config.Cloudinit",
-        ],
-    ),
-    ("/vms/9000", &["VM.Audit", "VM.Clone"]),
-    ("/storage/local-lvm", &["Datastore.AllocateSpace"]),
-    ("/storage/local", &["Datastore.Audit", "Datastore.AllocateTemplate", "Datastore.Allocate"]),
-    ("/sdn/zones/localnetwork/vmbr0", &["SDN.Use"]),
-];
+/// The pool of the workers.
+const POOL: &str = "k8s";
+
+/// What the tool may do on Proxmox VE: just what the printed commands grant for this pool, this storage of images, this
+/// template, this storage of disks and this bridge.
+fn grants() -> Vec<(String, Vec<String>)> {
+    let printed = World::new().run(&["doctor", "--print-roles", "--apply"]).done().out;
+    let lines = printed.lines().filter_map(|line| line.strip_prefix('#')).map(str::trim);
+    let script = lines.collect::<Vec<_>>().join("\n").replace("\\\n", "");
+    let filled = [("$pool", POOL), ("$images", "local"), ("$3", "9000"), ("$4", "local-lvm"), ("$5", "vmbr0")];
+    let mut roles: Vec<(String, Vec<String>)> = Vec::new();
+    let mut grants: Vec<(String, Vec<String>)> = Vec::new();
+    for line in script.lines() {
+        let words: Vec<&str> = line.split_whitespace().map(|word| word.trim_matches('"')).collect();
+        match words[..] {
+            ["pveum", "role", "add", role, "--privs", privileges] => {
+                roles.push((role.to_owned(), privileges.split(',').map(str::to_owned).collect()));
+            }
+            ["pveum", "acl", "modify", path, "--users", user, "--roles", role] if user.contains("user") => {
+                let path = filled.iter().fold(path.to_owned(), |path, (name, value)| path.replace(name, value));
+                let privileges = &roles.iter().find(|(name, _)| name == role).expect("a role that is added").1;
+                // With a template the pool gets the role that makes VMs instead of the smaller one.
+                grants.retain(|(one, _)| *one != path);
+                grants.push((path, privileges.clone()));
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(grants.len(), 6, "{grants:?}");
+    grants
+}
+
+/// Gives the tool these rights and no others.
+fn grant(rig: &mut Rig, grants: &[(String, Vec<String>)]) -> Tested {
+    let privileges: Vec<Vec<&str>> = grants.iter().map(|(_, all)| all.iter().map(String::as_str).collect()).collect();
+    let grants: Vec<(&str, &[&str])> =
+        grants.iter().zip(&privileges).map(|((path, _), all)| (path.as_str(), all.as_slice())).collect();
+    rig.double()?.grant(&grants)
+}
 
 /// A rig with two workers and a template, and a world whose account may just do what is needed.
 fn started() -> Result<(Rig, World, Provisioner), Failure> {
     let mut snapshot = Scenario::parse(WORKERS).expect("a valid scenario").snapshot();
     if let Some(Reading::Known(guests)) = snapshot.pve.first_mut().map(|pve| &mut pve.guests) {
         for (number, guest) in guests.iter_mut().enumerate() {
+            guest.pool = Some(POOL.to_owned());
             if let Reading::Known(config) = &mut guest.config {
                 config.addresses = vec![format!("10.0.20.{}/24", 101 + number)];
                 config.gateway = Some("10.0.20.1".to_owned());
@@ -156,7 +172,7 @@ fn started() -> Result<(Rig, World, Provisioner), Failure> {
     rig.plant(objects::of(&snapshot), MissingOwners::Drop)?;
     rig.plant(printed_roles(), MissingOwners::Drop)?;
     rig.start_double(&snapshot)?;
-    rig.double()?.grant(&GRANTS)?;
+    grant(&mut rig, &grants())?;
     rig.start_machines(&["--adopt", "--lease-seconds", "2", "--discovery-timeout", "6s", "--driver-delay", "500ms"])?;
     rig.start_controllers()?;
     let class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "proxmox"},
@@ -218,6 +234,7 @@ fn joined(rig: &mut Rig, name: &str, vmid: u32) -> Tested {
     let guest = rig.double()?.guest(vmid)?;
     let config = &guest["config"];
     assert_eq!((&guest["power"], &config["onboot"], &config["tags"]), (&json!("running"), &json!(1), &json!("capplan")));
+    assert_eq!(guest["pool"], POOL, "{guest}");
     assert_eq!((&config["name"], &config["memory"]), (&json!(name), &json!("8192")), "{config}");
     assert!(config["ide2"].as_str().is_some_and(|text| text.starts_with("none")), "{config}");
     assert!(config["ipconfig0"].as_str().is_some_and(|text| text.contains("gw=10.0.20.1")), "{config}");
@@ -802,19 +819,27 @@ fn every_privilege_that_is_missing_is_named_before_anything_is_done() -> Tested 
     let (mut rig, world, _provisioner) = started()?;
     let add = ["apply", "add-worker", "--memory", "8GiB", "--like", "w1", "--dry-run"];
     world.run(&add).done().says(&["it could be carried out now"]);
-    // What only a disk to grow needs is asked for with the others; the reader's own are `doctor`'s to name.
-    let asked = GRANTS.iter().skip(1).flat_map(|(path, all)| all.iter().map(move |privilege| (*path, *privilege)));
-    for (path, lacking) in asked.filter(|(path, privilege)| *path != "/vms/9000" || *privilege != "VM.Audit") {
-        let without: Vec<(&str, Vec<&str>)> = GRANTS
+    let all = grants();
+    let asked = all.iter().skip(1).flat_map(|(path, all)| all.iter().map(move |privilege| (path, privilege)));
+    // What a reader needs is `doctor`'s to name, and without its pool a worker is not known to be in one.
+    let readers = ["VM.Audit", "Pool.Audit"];
+    for (path, lacking) in asked.filter(|(_, privilege)| !readers.contains(&privilege.as_str())) {
+        let without: Vec<(String, Vec<String>)> = all
             .iter()
-            .map(|(one, all)| (*one, all.iter().copied().filter(|held| (*one, *held) != (path, lacking)).collect()))
+            .map(|(one, all)| (one.clone(), all.iter().filter(|held| (one, *held) != (path, lacking)).cloned().collect()))
             .collect();
-        let without: Vec<(&str, &[&str])> = without.iter().map(|(path, all)| (*path, all.as_slice())).collect();
-        rig.double()?.grant(&without)?;
+        grant(&mut rig, &without)?;
         let refused = world.run(&add);
         assert!(refused.code != 0 && refused.err.contains(lacking), "{lacking} on {path}: {}", refused.err);
     }
-    rig.double()?.grant(&GRANTS)?;
+    // A pool that is not shown is not none: its privilege is named with those that seem to be missing.
+    let without: Vec<(String, Vec<String>)> = all
+        .iter()
+        .map(|(path, all)| (path.clone(), all.iter().filter(|held| *held != "Pool.Audit").cloned().collect()))
+        .collect();
+    grant(&mut rig, &without)?;
+    world.run(&add).ends(4).says(&["Pool.Audit on /pool", "nothing was changed"]);
+    grant(&mut rig, &all)?;
     // In Kubernetes a whole role at a time.
     for (kind, namespace, name, lacking) in [
         ("rolebindings", "kube-system", "capplan-apply", "leases in kube-system"),

@@ -117,7 +117,7 @@ class Control:
     async def guests(self, _request):
         """Every guest, with how often it was started since the world began."""
         return [{'vmid': g.vmid, 'name': g.name, 'node': g.node, 'power': g.status, 'template': bool(g.template),
-                 'config': g.config, 'pending': g.pending, 'starts': getattr(g, 'starts', 0) or 0} for g in self.pve._guests()]
+                 'config': g.config, 'pending': g.pending, 'pool': g.pool, 'starts': getattr(g, 'starts', 0) or 0} for g in self.pve._guests()]
 
     async def guest_add(self, request):
         guest = world.add_guest(self.pve, await self.body(request))

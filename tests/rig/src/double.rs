@@ -247,6 +247,7 @@ fn world(plane: &Pve, secrets: &[(&str, String)]) -> Value {
         "nodes": nodes,
         "storages": storages(&hosts),
         "guests": plane.guests.known().into_iter().flatten().map(guest).collect::<Vec<_>>(),
+        "pools": pools(plane),
         "tasks": plane.failed_tasks.known().into_iter().flatten().map(|task| {
             let at = task.at.map_or(0, |at| at.as_second());
             json!({"node": task.host, "type": task.kind, "id": task.vmid.map(|id| id.to_string()).unwrap_or_default(),
@@ -257,6 +258,19 @@ fn world(plane: &Pve, secrets: &[(&str, String)]) -> Value {
             json!({"id": mapping.id, "map": map})
         }).collect::<Vec<_>>(),
     })
+}
+
+/// The guests of each pool.
+fn pools(plane: &Pve) -> Map<String, Value> {
+    let mut pools = Map::new();
+    for guest in plane.guests.items() {
+        if let Some(pool) = &guest.pool
+            && let Value::Array(members) = pools.entry(pool.clone()).or_insert_with(|| json!([]))
+        {
+            members.push(json!(guest.vmid));
+        }
+    }
+    pools
 }
 
 fn node(host: &Host) -> Value {
