@@ -30,7 +30,7 @@ cpus = 32
 "#;
 
 /// A rig with so many workers and a Deployment of four pods that the real scheduler has placed.
-fn started(workers: u32) -> Result<(Rig, World), Failure> {
+pub(crate) fn started(workers: u32) -> Result<(Rig, World), Failure> {
     let mut text = WORKERS.to_owned();
     for number in 1..=workers {
         let vmid = 200 + number;
@@ -259,7 +259,7 @@ fn a_write_that_fails_or_whose_answer_is_lost_has_its_effect_once() -> Tested {
 }
 
 /// A worker to take out, with pods if any has some, and its VMID.
-fn next_out(rig: &Rig) -> Result<(String, u32), Failure> {
+pub(crate) fn next_out(rig: &Rig) -> Result<(String, u32), Failure> {
     let pods = settled(rig.api())?;
     let nodes = rig.api().list("/api/v1/nodes")?;
     let names = nodes.iter().filter_map(|node| node["metadata"]["name"].as_str().map(str::to_owned));
@@ -269,7 +269,7 @@ fn next_out(rig: &Rig) -> Result<(String, u32), Failure> {
 }
 
 /// Lets the tool destroy a VM: the privileges on it, and the tag.
-fn give_up_to_destroy(rig: &mut Rig, vmid: u32) -> Tested {
+pub(crate) fn give_up_to_destroy(rig: &mut Rig, vmid: u32) -> Tested {
     let privileges: &[&str] = &["VM.Audit", "VM.PowerMgmt", "VM.Config.Options", "VM.Allocate"];
     rig.double()?.grant(&[("/", &READER), (&format!("/vms/{vmid}"), privileges)])?;
     let config = format!("/nodes/pve1/qemu/{vmid}/config");

@@ -10,6 +10,7 @@ mod apply;
 mod attach;
 mod campaign;
 mod faults;
+mod harm;
 mod join;
 mod newcomer;
 mod report;

@@ -767,6 +767,40 @@ fn what_hangs_is_named_at_its_deadline_and_gone_on_with() -> Tested {
 }
 
 #[test]
+fn a_probe_is_done_only_once_its_volume_is_out_of_the_vm() -> Tested {
+    if skipped_without_own_plane() {
+        return Ok(());
+    }
+    let (mut rig, world, _provisioner) = started()?;
+    // The attachment goes, and the disk stays plugged: as a hot-unplug that waits for a restart leaves it.
+    let api = rig.api().clone();
+    let spoil = std::thread::spawn(move || {
+        let ghost = json!({"metadata": {"annotations": {"rig.capplan.test/attacher": "ghost"}}});
+        while api.call(Call::patch("/api/v1/nodes/w3", ghost.clone())).is_err() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    let file = hurried(&world, &[("run a pod", 10)]);
+    let stopped = world.run(&["apply", &file, "--yes"]).ends(5);
+    stopped.says(&["not within 10 s: the probe's volume is out of the configuration of every VM", "capplan resume"]);
+    spoil.join().expect("it ends");
+    let plugged = |rig: &mut Rig| -> Result<Option<String>, Failure> {
+        let guest = rig.double()?.guest(203)?;
+        let options = guest["config"].as_object().expect("options").iter();
+        let mut held = options.filter(|(_, value)| value.as_str().is_some_and(|text| text.contains("vm-9999-pvc-")));
+        Ok(held.next().map(|(slot, _)| slot.clone()))
+    };
+    let slot = plugged(&mut rig)?.expect("it is plugged still");
+    // Nothing was deleted that the VM still holds.
+    assert_eq!(rig.api().list("/api/v1/namespaces/capplan-probe/persistentvolumeclaims")?.len(), 1);
+    let honest = json!({"metadata": {"annotations": {"rig.capplan.test/attacher": null}}});
+    rig.api().call(Call::patch("/api/v1/nodes/w3", honest))?;
+    rig.double()?.operator().clone().configure("pve1", 203, &[("delete", &slot)])?;
+    world.run(&["resume"]).done();
+    joined(&mut rig, "w3", 203)
+}
+
+#[test]
 fn pods_with_volumes_move_one_after_the_other_and_leave_none_behind() -> Tested {
     if skipped_without_own_plane() {
         return Ok(());

@@ -141,6 +141,15 @@ impl Double {
         self.control.put("/files", &json!({"node": node, "volume": volume, "content": content})).map(drop)
     }
 
+    /// Changes a guest behind the API, as its owner, its manager or a power failure does: the fields of the double's
+    /// `PATCH /guests`.
+    ///
+    /// # Errors
+    /// The control API refuses.
+    pub fn change(&self, vmid: u32, changes: &Value) -> Result<(), Failure> {
+        self.control.patch(&format!("/guests/{vmid}"), changes).map(drop)
+    }
+
     /// Ends all faults.
     ///
     /// # Errors

@@ -271,14 +271,7 @@ impl Executor<'_> {
             }
             if !journal.state.step(step.number).ensured {
                 left.push(format!("step {} may have had its effect: {}", step.number, step.title));
-            } else if matches!(
-                step.change,
-                StepAction::DeleteNode { .. }
-                    | StepAction::KeepGuestOff { .. }
-                    | StepAction::ShutDownGuest { .. }
-                    | StepAction::CloneGuest { .. }
-                    | StepAction::BootWorker { .. }
-            ) {
+            } else if stays(&step.change) {
                 left.push(format!("done, and not taken back: {}", step.title));
             }
         }
@@ -780,6 +773,33 @@ fn ready_before(plan: &Plan, owner: &str, number: u64, run: &RunState) -> Option
         }
     }
     first
+}
+
+/// Whether the effect of a step that is done stays when its run is given up.
+fn stays(change: &StepAction) -> bool {
+    match change {
+        StepAction::Evict { .. }
+        | StepAction::CloneGuest { .. }
+        | StepAction::SetGuest { .. }
+        | StepAction::GrowDisk { .. }
+        | StepAction::BootWorker { .. }
+        | StepAction::DeleteNode { .. }
+        | StepAction::ShutDownGuest { .. }
+        | StepAction::KeepGuestOff { .. }
+        | StepAction::DisarmGuest { .. }
+        | StepAction::StartWithHost { .. }
+        | StepAction::DestroyGuest { .. }
+        | StepAction::Label { .. }
+        | StepAction::UnplugGhost { .. }
+        | StepAction::Manual { .. } => true,
+        // Nodes are opened again and said so; what the others made they took away again.
+        StepAction::Cordon { .. }
+        | StepAction::Uncordon { .. }
+        | StepAction::Register { .. }
+        | StepAction::DropSeed { .. }
+        | StepAction::Probe { .. }
+        | StepAction::Wait => false,
+    }
 }
 
 /// Waits, each time longer.

@@ -283,7 +283,7 @@ impl Executor<'_> {
         let is_signed = spec.join.distribution == Distribution::Kubeadm;
         if is_signed {
             // A signature that an earlier secret made would not fit the new one.
-            self.until("an earlier signature is gone from cluster-info", || async { Ok(!signed().await?) }).await?;
+            self.until("an earlier signature is gone from cluster-info", PATIENCE, || async { Ok(!signed().await?) }).await?;
         }
         let token = Token::make(&self.plan.id, &spec.name).map_err(|error| Halt::Stopped(error.to_string()))?;
         let until = Timestamp::now() + SignedDuration::from_mins(i64::from(spec.join.token_minutes));
@@ -291,7 +291,7 @@ impl Executor<'_> {
         kube.create(SECRETS, &object).await?;
         if is_signed {
             // A machine that boots before cluster-info is signed with its token waits, or gives up.
-            self.until("cluster-info is signed with the token", signed).await?;
+            self.until("cluster-info is signed with the token", PATIENCE, signed).await?;
         }
         Ok(token.full)
     }
@@ -414,7 +414,7 @@ impl Executor<'_> {
             } else if let StepAction::Probe { worker, .. } = &step.change
                 && !run.step(step.number).ensured
             {
-                answer = self.tidy_probe(worker).await;
+                answer = self.tidy_probe(worker, PATIENCE).await;
                 what = format!("pod and claim capplan-probe-{worker}");
             }
             if let Err(why) = answer.map_err(Halt::words) {
@@ -449,13 +449,15 @@ impl Executor<'_> {
         let StepAction::Probe { guest, worker, class } = &step.change else { return Ok(()) };
         let spec = self.spec(worker)?;
         starts(step, journal)?;
-        self.tidy_probe(worker).await?;
+        // A detach that does not come to its end is for a human to look at, not for a longer wait.
+        let patience = PATIENCE.min(Duration::from_secs(step.deadline_seconds));
+        self.tidy_probe(worker, patience).await?;
         let (pods, claims, name) = probe_paths(spec);
         let kube = &self.world.kube;
         kube.create(&claims, &claim(&name, class)).await?;
         kube.create(&pods, &pod(&name, spec)).await?;
         let proven = self.proven(step, guest, spec, begun).await;
-        let tidied = self.tidy_probe(worker).await;
+        let tidied = self.tidy_probe(worker, patience).await;
         proven.and(tidied)
     }
 
@@ -499,27 +501,27 @@ impl Executor<'_> {
     }
 
     /// Removes what a probe made, and waits until its volume is out of every VM.
-    async fn tidy_probe(&self, worker: &NodeName) -> Result<(), Halt> {
+    async fn tidy_probe(&self, worker: &NodeName, patience: Duration) -> Result<(), Halt> {
         let spec = self.spec(worker)?;
         let (pods, claims, name) = probe_paths(spec);
         let kube = &self.world.kube;
         let claim = kube.read(&format!("{claims}/{name}")).await?;
         kube.remove(&format!("{pods}/{name}")).await?;
-        self.until("the probe's pod is gone", || async { Ok(kube.read(&format!("{pods}/{name}")).await?.is_none()) }).await?;
+        self.until("the probe's pod is gone", patience, || async { Ok(kube.read(&format!("{pods}/{name}")).await?.is_none()) }).await?;
         let volume = claim.as_ref().and_then(|claim| claim["spec"]["volumeName"].as_str()).unwrap_or_default().to_owned();
         if !volume.is_empty() {
-            self.until("the probe's volume is out of the configuration of every VM", || async {
+            self.until("the probe's volume is out of the configuration of every VM", patience, || async {
                 let seen = self.observe().await?;
                 Ok(attachment(&seen, &volume).is_none() && !is_plugged(&seen, &volume)?)
             })
             .await?;
         }
         kube.remove(&format!("{claims}/{name}")).await?;
-        self.until("the probe's claim is gone", || async { Ok(kube.read(&format!("{claims}/{name}")).await?.is_none()) }).await?;
+        self.until("the probe's claim is gone", patience, || async { Ok(kube.read(&format!("{claims}/{name}")).await?.is_none()) }).await?;
         if volume.is_empty() {
             return Ok(());
         }
-        self.until("the probe's volume is deleted", || async {
+        self.until("the probe's volume is deleted", patience, || async {
             let seen = self.observe().await?;
             let mut all = seen.kube.persistent_volumes.items().iter();
             // One that is retained is for whoever chose that class.
@@ -529,14 +531,14 @@ impl Executor<'_> {
     }
 
     /// Looks until something holds, for a while.
-    async fn until<F>(&self, what: &str, holds: impl Fn() -> F) -> Result<(), Halt>
+    async fn until<F>(&self, what: &str, patience: Duration, holds: impl Fn() -> F) -> Result<(), Halt>
     where
         F: Future<Output = Result<bool, Halt>>,
     {
         let begun = Instant::now();
         while !holds().await? {
-            if begun.elapsed() >= PATIENCE {
-                return Err(Halt::Stopped(format!("not within {} s: {what}", PATIENCE.as_secs())));
+            if begun.elapsed() >= patience {
+                return Err(Halt::Stopped(format!("not within {} s: {what}", patience.as_secs())));
             }
             tokio::time::sleep(LOOK).await;
         }
