@@ -16,7 +16,7 @@ use capplan_provision::secret::Secret;
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use crate::ui::{CliError, Exit};
+use crate::ui::{CliError, Exit, note};
 
 /// Options that every command takes.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -124,6 +124,8 @@ pub struct Config {
     pub policy: Policy,
     /// What is given for workers that join.
     pub given: Given,
+    /// The instant to call "now" instead of the clock's: `CAPPLAN_NOW`, for recordings.
+    pub pinned: Option<Timestamp>,
 }
 
 fn variable(name: &str) -> Option<String> {
@@ -139,18 +141,13 @@ pub fn default_file() -> Option<PathBuf> {
     Some(home("XDG_CONFIG_HOME", ".config")?.join("capplan/config.toml"))
 }
 
-/// The instant to call "now": `CAPPLAN_NOW` (RFC 3339, for recordings), or the clock's.
-///
-/// # Errors
-/// [`CliError`] if `CAPPLAN_NOW` is not an instant.
-pub fn now() -> Result<Timestamp, CliError> {
-    match variable("CAPPLAN_NOW") {
-        Some(text) => text.trim().parse().map_err(|error| {
-            CliError::new(Exit::Usage, format!("CAPPLAN_NOW is `{text}`: {error}"))
-                .hint("write it as 2026-08-20T09:00:00Z, or unset it")
-        }),
-        None => Ok(Timestamp::now()),
-    }
+/// `CAPPLAN_NOW`, RFC 3339.
+fn pinned() -> Result<Option<Timestamp>, CliError> {
+    let Some(text) = variable("CAPPLAN_NOW") else { return Ok(None) };
+    text.trim().parse().map(Some).map_err(|error| {
+        CliError::new(Exit::Usage, format!("CAPPLAN_NOW is `{text}`: {error}"))
+            .hint("write it as 2026-08-20T09:00:00Z, or unset it")
+    })
 }
 
 /// Bounds on what is read of the three APIs: `CAPPLAN_READ_TIMEOUT` and `CAPPLAN_OBSERVE_TIMEOUT` in seconds,
@@ -260,8 +257,26 @@ impl Config {
             state_dir,
             policy,
             given,
+            pinned: pinned()?,
             file: path,
         })
+    }
+
+    /// As [`Config::load`], for a command that changes a cluster or judges its clocks: only the machine's clock counts.
+    ///
+    /// # Errors
+    /// As for [`Config::load`].
+    pub fn load_by_the_clock(options: &Options) -> Result<Self, CliError> {
+        let mut config = Self::load(options)?;
+        if config.pinned.take().is_some() {
+            note("note: CAPPLAN_NOW is not used here: this command goes by the clock");
+        }
+        Ok(config)
+    }
+
+    /// The instant to call "now".
+    pub fn now(&self) -> Timestamp {
+        self.pinned.unwrap_or_else(Timestamp::now)
     }
 }
 

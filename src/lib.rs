@@ -5,4 +5,5 @@
 pub mod commands;
 pub mod config;
 pub mod render;
+mod signals;
 pub mod ui;

@@ -7,6 +7,7 @@ use capplan_model::history::History;
 use capplan_model::plan::{Feasibility, Plan, StepAction};
 use capplan_model::run::{End, Event, FORMAT};
 use capplan_planner::plan::{Count, Removal, Request, Wanted, gate};
+use capplan_provision::execute::Told;
 use capplan_provision::kube::KubeError;
 use capplan_provision::store::journal::{Journal, JournalError, Lock, Runs};
 use capplan_provision::world::World;
@@ -18,6 +19,7 @@ use super::observed::{live, unobserved};
 use super::plan::WantedArgs;
 use crate::config::{Config, Options};
 use crate::render;
+use crate::signals::prompted;
 use crate::ui::{CliError, Exit, note, visible};
 
 /// Carry a plan out, step by step
@@ -150,7 +152,7 @@ struct How {
 
 /// Carries a plan out.
 pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError> {
-    let mut config = Config::load(options)?;
+    let mut config = Config::load_by_the_clock(options)?;
     let runs = Runs::of(&config.state_dir);
     let try_or_do = match &args.what {
         None => &args.try_or_do,
@@ -200,7 +202,12 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
         |why| CliError { causes: vec![why], ..CliError::new(Exit::Refused, "refused before step 1, nothing was changed") };
     gate(&on(&config, &seen, &History::default()), &plan)
         .map_err(|why| refused(why).hint("if the cluster is not as it was, plan again"))?;
-    executor(&config, &world, &plan, &|_, _| Ok(()), &|_| {}).preflight(&seen).await.map_err(refused)?;
+    let remark = |told: &Told| {
+        if let Told::Note { text, .. } = told {
+            note(format!("note: {text}"));
+        }
+    };
+    executor(&config, &world, &plan, &|_, _| Ok(()), &remark).preflight(&seen).await.map_err(refused)?;
     if try_or_do.dry_run {
         note(render::plan::text(&plan, false));
         note("it could be carried out now; nothing was changed");
@@ -230,7 +237,7 @@ fn saved(path: &Path) -> Result<Plan, CliError> {
 
 /// Goes on with a run.
 pub(super) async fn resume(options: &Options, args: &ResumeArgs) -> Result<Exit, CliError> {
-    let config = Config::load(options)?;
+    let config = Config::load_by_the_clock(options)?;
     let runs = Runs::of(&config.state_dir);
     let lock = runs.lock().map_err(unwritten)?;
     let run = match &args.run {
@@ -260,7 +267,7 @@ pub(super) async fn resume(options: &Options, args: &ResumeArgs) -> Result<Exit,
 
 /// Gives a run up.
 pub(super) async fn abort(options: &Options, args: &AbortArgs) -> Result<Exit, CliError> {
-    let config = Config::load(options)?;
+    let config = Config::load_by_the_clock(options)?;
     let runs = Runs::of(&config.state_dir);
     let _lock = runs.lock().map_err(unwritten)?;
     let Some((plan, mut journal, mut world)) = unended(&config, &runs, &args.run).await? else { return Ok(Exit::Done) };
@@ -345,7 +352,8 @@ fn confirm(plan: &Plan) -> Result<(), CliError> {
         .iter()
         .find_map(|step| if let StepAction::DeleteNode { node, .. } = &step.change { Some(node.to_string()) } else { None });
     let word = removed.unwrap_or_else(|| "yes".to_owned());
-    let typed = inquire::Text::new(&visible(&format!("type `{word}` to carry it out:"))).prompt();
+    let question = visible(&format!("type `{word}` to carry it out:"));
+    let typed = prompted("not confirmed; nothing was changed", || inquire::Text::new(&question).prompt());
     if typed.is_ok_and(|typed| typed.trim() == word) {
         return Ok(());
     }

@@ -7,7 +7,7 @@ use capplan_model::history::History;
 use capplan_model::ids::NodeName;
 use capplan_model::kube::MAX_VOLUMES_LABEL;
 use capplan_model::plan::{Plan, StepAction, WorkerSpec};
-use capplan_model::run::RunState;
+use capplan_model::run::{Event, RunState};
 use capplan_planner::plan::{Observation, rehearse};
 use capplan_provision::execute::{EventLine, Executor, Outcome, Rehearse, Told};
 use capplan_provision::lease::{LeaseError, MOST_SKEW};
@@ -19,6 +19,7 @@ use jiff::Timestamp;
 use super::apply::unwritten;
 use super::observed::unobserved;
 use crate::config::Config;
+use crate::signals::asked_to_end;
 use crate::ui::{CliError, Exit, Progress, note};
 
 /// How to tell what happens.
@@ -123,7 +124,11 @@ async fn carry_out(config: &Config, world: &World, plan: &Plan, journal: &mut Jo
     let show = |told: &Told| tell(told, output);
     let executor = executor(config, world, plan, &again, &show);
     tell(&Told::Run { run: run.clone() }, output);
-    let outcome = match executor.run(journal).await {
+    let ran = tokio::select! {
+        ran = executor.run(journal) => ran,
+        name = asked_to_end() => return Err(interrupted(name, &run, plan, journal, &executor).await),
+    };
+    let outcome = match ran {
         Ok(outcome) => {
             if output == Output::Json {
                 event(&EventLine::Outcome(outcome.clone()));
@@ -177,6 +182,22 @@ async fn carry_out(config: &Config, world: &World, plan: &Plan, journal: &mut Jo
             .hint("plan again once that is mended")
     };
     Err(error)
+}
+
+/// The run stays where it is: what was begun is read back when it is gone on with.
+async fn interrupted(name: &str, run: &str, plan: &Plan, journal: &mut Journal, executor: &Executor<'_>) -> CliError {
+    let step = journal.state.next(plan.steps.len() as u64).unwrap_or_default();
+    let stopped = journal.append(&Event::Stopped { step, at: Timestamp::now(), why: format!("interrupted by {name}") });
+    // A second signal waits for nothing.
+    tokio::select! {
+        () = executor.withdraw(&journal.state) => {}
+        _ = asked_to_end() => {}
+    }
+    CliError {
+        causes: stopped.err().map(|error| error.to_string()).into_iter().chain(closed(plan, &journal.state)).collect(),
+        ..CliError::new(Exit::Midway, format!("interrupted by {name} at step {step} of {}", plan.steps.len()))
+    }
+    .hint(format!("`capplan resume {run}` goes on from there, `capplan abort {run}` gives it up"))
 }
 
 /// Alerts that fire now and did not when the run began; without Prometheus nothing is said of them.

@@ -43,7 +43,7 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
         super::print(&roles)?;
         return Ok(Exit::Done);
     }
-    let config = Config::load(options)?;
+    let config = Config::load_by_the_clock(options)?;
     let mut page = Page { text: String::new(), failed: 0 };
     let file =
         config.file.as_ref().map_or_else(|| "none; the environment is enough".to_owned(), |path| path.display().to_string());

@@ -14,7 +14,7 @@ use clap::{Subcommand, ValueEnum};
 use jiff::{SignedDuration, Timestamp};
 
 use super::observed::Observed;
-use crate::config::{Config, Options, now};
+use crate::config::{Config, Options};
 use crate::ui::{CliError, Exit, Progress, note};
 
 /// Days that the longest window of the built-in policy needs.
@@ -214,7 +214,7 @@ async fn from_prometheus(
 }
 
 async fn import_all(config: &Config, archive: &Archive, days: u32) -> Result<Exit, CliError> {
-    let at = now()?;
+    let at = config.now();
     if config.prometheus.is_none() && config.proxmox.is_empty() {
         return Err(CliError::new(Exit::Usage, "there is nothing to import from")
             .hint("set CAPPLAN_PROMETHEUS_URL, or CAPPLAN_PVE_URL and CAPPLAN_PVE_TOKEN"));

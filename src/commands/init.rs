@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use inquire::{Confirm, Text};
 
 use crate::config::{Options, default_file};
+use crate::signals::prompted;
 use crate::ui::{CliError, Exit, note};
 
 /// Write a configuration file
@@ -48,7 +49,7 @@ pub(super) fn run(options: &Options, args: &Args) -> Result<Exit, CliError> {
     }
     let mut args = args.clone();
     if std::io::stdin().is_terminal() && !args.no_input {
-        ask(&mut args).map_err(|error| CliError::new(Exit::Usage, format!("nothing was written: {error}")))?;
+        prompted("nothing was written", || ask(&mut args)).map_err(|error| CliError::new(Exit::Usage, format!("nothing was written: {error}")))?;
     }
     let Some(url) = &args.pve_url else {
         return Err(

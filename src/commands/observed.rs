@@ -11,7 +11,7 @@ use capplan_provision::observe;
 use capplan_provision::store;
 use jiff::Timestamp;
 
-use crate::config::{Config, now};
+use crate::config::Config;
 use crate::ui::{CliError, Exit, Progress};
 
 /// The embedded example.
@@ -66,7 +66,7 @@ impl From {
             return saved(path);
         }
         if let Some(folder) = &self.from_lists {
-            return Ok(Observed::of(from_lists(folder)?));
+            return Ok(Observed::of(from_lists(folder, config)?));
         }
         if let Some(path) = &self.scenario {
             let text = std::fs::read_to_string(path)
@@ -102,28 +102,22 @@ fn scenario(name: &str, text: &str, folder: Option<&Path>) -> Result<Observed, C
 }
 
 /// Builds both planes from a folder of saved lists.
-pub fn from_lists(folder: &Path) -> Result<Snapshot, CliError> {
+pub fn from_lists(folder: &Path, config: &Config) -> Result<Snapshot, CliError> {
     if !folder.is_dir() {
         return Err(CliError::new(Exit::Usage, format!("{} is no folder", folder.display())));
     }
-    Ok(observe::from_lists(folder, instant_of(folder)?))
+    Ok(observe::from_lists(folder, instant_of(folder, config)))
 }
 
 /// When saved lists were saved: `CAPPLAN_NOW`, or the time stamp of the list of nodes.
-fn instant_of(folder: &Path) -> Result<Timestamp, CliError> {
-    if std::env::var_os("CAPPLAN_NOW").is_some() {
-        return now();
-    }
-    let modified = std::fs::metadata(folder.join("nodes.json")).and_then(|file| file.modified());
-    match modified.ok().and_then(|at| Timestamp::try_from(at).ok()) {
-        Some(at) => Ok(at),
-        None => now(),
-    }
+fn instant_of(folder: &Path, config: &Config) -> Timestamp {
+    let modified = || std::fs::metadata(folder.join("nodes.json")).and_then(|file| file.modified()).ok();
+    config.pinned.or_else(|| Timestamp::try_from(modified()?).ok()).unwrap_or_else(Timestamp::now)
 }
 
 /// Reads both planes now.
 pub async fn live(config: &Config) -> Result<Snapshot, CliError> {
-    let taken = now()?;
+    let taken = config.now();
     if config.proxmox.is_empty() {
         return Err(CliError::new(Exit::Usage, "no Proxmox VE endpoint is configured")
             .hint("set CAPPLAN_PVE_URL and CAPPLAN_PVE_TOKEN, or run `capplan init`")

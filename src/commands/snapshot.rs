@@ -27,7 +27,7 @@ pub struct Args {
 pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError> {
     let config = Config::load(options)?;
     let snapshot = match &args.from_lists {
-        Some(folder) => from_lists(folder)?,
+        Some(folder) => from_lists(folder, &config)?,
         None => live(&config).await?,
     };
     let name = format!("capplan-{}.snapshot", snapshot.taken.strftime("%Y-%m-%dT%H%M%SZ"));

@@ -241,6 +241,7 @@ impl Executor<'_> {
                 Outcome::Surprise { why, .. } | Outcome::Stopped { why, .. } => why.clone(),
             };
             journal.append(&Event::Stopped { step: number, at: Timestamp::now(), why })?;
+            self.withdraw(&journal.state).await;
             return Ok(outcome);
         }
         journal.append(&Event::Finished { at: Timestamp::now() })?;

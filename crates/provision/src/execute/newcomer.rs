@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 
 use super::{Executor, Halt, PAUSE, Told, guest_of, rest, starts};
 use crate::check::skewed;
-use crate::join::{ClusterInfo, Facts, SeedParts, Token, image, reset_data, seed_volume, spare_volume, user_data};
+use crate::join::{ClusterInfo, Facts, SeedParts, Token, doubts, image, reset_data, seed_volume, spare_volume, user_data};
 use crate::kube::KubeError;
-use crate::pve::MARK;
+use crate::pve::{MARK, Writer};
 use crate::secret::Secret;
 use crate::store::journal::Journal;
 
@@ -113,14 +113,12 @@ impl Executor<'_> {
             }
             self.delete_image(step, guest, &seed_volume(&self.plan.id, spec), begun).await?;
             let credential = self.credential(spec).await?;
-            // Without an address PVE says nothing of the network, and cloud-init asks DHCP.
-            let network = writer.cloud_init(&host, guest.vmid, "network").await?;
             let parts = SeedParts {
                 user: self.user_data(spec, &credential).await?,
                 // A new one makes cloud-init take a machine that ran before for a new one.
                 meta: meta_data(&format!("capplan-{}-{}", Token::id(&self.plan.id, worker), guest.vmid), guest),
                 vendor: Some(writer.cloud_init(&host, guest.vmid, "user").await?),
-                network: Some(network).filter(|text| text.contains("type: physical")),
+                network: network(writer, &host, guest).await?,
             };
             let volume = seed_volume(&self.plan.id, spec);
             let volume = self.upload(step, guest, &volume, &parts, journal, begun).await?;
@@ -153,7 +151,7 @@ impl Executor<'_> {
         for step in &self.plan.steps {
             let looked = match &step.change {
                 StepAction::CloneGuest { template, .. } => self.can_clone(template, seen).await,
-                StepAction::BootWorker { worker, .. } => self.can_boot(worker, seen).await,
+                StepAction::BootWorker { worker, .. } => self.can_boot(step, worker, seen).await,
                 StepAction::Probe { worker, .. } => self.can_probe(worker, seen),
                 StepAction::Cordon { .. }
                 | StepAction::Uncordon { .. }
@@ -194,7 +192,7 @@ impl Executor<'_> {
         }
     }
 
-    async fn can_boot(&self, worker: &NodeName, seen: &Snapshot) -> Result<(), Halt> {
+    async fn can_boot(&self, step: &Step, worker: &NodeName, seen: &Snapshot) -> Result<(), Halt> {
         let spec = self.spec(worker)?;
         let no = |why: String| Err(Halt::Stopped(why));
         if let Some(why) = seen.kube.version.known().and_then(|server| skewed(&spec.kubelet_version, server)) {
@@ -216,7 +214,22 @@ impl Executor<'_> {
             (false, Some(given)) => given.clone(),
             (false, None) => return no("CAPPLAN_JOIN_CREDENTIAL is not set: what this distribution joins with".to_owned()),
         };
-        self.user_data(spec, &credential).await.map(drop)
+        let data = self.user_data(spec, &credential).await?;
+        let mut doubts: Vec<String> = doubts(&data).into_iter().map(str::to_owned).collect();
+        doubts.extend(self.other_address(spec).await?);
+        doubts.extend(remains(spec.join.distribution).map(str::to_owned));
+        for text in doubts {
+            (self.tell)(&Told::Note { step: step.number, text });
+        }
+        Ok(())
+    }
+
+    /// A policy whose `[join] server` is not the address that the cluster hands to its nodes.
+    async fn other_address(&self, spec: &WorkerSpec) -> Result<Option<String>, Halt> {
+        let Some(ours) = &spec.join.server else { return Ok(None) };
+        let own = self.own_address(spec).await?.map(|info| info.server);
+        let differs = own.filter(|own| own.trim_end_matches('/') != ours.trim_end_matches('/'));
+        Ok(differs.map(|own| format!("join.server of the policy is {ours}, and the cluster says {own}: the worker joins by the first")))
     }
 
     fn can_probe(&self, worker: &NodeName, seen: &Snapshot) -> Result<(), Halt> {
@@ -253,12 +266,13 @@ impl Executor<'_> {
         starts(step, journal)?;
         let worker = NodeName(guest.name.clone());
         let instance = format!("capplan-spare-{}-{}", Token::id(&self.plan.id, &worker), guest.vmid);
-        // It needs neither users nor keys, and its image stays.
+        // It needs neither users nor keys, and its image stays. It keeps its address: the network is set up before it is
+        // reset.
         let parts = SeedParts {
             user: reset_data(join.distribution).to_owned(),
             meta: meta_data(&instance, guest),
             vendor: None,
-            network: None,
+            network: network(writer, &host, guest).await?,
         };
         let volume = spare_volume(&join.storage, guest.vmid);
         let drive = self.upload(step, guest, &volume, &parts, journal, begun).await?;
@@ -303,9 +317,18 @@ impl Executor<'_> {
     }
 
     async fn cluster_info(&self, spec: &WorkerSpec) -> Result<Option<ClusterInfo>, Halt> {
+        let mut info = self.own_address(spec).await?;
+        if let (Some(info), Some(server)) = (&mut info, &spec.join.server) {
+            info.server.clone_from(server);
+        }
+        Ok(info)
+    }
+
+    /// What the cluster itself says of its address and authority; microk8s says nothing.
+    async fn own_address(&self, spec: &WorkerSpec) -> Result<Option<ClusterInfo>, Halt> {
         let kube = &self.world.kube;
         let stopped = |why: String| Halt::Stopped(why);
-        let mut info = match spec.join.distribution {
+        let info = match spec.join.distribution {
             Distribution::Microk8s => return Ok(None),
             Distribution::Kubeadm => {
                 let found = kube.read(CLUSTER_INFO).await?;
@@ -319,9 +342,6 @@ impl Executor<'_> {
                 ClusterInfo { server: kube.reader().server().trim_end_matches('/').to_owned(), authority }
             }
         };
-        if let Some(server) = &spec.join.server {
-            info.server.clone_from(server);
-        }
         Ok(Some(info))
     }
 
@@ -422,6 +442,28 @@ impl Executor<'_> {
             }
         }
         left
+    }
+
+    /// Takes a credential that lives on out of the images of a run that stops: nobody knows when it is gone on with.
+    pub async fn withdraw(&self, run: &RunState) {
+        for step in self.plan.steps.iter().filter(|step| run.step(step.number).started) {
+            let StepAction::BootWorker { guest, worker } = &step.change else { continue };
+            let dropped = |step: &&Step| {
+                matches!(&step.change, StepAction::DropSeed { worker: other, .. } if other == worker) && run.step(step.number).ensured
+            };
+            let lives_on = self.spec(worker).is_ok_and(|spec| !spec.join.distribution.has_tokens() && spec.join.seed == Seed::Iso);
+            if !lives_on || self.plan.steps.iter().find(dropped).is_some() {
+                continue;
+            }
+            let text = match self.tidy_seed(step, guest, worker).await {
+                Ok(()) => format!(
+                    "the image with CAPPLAN_JOIN_CREDENTIAL is deleted; if {worker} has not read it yet, it cannot join: \
+                     give the run up and add a worker anew"
+                ),
+                Err(why) => format!("the image with CAPPLAN_JOIN_CREDENTIAL may still be there: {}", why.words()),
+            };
+            (self.tell)(&Told::Note { step: step.number, text });
+        }
     }
 
     async fn tidy_seed(&self, step: &Step, guest: &GuestRef, worker: &NodeName) -> Result<(), Halt> {
@@ -549,6 +591,27 @@ impl Executor<'_> {
 /// The drive that a worker's seed is put into.
 fn drive(spec: &WorkerSpec) -> &str {
     spec.seed_slot.as_deref().unwrap_or("ide2")
+}
+
+/// The network configuration that Proxmox VE would give a VM. Without an address it says nothing of the network, and
+/// cloud-init asks DHCP.
+async fn network(writer: &Writer, host: &str, guest: &GuestRef) -> Result<Option<String>, Halt> {
+    let text = writer.cloud_init(host, guest.vmid, "network").await?;
+    Ok(Some(text).filter(|text| text.contains("type: physical")))
+}
+
+/// What stays on a worker of the credential that it joined with, for a user who gave one that lives on.
+fn remains(distribution: Distribution) -> Option<&'static str> {
+    match distribution {
+        Distribution::Kubeadm | Distribution::K3s => None,
+        Distribution::K3sServer => {
+            Some("the server's token stays in /etc/rancher/k3s/server-token on the worker: k3s reads it at each start")
+        }
+        Distribution::Microk8s => Some(
+            "the URL that the worker joins with stays in /var/snap/microk8s/common/.microk8s.yaml on it: let it expire \
+             (`microk8s add-node --token-ttl`)",
+        ),
+    }
 }
 
 fn meta_data(instance: &str, guest: &GuestRef) -> String {

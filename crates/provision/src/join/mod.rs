@@ -10,7 +10,7 @@ mod user_data;
 pub use cluster::{ClusterInfo, ClusterInfoError};
 pub use seed::{SeedParts, image};
 pub use token::Token;
-pub use user_data::{Facts, UserDataError, user_data};
+pub use user_data::{Facts, UserDataError, doubts, user_data};
 
 use capplan_model::ids::VmId;
 use capplan_model::plan::WorkerSpec;

@@ -17,6 +17,18 @@ const K3S: &str = include_str!("templates/k3s.yaml");
 const K3S_SERVER: &str = include_str!("templates/k3s-server.yaml");
 const MICROK8S: &str = include_str!("templates/microk8s.yaml");
 
+/// Parts that every template includes, and that a user's own may include: files that let cloud-init run only while a
+/// drive holds data for it, and the command that deletes what cloud-init keeps of the credential.
+///
+/// # Source
+/// `ds-identify` of cloud-init 25.1 to 26.2: it takes a `datasource_list` of one entry, or of one and `None`, without
+/// looking for data; with two real entries and `notfound=disabled`, cloud-init stays off unless it finds some.
+/// Files: `Paths.lookups` of cloud-init's `helpers.py`.
+const PARTS: [(&str, &str); 2] = [
+    ("keep-files", include_str!("templates/keep-files.yaml")),
+    ("forget-commands", include_str!("templates/forget-commands.yaml")),
+];
+
 /// What a template may speak of.
 #[derive(Debug)]
 pub struct Facts<'a> {
@@ -142,6 +154,9 @@ pub fn user_data(facts: &Facts<'_>, template: Option<&str>) -> Result<String, Us
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     // Its words may quote what is rendered: the credential must not be among them.
     let hidden = |error: minijinja::Error| UserDataError::Template(facts.credential.redact(&error.to_string()));
+    for (name, text) in PARTS {
+        environment.add_template(name, text).map_err(hidden)?;
+    }
     environment.add_template("user-data", template.unwrap_or(own)).map_err(hidden)?;
     let rendered = environment
         .get_template("user-data")
@@ -157,6 +172,31 @@ pub fn user_data(facts: &Facts<'_>, template: Option<&str>) -> Result<String, Us
         .map_err(hidden)?;
     valid(&rendered, spec, facts.credential)?;
     Ok(rendered)
+}
+
+/// What user data leave undone that a worker needs after its drive is emptied. They are usable all the same.
+pub fn doubts(user_data: &str) -> Vec<&'static str> {
+    let mut doubts = Vec::new();
+    if !["datasource_list", "cloud-init.disabled"].iter().any(|guard| user_data.contains(guard)) {
+        doubts.push(
+            "the template of the user data does not turn cloud-init off after the join: with an emptied drive, a later \
+             boot may change the worker's address, SSH host keys and users; `{% include \"keep-files\" %}` below \
+             `write_files:` prevents that",
+        );
+    }
+    if !user_data.contains("/var/lib/cloud/instances/") {
+        doubts.push(
+            "the template of the user data leaves the credential in /var/lib/cloud/instances; \
+             `{% include \"forget-commands\" %}` at the end of `runcmd:` deletes it",
+        );
+    }
+    if !user_data.contains("package_upgrade") {
+        doubts.push(
+            "the template of the user data does not set `package_upgrade`: Proxmox VE's own data upgrade every package \
+             before the join",
+        );
+    }
+    doubts
 }
 
 #[derive(Default, Deserialize)]
@@ -231,7 +271,29 @@ mod tests {
             assert!(!text.contains("node-role"), "{one:?}");
             let labelled = one == Distribution::Microk8s || text.contains("topology.kubernetes.io/zone=pve1");
             assert!(labelled, "{one:?}: {text}");
+            assert_eq!(read["package_upgrade"], false, "{one:?}");
+            let files: Vec<&str> = read["write_files"].as_array().into_iter().flatten().filter_map(|file| file["path"].as_str()).collect();
+            assert!(files.contains(&"/etc/cloud/cloud.cfg.d/zz-capplan.cfg"), "{one:?}: {files:?}");
+            let last = read["runcmd"].as_array().and_then(|commands| commands.last()).and_then(Value::as_str);
+            assert!(last.is_some_and(|last| last.contains("/var/lib/cloud/instances/*/user-data.txt*")), "{one:?}: {last:?}");
+            assert_eq!(doubts(&text), Vec::<&str>::new(), "{one:?}");
         }
+    }
+
+    #[test]
+    fn a_template_of_ones_own_may_include_the_parts_and_is_doubted_without_them() {
+        let (spec, cluster) = (spec(Distribution::Kubeadm), cluster());
+        let credential = Secret::new("abcdef.0123456789abcdef");
+        let facts = Facts { spec: &spec, cluster: Some(&cluster), credential: &credential };
+        let bare = user_data(&facts, Some("#cloud-config\nx: {{ token }}\n")).expect("usable");
+        assert_eq!(doubts(&bare).len(), 3);
+        let whole = concat!(
+            "#cloud-config\npackage_upgrade: false\nwrite_files:\n{% include \"keep-files\" %}\n",
+            "runcmd:\n- [join, {{ token }}]\n{% include \"forget-commands\" %}\n"
+        );
+        // Both parts are indented by two.
+        let whole = whole.replace("- [join", "  - [join");
+        assert_eq!(doubts(&user_data(&facts, Some(&whole)).expect("usable")), Vec::<&str>::new());
     }
 
     #[test]
