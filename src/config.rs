@@ -157,7 +157,9 @@ fn limits() -> Result<ReadLimits, CliError> {
         None => Ok(None),
         Some(text) => match text.trim().parse::<u64>() {
             Ok(number) if (1..=most).contains(&number) => Ok(Some(number)),
-            Ok(_) | Err(_) => Err(CliError::new(Exit::Usage, format!("{name} is `{text}`: a whole number from 1 to {most} is expected"))),
+            Ok(_) | Err(_) => {
+                Err(CliError::new(Exit::Usage, format!("{name} is `{text}`: a whole number from 1 to {most} is expected")))
+            }
         },
     };
     let default = ReadLimits::default();

@@ -8,7 +8,9 @@ use crate::ui::{Exit, note};
 ///
 /// A process that cannot listen for signals is ended by them as usual.
 pub(crate) async fn asked_to_end() -> &'static str {
-    let listen = || Some((signal(SignalKind::interrupt()).ok()?, signal(SignalKind::terminate()).ok()?, signal(SignalKind::hangup()).ok()?));
+    let listen = || {
+        Some((signal(SignalKind::interrupt()).ok()?, signal(SignalKind::terminate()).ok()?, signal(SignalKind::hangup()).ok()?))
+    };
     let Some((mut interrupt, mut terminate, mut hangup)) = listen() else { return std::future::pending().await };
     tokio::select! {
         _ = interrupt.recv() => "SIGINT",

@@ -513,6 +513,50 @@ fn a_history_file_cut_in_half_is_named_and_the_others_count() {
     assert!(show.err.contains(&name) && show.out.contains("samples from"), "{show:?}");
 }
 
+/// The mode of every file and folder below `folder`.
+fn modes(folder: &Path) -> Vec<(std::path::PathBuf, bool, u32)> {
+    use std::os::unix::fs::PermissionsExt;
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+        let there = entry.metadata().expect("there");
+        found.push((entry.path(), there.is_dir(), there.permissions().mode() & 0o777));
+        if there.is_dir() {
+            found.extend(modes(&entry.path()));
+        }
+    }
+    found
+}
+
+#[test]
+fn what_is_written_is_its_owners_alone_and_no_link_is_followed() {
+    let server = Server::start(idle_cluster);
+    let mut world = server.world();
+    let out = world.path("out");
+    world.set("CAPPLAN_STATE_DIR", out.join("state").display().to_string());
+    let at = |name: &str| out.join(name).display().to_string();
+    world.run(&["report", "--out", &at("report")]).ends(0);
+    world.run(&["snapshot", "-o", &at("one.snapshot")]).ends(0);
+    world.run(&["plan", "scale-up", "-o", &at("plans/one.json"), "--scenario", "../../scenarios/demo.toml"]);
+    let found = modes(&out);
+    assert!(found.iter().any(|(path, ..)| path.extension().is_some_and(|one| one == "parquet")), "{found:?}");
+    assert!(found.len() > 6, "{found:?}");
+    for (path, is_folder, mode) in &found {
+        assert_eq!(*mode, if *is_folder { 0o700 } else { 0o600 }, "{}", path.display());
+    }
+    // A link in the state folder that somebody else laid leads to nothing of theirs being read or written.
+    let (victim, history) = (world.path("victim"), out.join("state/history"));
+    std::fs::create_dir(&victim).expect("made");
+    std::fs::remove_dir_all(&history).expect("ours");
+    std::os::unix::fs::symlink(&victim, &history).expect("a link");
+    let report = world.run(&JSON).done().json();
+    assert!(why(&report, "history").contains("it is a link"), "{}", report["unknown"]);
+    assert_eq!(modes(&victim), Vec::new());
+    std::os::unix::fs::symlink(&victim, out.join("state/runs")).expect("a link");
+    let plan = world.write("plan.json", "{}");
+    assert!(world.run(&["apply", &plan]).err.contains("it is a link"));
+    assert_eq!(modes(&victim), Vec::new());
+}
+
 #[cfg(unix)]
 #[test]
 fn a_state_folder_that_cannot_be_written_stops_no_report() {

@@ -33,6 +33,39 @@ fn the_example_needs_nothing_and_fits_a_terminal_of_eighty_columns() {
 }
 
 #[test]
+fn a_signal_at_a_prompt_gives_the_terminal_back() {
+    use rustix::process::{Pid, Signal, kill_process};
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use rustix::termios::{LocalModes, tcgetattr};
+    use std::io::Read;
+
+    for signal in [Signal::TERM, Signal::HUP, Signal::INT] {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+        grantpt(&master).and_then(|()| unlockpt(&master)).expect("it is ours");
+        let name = ptsname(&master, Vec::new()).expect("a name").into_string().expect("text");
+        let terminal = || std::fs::File::options().read(true).write(true).open(&name).expect("its other end");
+        let other_end = terminal();
+        let mut world = World::new();
+        world.set("TERM", "xterm");
+        let mut command = world.command(&["init", "--pve-fingerprint", "AA"]);
+        let mut child = command.stdin(terminal()).stdout(terminal()).stderr(terminal()).spawn().expect("it starts");
+        let is_cooked = || tcgetattr(&other_end).expect("a terminal").local_modes.contains(LocalModes::ICANON | LocalModes::ECHO);
+        let begun = std::time::Instant::now();
+        while is_cooked() {
+            assert!(begun.elapsed().as_secs() < 30, "it never asked");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        kill_process(Pid::from_child(&child), signal).expect("a child of ours");
+        assert_eq!(child.wait().expect("a child").code(), Some(4), "{signal:?}");
+        assert!(is_cooked(), "{signal:?} leaves the terminal as it was at the prompt");
+        let mut said = vec![0; 65536];
+        let length = std::fs::File::from(master).read(&mut said).expect("what it said");
+        assert!(String::from_utf8_lossy(&said[..length]).contains("nothing was written"), "{signal:?}");
+        assert_eq!(world.files(), BTreeSet::new());
+    }
+}
+
+#[test]
 fn two_runs_print_the_same_bytes() {
     for format in ["text", "markdown", "json", "csv"] {
         let [one, two] = [0, 1].map(|_| World::new().run(&["report", "--demo", "--format", format]).done().out);

@@ -435,7 +435,10 @@ fn a_list_that_fails_is_named_and_nothing_rests_on_it() {
             let one_of_many = path.contains("/qemu/") || path.contains("rrddata") || path.starts_with("/prom");
             // Only who destroys or stops a VM asks for these.
             let of_removal = ["ha/resources", "replication", "backup"].iter().any(|end| path.ends_with(end));
-            assert!(one_of_many || of_removal || path == "/api/v1/namespaces/kube-system" || tested.contains(path), "{path} is not tested");
+            assert!(
+                one_of_many || of_removal || path == "/api/v1/namespaces/kube-system" || tested.contains(path),
+                "{path} is not tested"
+            );
         }
         for fault in &faults {
             let said = format!("{name}, {} failing", fault.path);

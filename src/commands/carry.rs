@@ -1,6 +1,7 @@
 //! Carrying a plan out: both planes connected, others kept away, every step told, the end put into words.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 
 use capplan_model::Snapshot;
 use capplan_model::history::History;
@@ -11,6 +12,7 @@ use capplan_model::run::{Event, RunState};
 use capplan_planner::plan::{Observation, rehearse};
 use capplan_provision::execute::{EventLine, Executor, Outcome, Rehearse, Told};
 use capplan_provision::lease::{LeaseError, MOST_SKEW};
+use capplan_provision::store::files;
 use capplan_provision::store::journal::{Journal, Lock};
 use capplan_provision::world::World;
 use clap::ValueEnum;
@@ -39,8 +41,9 @@ fn holder(config: &Config) -> Result<String, CliError> {
     // Machines may be copies of one another, and be called the same.
     if !path.exists() {
         use std::hash::{BuildHasher, Hasher, RandomState};
-        std::fs::create_dir_all(config.state_dir.join("runs")).map_err(failed)?;
-        std::fs::write(&path, format!("{:016x}", RandomState::new().build_hasher().finish())).map_err(failed)?;
+        files::folder(&config.state_dir.join("runs")).map_err(failed)?;
+        let id = format!("{:016x}", RandomState::new().build_hasher().finish());
+        files::write(&path, |file| file.write_all(id.as_bytes())).map_err(failed)?;
     }
     let id = std::fs::read_to_string(&path).map_err(failed)?;
     Ok(format!("{}/{}", by(), id.trim()))

@@ -6,6 +6,7 @@ use capplan_provision::kube;
 use capplan_provision::lease::MOST_SKEW;
 use capplan_provision::observe::causes;
 use capplan_provision::pve;
+use capplan_provision::store::files;
 use jiff::Timestamp;
 
 use crate::config::{Config, Options};
@@ -206,8 +207,8 @@ async fn proxmox(endpoint: &pve::Endpoint, page: &mut Page) {
 fn state(config: &Config, page: &mut Page) {
     page.line("\nHistory");
     let probe = config.state_dir.join(format!(".doctor-{}", std::process::id()));
-    let written = std::fs::create_dir_all(&config.state_dir)
-        .and_then(|()| std::fs::write(&probe, b""))
+    let written = files::folder(&config.state_dir)
+        .and_then(|()| files::write(&probe, |_| Ok(())))
         .and_then(|()| std::fs::remove_file(&probe));
     match written {
         Ok(()) => page.good(&format!("{} is writable", config.state_dir.display())),

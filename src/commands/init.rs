@@ -49,7 +49,8 @@ pub(super) fn run(options: &Options, args: &Args) -> Result<Exit, CliError> {
     }
     let mut args = args.clone();
     if std::io::stdin().is_terminal() && !args.no_input {
-        prompted("nothing was written", || ask(&mut args)).map_err(|error| CliError::new(Exit::Usage, format!("nothing was written: {error}")))?;
+        prompted("nothing was written", || ask(&mut args))
+            .map_err(|error| CliError::new(Exit::Usage, format!("nothing was written: {error}")))?;
     }
     let Some(url) = &args.pve_url else {
         return Err(
@@ -57,8 +58,7 @@ pub(super) fn run(options: &Options, args: &Args) -> Result<Exit, CliError> {
         );
     };
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)
-            .map_err(|error| CliError::new(Exit::Unexpected, format!("cannot create {}: {error}", folder.display())))?;
+        super::folder(folder)?;
     }
     super::write(&path, &file(url, options.context.as_deref(), &args))?;
     note(format!("wrote {}; `capplan doctor` checks it", path.display()));

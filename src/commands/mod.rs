@@ -17,6 +17,10 @@ pub mod snapshot;
 
 mod observed;
 
+use std::io::Write;
+use std::path::Path;
+
+use capplan_provision::store::files;
 use clap::{Parser, Subcommand};
 
 use crate::config::Options;
@@ -111,7 +115,6 @@ pub async fn run(cli: Cli) -> Result<Exit, CliError> {
 
 /// Writes data to stdout; a reader that hangs up is no error.
 pub(crate) fn print(text: &str) -> Result<(), CliError> {
-    use std::io::Write;
     match anstream::stdout().write_all(styled(text).as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(CliError::new(Exit::Unexpected, format!("cannot write to stdout: {error}")))
@@ -120,8 +123,13 @@ pub(crate) fn print(text: &str) -> Result<(), CliError> {
     }
 }
 
-/// Writes a file, naming it if that fails.
-pub(crate) fn write(path: &std::path::Path, text: &str) -> Result<(), CliError> {
-    std::fs::write(path, visible(text))
+/// Makes a folder for its owner alone, naming it if that fails.
+pub(crate) fn folder(path: &Path) -> Result<(), CliError> {
+    files::folder(path).map_err(|error| CliError::new(Exit::Unexpected, format!("cannot create {}: {error}", path.display())))
+}
+
+/// Writes a file for its owner alone, whole or not at all, naming it if that fails.
+pub(crate) fn write(path: &Path, text: &str) -> Result<(), CliError> {
+    files::write(path, |file| file.write_all(visible(text).as_bytes()))
         .map_err(|error| CliError::new(Exit::Unexpected, format!("cannot write {}: {error}", path.display())))
 }

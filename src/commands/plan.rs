@@ -280,8 +280,7 @@ fn short_id(plan: &Plan) -> &str {
 
 fn keep(path: &Path, plan: &Plan) -> Result<(), CliError> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder)
-            .map_err(|error| CliError::new(Exit::Unexpected, format!("cannot create {}: {error}", folder.display())))?;
+        super::folder(folder)?;
     }
     super::write(path, &json(plan)?)?;
     // Beside a plan that is itself named `.txt` its text needs another name.

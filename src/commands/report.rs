@@ -65,8 +65,7 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
     let report = report(&config, observed, args.no_history).await;
     match &args.out {
         Some(folder) => {
-            std::fs::create_dir_all(folder)
-                .map_err(|error| CliError::new(Exit::Unexpected, format!("cannot create {}: {error}", folder.display())))?;
+            super::folder(folder)?;
             super::write(&folder.join("report.json"), &text(&report, Format::Json)?)?;
             super::write(&folder.join("report.md"), &text(&report, Format::Markdown)?)?;
             let page = render::html::page(&report).map_err(|error| CliError::from_error(Exit::Unexpected, &error))?;

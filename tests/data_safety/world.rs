@@ -325,7 +325,10 @@ impl World {
         let csi = |node: &Node| json!({"metadata": {"name": node.name}, "spec": {"drivers": [driver]}});
         list("csinodes.json", self.nodes.iter().map(csi).collect());
         list("csidrivers.json", vec![json!({"metadata": {"name": DRIVER}, "spec": {"attachRequired": true}})]);
-        list("namespaces.json", vec![json!({"metadata": {"name": "kube-system", "uid": "c"}}), json!({"metadata": {"name": "a"}})]);
+        list(
+            "namespaces.json",
+            vec![json!({"metadata": {"name": "kube-system", "uid": "c"}}), json!({"metadata": {"name": "a"}})],
+        );
         let sets: BTreeMap<&str, usize> = self.pods.iter().fold(BTreeMap::new(), |mut sets, pod| {
             *sets.entry(pod.owner.as_str()).or_default() += 1;
             sets
@@ -336,8 +339,20 @@ impl World {
         };
         list("statefulsets.json", sets.iter().map(set).collect());
         for empty in [
-            "storageclasses", "csistoragecapacities", "poddisruptionbudgets", "deployments", "daemonsets", "replicasets", "jobs",
-            "cronjobs", "priorityclasses", "services", "resourcequotas", "events", "nodemetrics", "leases",
+            "storageclasses",
+            "csistoragecapacities",
+            "poddisruptionbudgets",
+            "deployments",
+            "daemonsets",
+            "replicasets",
+            "jobs",
+            "cronjobs",
+            "priorityclasses",
+            "services",
+            "resourcequotas",
+            "events",
+            "nodemetrics",
+            "leases",
         ] {
             list(&format!("{empty}.json"), Vec::new());
         }
@@ -347,7 +362,10 @@ impl World {
 
     fn save_pve(&self, put: &dyn Fn(&str, Value)) {
         put("version", json!({"version": "9.2.11"}));
-        put("cluster_status", json!([{"type": "cluster", "name": "lab", "quorate": 1}, {"type": "node", "name": "pve1", "online": 1}]));
+        put(
+            "cluster_status",
+            json!([{"type": "cluster", "name": "lab", "quorate": 1}, {"type": "node", "name": "pve1", "online": 1}]),
+        );
         put("nodes", json!([{"node": "pve1", "status": "online"}]));
         let row = |vm: &Vm, tags: &str| {
             json!({"type": "qemu", "vmid": vm.id, "name": vm.name, "node": "pve1", "status": power(vm), "cpus": 8,
@@ -365,10 +383,16 @@ impl World {
         put("cluster_replication", copied.map(|vm| json!({"id": format!("{}-0", vm.id), "guest": vm.id})).collect());
         let memory = json!({"total": 512_u64 << 30, "used": 312_u64 << 30, "free": 200_u64 << 30, "available": 200_u64 << 30});
         put("nodes_pve1_status", json!({"memory": memory, "cpuinfo": {"cpus": 64}, "loadavg": ["1", "1", "1"]}));
-        put("nodes_pve1_disks_lvmthin", json!([{"vg": "pve", "lv": "data", "lv_size": 1_u64 << 40, "used": 1_u64 << 38,
-                                              "metadata_size": 1_u64 << 34, "metadata_used": 1_u64 << 30}]));
-        put("nodes_pve1_storage", json!([{"storage": STORE, "type": "lvmthin", "content": "images", "active": 1,
-                                         "total": 1_u64 << 40, "used": 1_u64 << 38, "avail": 3_u64 << 38}]));
+        put(
+            "nodes_pve1_disks_lvmthin",
+            json!([{"vg": "pve", "lv": "data", "lv_size": 1_u64 << 40, "used": 1_u64 << 38,
+                                              "metadata_size": 1_u64 << 34, "metadata_used": 1_u64 << 30}]),
+        );
+        put(
+            "nodes_pve1_storage",
+            json!([{"storage": STORE, "type": "lvmthin", "content": "images", "active": 1,
+                                         "total": 1_u64 << 40, "used": 1_u64 << 38, "avail": 3_u64 << 38}]),
+        );
         for vm in &self.vms {
             let name = |part: &str| format!("nodes_pve1_qemu_{}_{part}", vm.id);
             let mut config = json!({"name": vm.name, "memory": "16384", "cores": 8, "smbios1": format!("uuid={}", vm.uuid),
@@ -418,11 +442,8 @@ fn power(vm: &Vm) -> &'static str {
 }
 
 fn pod(pod: &Pod) -> Value {
-    let volumes: Vec<Value> = pod
-        .claims
-        .iter()
-        .map(|claim| json!({"name": claim, "persistentVolumeClaim": {"claimName": claim}}))
-        .collect();
+    let volumes: Vec<Value> =
+        pod.claims.iter().map(|claim| json!({"name": claim, "persistentVolumeClaim": {"claimName": claim}})).collect();
     json!({"metadata": {"name": pod.name, "namespace": "a", "uid": format!("uid-{}", pod.name), "labels": {"app": pod.owner},
                         "ownerReferences": [{"kind": "StatefulSet", "name": pod.owner, "uid": pod.owner, "controller": true,
                                              "apiVersion": "apps/v1"}]},

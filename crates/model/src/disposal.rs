@@ -216,11 +216,7 @@ mod tests {
             snapshots: Reading::Known(vec![]),
             ..Default::default()
         };
-        let pve = Pve {
-            guests: Reading::Known(vec![guest, other]),
-            replication: Reading::Known(vec![]),
-            ..Default::default()
-        };
+        let pve = Pve { guests: Reading::Known(vec![guest, other]), replication: Reading::Known(vec![]), ..Default::default() };
         let mut snapshot = Snapshot { pve: vec![pve], ..Default::default() };
         snapshot.kube.persistent_volumes = Reading::Known(vec![]);
         snapshot.kube.volume_attachments = Reading::Known(vec![]);

@@ -1059,7 +1059,8 @@ mod tests {
         let change = StepAction::DestroyGuest { guest, snapshots: vec!["before".into()] };
         let mut lying = plan();
         let (requires, ensures) = (Vec::new(), Vec::new());
-        lying.steps = vec![Step { number: 1, title: "cordon \u{1b}[2Jw4".into(), change, requires, ensures, deadline_seconds: 1 }];
+        lying.steps =
+            vec![Step { number: 1, title: "cordon \u{1b}[2Jw4".into(), change, requires, ensures, deadline_seconds: 1 }];
         let lying = lying.sealed();
         let read = Plan::read(&serde_json::to_vec(&lying).expect("written")).expect("its id does not speak of titles");
         assert_eq!(read.steps[0].title, "destroy VM 204 (w4) on pve1 with its own disks and its snapshots before");

@@ -217,8 +217,7 @@ impl<'s> Volumes<'s> {
         let attached = mine.iter().filter_map(|one| self.attachments.get(&one.name)).flatten();
         let orphans = self.orphans.iter().filter(|one| one.volume.as_ref().is_some_and(called_after));
         let attached = attached.chain(orphans);
-        let attached =
-            attached.map(|one| (&one.node, Referrer::Attachment { name: one.name.clone(), node: one.node.clone() }));
+        let attached = attached.map(|one| (&one.node, Referrer::Attachment { name: one.name.clone(), node: one.node.clone() }));
         let using = mine.iter().filter_map(|one| self.users.get(&one.name)).flatten();
         let nameless = self.users.iter().filter(|(volume, _)| !self.by_name.contains_key(*volume) && called_after(volume));
         let using = using.chain(nameless.flat_map(|(_, pods)| pods));
@@ -322,8 +321,7 @@ mod tests {
             handle: Some(VolumeHandle::from("lab/pve1/local-lvm/vm-9999-pvc-1")),
             ..Default::default()
         };
-        let claim =
-            Claim { namespace: "a".into(), name: "data".into(), volume: Some("pvc-1".into()), ..Default::default() };
+        let claim = Claim { namespace: "a".into(), name: "data".into(), volume: Some("pvc-1".into()), ..Default::default() };
         snapshot.kube.persistent_volumes = Reading::Known(vec![volume]);
         snapshot.kube.claims = Reading::Known(vec![claim]);
         snapshot.kube.volume_attachments = Reading::Known(vec![]);

@@ -427,8 +427,7 @@ fn each_check_of_the_audit_notices_what_it_is_for() {
     let scenario = steady(&[(1, 4, 2), (1, 4, 2), (1, 4, 2)], 80);
     let (before, policy) = (scenario.snapshot(), Policy::built_in());
     let limits = Limits { seconds: 5.0, seed: 1 };
-    let request =
-        Request::ScaleDown(Removal { anyway: Some("test".into()), ..Removal::default() });
+    let request = Request::ScaleDown(Removal { anyway: Some("test".into()), ..Removal::default() });
     let good = planned(&before, &scenario.history(), &policy, &request, limits);
     assert_eq!((good.feasibility, good.moves().count()), (Feasibility::Feasible, 4), "{good:?}");
     assert_eq!(audit(&before, &policy, &good), []);

@@ -401,7 +401,8 @@ mod tests {
 
     #[test]
     fn a_password_in_the_address_is_refused_and_not_repeated() {
-        let error = Prometheus::new("http://user:s3cret@127.0.0.1:9090", None, None, ReadLimits::default()).expect_err("has a password");
+        let error =
+            Prometheus::new("http://user:s3cret@127.0.0.1:9090", None, None, ReadLimits::default()).expect_err("has a password");
         assert!(!error.to_string().contains("s3cret"), "{error}");
         assert!(Prometheus::new("ftp://127.0.0.1", None, None, ReadLimits::default()).is_err());
     }
@@ -412,7 +413,10 @@ mod tests {
         for readable in ["http://prometheus.lan:9090", "http://192.0.2.1", "http://127.0.0.1.example.com"] {
             let error = with_token(readable).expect_err(readable).to_string();
             assert!(error.contains("readable over the network") && !error.contains("s3cret"), "{error}");
-            assert!(Prometheus::new(readable, None, None, ReadLimits::default()).is_ok(), "without a token nothing is given away");
+            assert!(
+                Prometheus::new(readable, None, None, ReadLimits::default()).is_ok(),
+                "without a token nothing is given away"
+            );
         }
         for safe in ["http://127.0.0.1:9090", "http://localhost", "http://[::1]:9090", "https://prometheus.lan"] {
             assert!(with_token(safe).is_ok(), "{safe}");

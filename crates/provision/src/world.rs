@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use capplan_model::pve::Pve;
-use capplan_model::{Reading, Snapshot};
 use capplan_model::ids::HostName;
 use capplan_model::plan::{GuestRef, Plan, Step, StepAction, WorkerSpec};
 use capplan_model::policy::{Distribution, Seed};
+use capplan_model::pve::Pve;
+use capplan_model::{Reading, Snapshot};
 use jiff::Timestamp;
 
 use crate::kube::{self, Connection};
@@ -150,7 +150,8 @@ impl World {
             let lacks: Vec<&str> = privileges.into_iter().filter(|privilege| !held.contains(*privilege)).collect();
             if let Some(spec) = hidden(&path).filter(|_| !lacks.is_empty()) {
                 let like = &spec.like;
-                missing.push(format!("Proxmox VE: Pool.Audit on /pool or on the pool of {like}: whether it is in one is not shown"));
+                missing
+                    .push(format!("Proxmox VE: Pool.Audit on /pool or on the pool of {like}: whether it is in one is not shown"));
             }
             missing.extend(lacks.into_iter().map(|privilege| format!("Proxmox VE: {privilege} on {path}")));
         }

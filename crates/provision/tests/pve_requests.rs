@@ -51,7 +51,8 @@ impl Server {
 
     fn reader(&self, token: &str) -> Reader {
         let (name, url, token) = (String::new(), self.url.clone(), Secret::new(token));
-        Reader::new(Endpoint { name, url, token, trust: Trust::System, limits: capplan_provision::limits::ReadLimits::default() }).expect("a valid endpoint")
+        Reader::new(Endpoint { name, url, token, trust: Trust::System, limits: capplan_provision::limits::ReadLimits::default() })
+            .expect("a valid endpoint")
     }
 }
 

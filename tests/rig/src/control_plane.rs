@@ -58,11 +58,8 @@ impl Health {
     fn new() -> Result<Self, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         drop(rustls::crypto::ring::default_provider().install_default());
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(Duration::from_secs(5))
-            .tls_danger_accept_invalid_certs(true)
-            .build();
+        let client =
+            reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).tls_danger_accept_invalid_certs(true).build();
         Ok(Self {
             client: client.map_err(failure("cannot make a client"))?,
             runtime: runtime.map_err(failure("cannot start a runtime"))?,
@@ -233,9 +230,7 @@ impl ControlPlane {
         match component {
             Component::Etcd => std::net::TcpStream::connect(("127.0.0.1", self.etcd_port)).is_ok(),
             // `readyz` waits for the post-start hooks: RBAC roles, priority classes, system namespaces.
-            Component::ApiServer => {
-                Api::new(&self.admin()).and_then(|api| api.text("/readyz")).is_ok_and(|text| text == "ok")
-            }
+            Component::ApiServer => Api::new(&self.admin()).and_then(|api| api.text("/readyz")).is_ok_and(|text| text == "ok"),
             // The controllers add their checks once all of them are built.
             Component::ControllerManager => {
                 let text = self.health.of(self.health_ports.0, "/healthz?verbose");

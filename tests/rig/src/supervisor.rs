@@ -111,7 +111,12 @@ impl Supervisor {
     ///
     /// # Errors
     /// It died again and again, or did not answer in time; the end of its log is in the text.
-    pub(crate) fn wait_until(&self, name: &'static str, patience: Duration, mut works: impl FnMut() -> bool) -> Result<(), Failure> {
+    pub(crate) fn wait_until(
+        &self,
+        name: &'static str,
+        patience: Duration,
+        mut works: impl FnMut() -> bool,
+    ) -> Result<(), Failure> {
         let begun = Instant::now();
         while !works() {
             self.check()?;
@@ -223,7 +228,9 @@ mod tests {
         supervisor.stop("part");
         std::thread::sleep(PAUSES.0 * 3);
         assert_eq!((starts(), supervisor.names()), (2, vec![]));
-        assert!(std::fs::read_to_string(folder.path().join("supervisor.log")).expect("written").contains("part ended; restart 1"));
+        assert!(
+            std::fs::read_to_string(folder.path().join("supervisor.log")).expect("written").contains("part ended; restart 1")
+        );
     }
 
     #[test]

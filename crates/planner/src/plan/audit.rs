@@ -432,8 +432,9 @@ impl Audit<'_> {
         let claims = kube.claims.items().iter().filter(|claim| claim.volume.as_ref().is_some_and(mine));
         let claims: BTreeSet<(&str, &str)> = claims.map(|claim| (claim.namespace.as_str(), claim.name.as_str())).collect();
         let live = kube.pods.items().iter().filter(|pod| pod.node.is_some() && !pod.is_terminal());
-        let used =
-            live.into_iter().find(|pod| pod.claims.iter().any(|claim| claims.contains(&(pod.namespace.as_str(), claim.as_str()))));
+        let used = live
+            .into_iter()
+            .find(|pod| pod.claims.iter().any(|claim| claims.contains(&(pod.namespace.as_str(), claim.as_str()))));
         if let Some(pod) = used {
             self.fail(format!("{volume} is used by {}", pod.object_name()));
         }

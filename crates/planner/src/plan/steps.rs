@@ -107,12 +107,7 @@ fn take_out(scene: &Scene<'_>, cluster: &Cluster<'_>, node: &NodeName, removal: 
     let gone = Condition::NodeGone { node: node.clone() };
     let unmanaged = Condition::HaUnmanaged { guest: guest.clone() };
     let uid = uid(cluster, node);
-    steps.add(
-        StepAction::KeepGuestOff { guest: guest.clone() },
-        vec![is.clone()],
-        vec![stays_off.clone()],
-        AT_ONCE,
-    );
+    steps.add(StepAction::KeepGuestOff { guest: guest.clone() }, vec![is.clone()], vec![stays_off.clone()], AT_ONCE);
     steps.add(
         StepAction::DeleteNode { node: node.clone(), uid: uid.clone() },
         vec![
@@ -188,12 +183,7 @@ fn emptied(
         }
         let guest = scene.ground.guest(node).map(GuestRef::of);
         let empty = Condition::NodeEmpty { node: node.clone() };
-        steps.add(
-            StepAction::Wait,
-            Vec::new(),
-            vec![empty.clone(), Condition::VolumesGone { node: node.clone(), guest }],
-            POD,
-        );
+        steps.add(StepAction::Wait, Vec::new(), vec![empty.clone(), Condition::VolumesGone { node: node.clone(), guest }], POD);
         if afterwards == Afterwards::ComesBack {
             steps.add(
                 StepAction::Manual {

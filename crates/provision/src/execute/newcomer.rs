@@ -229,7 +229,8 @@ impl Executor<'_> {
         let Some(ours) = &spec.join.server else { return Ok(None) };
         let own = self.own_address(spec).await?.map(|info| info.server);
         let differs = own.filter(|own| own.trim_end_matches('/') != ours.trim_end_matches('/'));
-        Ok(differs.map(|own| format!("join.server of the policy is {ours}, and the cluster says {own}: the worker joins by the first")))
+        Ok(differs
+            .map(|own| format!("join.server of the policy is {ours}, and the cluster says {own}: the worker joins by the first")))
     }
 
     fn can_probe(&self, worker: &NodeName, seen: &Snapshot) -> Result<(), Halt> {
@@ -449,9 +450,11 @@ impl Executor<'_> {
         for step in self.plan.steps.iter().filter(|step| run.step(step.number).started) {
             let StepAction::BootWorker { guest, worker } = &step.change else { continue };
             let dropped = |step: &&Step| {
-                matches!(&step.change, StepAction::DropSeed { worker: other, .. } if other == worker) && run.step(step.number).ensured
+                matches!(&step.change, StepAction::DropSeed { worker: other, .. } if other == worker)
+                    && run.step(step.number).ensured
             };
-            let lives_on = self.spec(worker).is_ok_and(|spec| !spec.join.distribution.has_tokens() && spec.join.seed == Seed::Iso);
+            let lives_on =
+                self.spec(worker).is_ok_and(|spec| !spec.join.distribution.has_tokens() && spec.join.seed == Seed::Iso);
             if !lives_on || self.plan.steps.iter().find(dropped).is_some() {
                 continue;
             }
@@ -549,7 +552,8 @@ impl Executor<'_> {
         let kube = &self.world.kube;
         let claim = kube.read(&format!("{claims}/{name}")).await?;
         kube.remove(&format!("{pods}/{name}")).await?;
-        self.until("the probe's pod is gone", patience, || async { Ok(kube.read(&format!("{pods}/{name}")).await?.is_none()) }).await?;
+        self.until("the probe's pod is gone", patience, || async { Ok(kube.read(&format!("{pods}/{name}")).await?.is_none()) })
+            .await?;
         let volume = claim.as_ref().and_then(|claim| claim["spec"]["volumeName"].as_str()).unwrap_or_default().to_owned();
         if !volume.is_empty() {
             self.until("the probe's volume is out of the configuration of every VM", patience, || async {
@@ -559,7 +563,10 @@ impl Executor<'_> {
             .await?;
         }
         kube.remove(&format!("{claims}/{name}")).await?;
-        self.until("the probe's claim is gone", patience, || async { Ok(kube.read(&format!("{claims}/{name}")).await?.is_none()) }).await?;
+        self.until("the probe's claim is gone", patience, || async {
+            Ok(kube.read(&format!("{claims}/{name}")).await?.is_none())
+        })
+        .await?;
         if volume.is_empty() {
             return Ok(());
         }

@@ -272,7 +272,8 @@ mod tests {
             let labelled = one == Distribution::Microk8s || text.contains("topology.kubernetes.io/zone=pve1");
             assert!(labelled, "{one:?}: {text}");
             assert_eq!(read["package_upgrade"], false, "{one:?}");
-            let files: Vec<&str> = read["write_files"].as_array().into_iter().flatten().filter_map(|file| file["path"].as_str()).collect();
+            let files: Vec<&str> =
+                read["write_files"].as_array().into_iter().flatten().filter_map(|file| file["path"].as_str()).collect();
             assert!(files.contains(&"/etc/cloud/cloud.cfg.d/zz-capplan.cfg"), "{one:?}: {files:?}");
             let last = read["runcmd"].as_array().and_then(|commands| commands.last()).and_then(Value::as_str);
             assert!(last.is_some_and(|last| last.contains("/var/lib/cloud/instances/*/user-data.txt*")), "{one:?}: {last:?}");

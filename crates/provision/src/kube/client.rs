@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use http::{Request, StatusCode};
 use http::HeaderMap;
+use http::{Request, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::rt::TokioExecutor;
@@ -117,7 +117,9 @@ impl KubeError {
     /// The way out.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Timeout { .. } => Some("CAPPLAN_READ_TIMEOUT sets the seconds for one request, CAPPLAN_OBSERVE_TIMEOUT those for a whole reading"),
+            Self::Timeout { .. } => {
+                Some("CAPPLAN_READ_TIMEOUT sets the seconds for one request, CAPPLAN_OBSERVE_TIMEOUT those for a whole reading")
+            }
             Self::TooLarge { .. } => Some("is that the API server? CAPPLAN_READ_BYTES sets how much of one answer is read"),
             Self::Config(_) => {
                 Some("set KUBECONFIG to a kubeconfig file, or name one with --kubeconfig and a context with --context")
@@ -277,14 +279,11 @@ impl Reader {
         let what = format!("{} {}", request.method(), path.split('?').next().unwrap_or(path));
         let bytes = self.limits.bytes;
         let whole = async {
-            let response = self.client.send(request).await.map_err(|error| plugin_error(error, |error| connect(Box::new(error))))?;
+            let response =
+                self.client.send(request).await.map_err(|error| plugin_error(error, |error| connect(Box::new(error))))?;
             let (head, body) = response.into_parts();
             let body = Limited::new(body, bytes).collect().await.map_err(|error| {
-                if error.is::<LengthLimitError>() {
-                    KubeError::TooLarge { request: what.clone(), bytes }
-                } else {
-                    connect(error)
-                }
+                if error.is::<LengthLimitError>() { KubeError::TooLarge { request: what.clone(), bytes } } else { connect(error) }
             })?;
             Ok((head.status, head.headers, body.to_bytes().into()))
         };

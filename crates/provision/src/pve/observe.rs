@@ -151,7 +151,8 @@ fn is_managed(managed: &Reading<BTreeSet<String>>, kind: GuestKind, vmid: VmId, 
         GuestKind::Lxc => format!("ct:{vmid}"),
     };
     let listed = managed.known().is_some_and(|all| all.contains(&sid));
-    let by_row = rows.iter().any(|row| row.ha_managed == Some(true) || row.hastate.as_ref().is_some_and(|state| !state.is_empty()));
+    let by_row =
+        rows.iter().any(|row| row.ha_managed == Some(true) || row.hastate.as_ref().is_some_and(|state| !state.is_empty()));
     if listed || by_row {
         return Reading::Known(true);
     }
@@ -353,7 +354,8 @@ pub async fn observe_guest(reader: &Reader, guest: &Guest) -> Result<Guest, PveE
         let answer: Value = reader.get(&request.path, request.query).await?;
         answers.extend([(request, Ok(answer))]);
     }
-    let mut fresh = Guest { vmid: guest.vmid, kind: guest.kind, host: guest.host.clone(), cpus: guest.cpus, ..Default::default() };
+    let mut fresh =
+        Guest { vmid: guest.vmid, kind: guest.kind, host: guest.host.clone(), cpus: guest.cpus, ..Default::default() };
     fresh.pool.clone_from(&guest.pool);
     read_guest(&answers, &[], &ha_resources(&answers), &mut fresh);
     Ok(fresh)

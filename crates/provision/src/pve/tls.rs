@@ -125,11 +125,7 @@ impl ServerCertVerifier for Pin {
 
 /// A configuration that accepts one certificate only, and the place where a wrong one is noted; with `ca_file`, that
 /// certificate must be trusted by the file as well.
-pub(super) fn pinned(
-    url: &str,
-    fingerprint: &str,
-    ca_file: Option<&Path>,
-) -> Result<(ClientConfig, Arc<Pin>), EndpointError> {
+pub(super) fn pinned(url: &str, fingerprint: &str, ca_file: Option<&Path>) -> Result<(ClientConfig, Arc<Pin>), EndpointError> {
     let refused = |path: &Path, source| EndpointError::CaFile { path: path.to_owned(), source };
     let roots = ca_file.map(|path| crate::tls::verifier_of(path).map_err(|source| refused(path, source))).transpose()?;
     let provider = Arc::new(ring::default_provider());

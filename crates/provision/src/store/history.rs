@@ -19,6 +19,8 @@ use polars::prelude::{
 };
 use sha2::{Digest, Sha256};
 
+use super::files;
+
 /// Format of the files, in their metadata; a newer major is refused.
 pub const FORMAT: &str = "capplan.history/1";
 /// Key of the metadata entry that names the format.
@@ -82,9 +84,11 @@ impl Archive {
             let path = path.to_owned();
             move |source| ArchiveError::Io { act, path, source }
         };
-        fs::create_dir_all(folder).map_err(io("create", folder))?;
+        for own in folder.parent().into_iter().chain([folder]) {
+            files::own_folder(own).map_err(io("create", own))?;
+        }
         let path = folder.join(".lock");
-        let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(io("open", &path))?;
+        let lock = files::open(File::options().create(true).truncate(false).write(true), &path).map_err(io("open", &path))?;
         let since = Instant::now();
         while let Err(error) = lock.try_lock() {
             if since.elapsed() > LONGEST_WAIT {
@@ -172,16 +176,8 @@ impl Archive {
         let bytes = parquet(history)
             .map_err(|error| ArchiveError::Parquet { path: self.folder.join(name), message: error.to_string() })?;
         let path = self.folder.join(format!("{name}-{}.parquet", hash(&bytes)));
-        let temporary = path.with_extension("parquet.tmp");
-        let io = |act| {
-            let path = path.clone();
-            move |source| ArchiveError::Io { act, path, source }
-        };
-        let mut file = File::create(&temporary).map_err(io("create"))?;
-        file.write_all(&bytes).map_err(io("write"))?;
-        file.sync_all().map_err(io("write"))?;
-        fs::rename(&temporary, &path).map_err(io("name"))?;
-        File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(io("keep"))?;
+        let io = |source| ArchiveError::Io { act: "write", path: path.clone(), source };
+        files::write(&path, |file| file.write_all(&bytes)).map_err(io)?;
         Ok(path)
     }
 }
@@ -255,7 +251,7 @@ fn hash(bytes: &[u8]) -> String {
 }
 
 fn read(path: &Path) -> Result<DataFrame, String> {
-    let bytes = fs::read(path).map_err(|error| error.to_string())?;
+    let bytes = files::read(path).map_err(|error| error.to_string())?;
     let named = path.file_stem().and_then(|name| name.to_str()).and_then(|name| name.rsplit('-').next());
     if named.is_none_or(|digits| digits.len() != 16 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit())) {
         return Err("not a file of capplan's history: its name does not end in a hash".to_owned());

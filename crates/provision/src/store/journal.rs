@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use capplan_model::plan::{Plan, PlanError};
 use capplan_model::run::{Event, OrderError, RunState};
 
+use super::files;
+
 /// File of the lock.
 const LOCK: &str = "lock";
 const JOURNAL: &str = "journal.jsonl";
@@ -140,9 +142,9 @@ impl Runs {
     /// # Errors
     /// [`JournalError::Locked`] if another process has it.
     pub fn lock(&self) -> Result<Lock, JournalError> {
-        std::fs::create_dir_all(&self.0).map_err(io("create", &self.0))?;
+        files::own_folder(&self.0).map_err(io("create", &self.0))?;
         let path = self.0.join(LOCK);
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(io("open", &path))?;
+        let file = files::open(OpenOptions::new().create(true).truncate(false).write(true), &path).map_err(io("open", &path))?;
         match file.try_lock() {
             Ok(()) => Ok(Lock { _file: file }),
             Err(TryLockError::WouldBlock) => Err(JournalError::Locked { path }),
@@ -164,7 +166,7 @@ impl Runs {
         for entry in entries {
             let entry = entry.map_err(io("read", &self.0))?;
             // A folder without a whole line in its journal is one whose making was cut short: nothing was done.
-            if std::fs::read(entry.path().join(JOURNAL)).is_ok_and(|text| text.contains(&b'\n')) {
+            if files::read(&entry.path().join(JOURNAL)).is_ok_and(|text| text.contains(&b'\n')) {
                 names.extend(entry.file_name().into_string());
             }
         }
@@ -178,7 +180,7 @@ impl Runs {
     /// [`JournalError`] if it exists or cannot be written.
     pub fn begin(&self, run: &str, plan: &Plan, first: &Event) -> Result<Journal, JournalError> {
         let folder = self.0.join(run);
-        match std::fs::create_dir(&folder) {
+        match files::new_folder(&folder) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 return Err(JournalError::Exists { run: run.to_owned() });
             }
@@ -186,18 +188,13 @@ impl Runs {
         }
         let path = folder.join(PLAN);
         let text = serde_json::to_vec_pretty(plan).expect("every value of a plan can be written");
-        (|| {
-            let mut file = File::create_new(&path)?;
-            file.write_all(&text)?;
-            file.sync_all()
-        })()
-        .map_err(io("write", &path))?;
+        files::write(&path, |file| file.write_all(&text)).map_err(io("write", &path))?;
         let path = folder.join(JOURNAL);
-        let file = OpenOptions::new().create_new(true).append(true).open(&path).map_err(io("create", &path))?;
+        let file = files::open(OpenOptions::new().create_new(true).append(true), &path).map_err(io("create", &path))?;
         let mut journal = Journal { run: run.to_owned(), state: RunState::default(), path, file, length: 0 };
         journal.append(first)?;
         for folder in [&folder, &self.0] {
-            File::open(folder).and_then(|folder| folder.sync_all()).map_err(io("write", folder))?;
+            files::sync(folder).map_err(io("write", folder))?;
         }
         Ok(journal)
     }
@@ -208,11 +205,11 @@ impl Runs {
     /// [`JournalError`] if there is none of this name, or its files are not ours any more.
     pub fn read(&self, run: &str) -> Result<(Plan, Vec<Event>, RunState), JournalError> {
         let path = self.path(run)?;
-        let text = std::fs::read(&path).map_err(io("read", &path))?;
+        let text = files::read(&path).map_err(io("read", &path))?;
         let (events, _) = lines(&text, &path)?;
         let state = RunState::of(&events).map_err(|source| JournalError::Order { path: path.clone(), source })?;
         let path = path.with_file_name(PLAN);
-        let text = std::fs::read(&path).map_err(io("read", &path))?;
+        let text = files::read(&path).map_err(io("read", &path))?;
         let plan = Plan::read(&text).map_err(|source| JournalError::Plan { path: path.clone(), source })?;
         if plan.id != state.plan {
             return Err(JournalError::OtherPlan { path });
@@ -227,7 +224,7 @@ impl Runs {
     pub fn open(&self, run: &str) -> Result<(Plan, Journal), JournalError> {
         let (plan, _, state) = self.read(run)?;
         let path = self.path(run)?;
-        let mut file = OpenOptions::new().read(true).append(true).open(&path).map_err(io("open", &path))?;
+        let mut file = files::open(OpenOptions::new().read(true).append(true), &path).map_err(io("open", &path))?;
         let mut text = Vec::new();
         file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_end(&mut text)).map_err(io("read", &path))?;
         let (_, whole) = lines(&text, &path)?;
@@ -243,6 +240,8 @@ impl Runs {
         if run.contains(['/', '\\']) || run.starts_with('.') || !path.is_file() {
             return Err(JournalError::Missing { run: run.to_owned(), folder: self.0.clone() });
         }
+        let folder = self.0.join(run);
+        files::no_link(&folder).map_err(io("use", &folder))?;
         Ok(path)
     }
 }

@@ -1,11 +1,12 @@
 //! Snapshot files: the model's text form, compressed with zstd.
 
-use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use capplan_model::ids::SnapshotId;
 use capplan_model::snapshot::{Snapshot, SnapshotError};
+
+use super::files;
 
 /// Compression level: 3 is zstd's default, and a cluster of 5,000 nodes takes a second.
 const LEVEL: i32 = 3;
@@ -43,26 +44,16 @@ pub enum FileError {
 /// [`FileError::Io`] if the folder cannot be written.
 pub fn save(snapshot: &Snapshot, path: &Path) -> Result<SnapshotId, FileError> {
     let io = |source| FileError::Io { act: "write", path: path.to_owned(), source };
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(name);
-    let written = (|| {
-        let mut encoder = zstd::Encoder::new(BufWriter::new(File::create(&temporary)?), LEVEL)?;
+    files::write(path, |file| {
+        let mut encoder = zstd::Encoder::new(BufWriter::new(file), LEVEL)?;
         encoder.include_checksum(true)?;
         // Beside the writing of the text; the bytes are the same for any number of workers.
         encoder.multithread(1)?;
         let id = snapshot.write(&mut encoder)?;
-        let mut out = encoder.finish()?;
-        out.flush()?;
-        out.get_ref().sync_all()?;
-        std::fs::rename(&temporary, path)?;
+        encoder.finish()?.flush()?;
         Ok(id)
-    })();
-    written.map_err(|error| {
-        // The temporary file is ours alone; if it cannot be removed, the first error says more.
-        drop(std::fs::remove_file(&temporary));
-        io(error)
     })
+    .map_err(io)
 }
 
 /// Reads a snapshot file, compressed or not.

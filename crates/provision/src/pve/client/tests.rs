@@ -58,7 +58,13 @@ fn answer(status: &str, body: &str) -> String {
 }
 
 fn endpoint(url: &str) -> Endpoint {
-    Endpoint { name: String::new(), url: url.to_owned(), token: Secret::new(TOKEN), trust: Trust::System, limits: ReadLimits::default() }
+    Endpoint {
+        name: String::new(),
+        url: url.to_owned(),
+        token: Secret::new(TOKEN),
+        trust: Trust::System,
+        limits: ReadLimits::default(),
+    }
 }
 
 fn reader(url: &str) -> Reader {
