@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use capplan_model::policy::Policy;
+use capplan_model::units::is_believable;
 use capplan_provision::join::Given;
 use capplan_provision::kube::Connection;
 use capplan_provision::limits::ReadLimits;
@@ -144,10 +145,12 @@ pub fn default_file() -> Option<PathBuf> {
 /// `CAPPLAN_NOW`, RFC 3339.
 fn pinned() -> Result<Option<Timestamp>, CliError> {
     let Some(text) = variable("CAPPLAN_NOW") else { return Ok(None) };
-    text.trim().parse().map(Some).map_err(|error| {
-        CliError::new(Exit::Usage, format!("CAPPLAN_NOW is `{text}`: {error}"))
+    let wrong = |why: String| {
+        CliError::new(Exit::Usage, format!("CAPPLAN_NOW is `{text}`: {why}"))
             .hint("write it as 2026-08-20T09:00:00Z, or unset it")
-    })
+    };
+    let at: Timestamp = text.trim().parse().map_err(|error: jiff::Error| wrong(error.to_string()))?;
+    if is_believable(at) { Ok(Some(at)) } else { Err(wrong("it is not between the years 1970 and 9000".to_owned())) }
 }
 
 /// Bounds on what is read of the three APIs: `CAPPLAN_READ_TIMEOUT` and `CAPPLAN_OBSERVE_TIMEOUT` in seconds,

@@ -21,6 +21,12 @@ pub struct Args {
     /// Build it from saved lists instead: `kubectl get … -A -o json` in DIR, PVE answers in DIR/pve
     #[arg(long, value_name = "DIR")]
     from_lists: Option<PathBuf>,
+    /// Replace names, addresses, handles, label values and the words of messages by stable pseudonyms
+    ///
+    /// The file can be attached to a bug report: structure, numbers and times stay, and so do the words of Kubernetes and
+    /// Proxmox VE.
+    #[arg(long)]
+    anonymise: bool,
 }
 
 /// Runs the command.
@@ -29,6 +35,10 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
     let snapshot = match &args.from_lists {
         Some(folder) => from_lists(folder, &config)?,
         None => live(&config).await?,
+    };
+    let snapshot = match args.anonymise {
+        true => snapshot.anonymous().map_err(|error| CliError::from_error(Exit::Unexpected, &error))?,
+        false => snapshot,
     };
     let name = format!("capplan-{}.snapshot", snapshot.taken.strftime("%Y-%m-%dT%H%M%SZ"));
     let path = args.output.clone().unwrap_or_else(|| name.into());

@@ -3,6 +3,7 @@
 //! Nothing here does I/O, reads a clock or knows how an API spells its JSON. Every other crate
 //! imports this one; this one imports none of ours.
 
+mod anonymous;
 pub mod capacity;
 pub mod change;
 pub mod disposal;

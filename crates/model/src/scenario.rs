@@ -21,7 +21,7 @@ use crate::kube::{
 };
 use crate::pve::{Disk, Guest, GuestConfig, GuestKind, Host, HostMemory, Power, Pve, Storage, ThinPool};
 use crate::snapshot::{Snapshot, Source};
-use crate::units::{Bytes, MilliCpu, written as bytes};
+use crate::units::{Bytes, MilliCpu, count, counts, instant, written as bytes};
 
 /// Format of the file; a newer major is refused.
 pub const FORMAT: &str = "capplan.scenario/1";
@@ -40,6 +40,7 @@ pub struct Scenario {
     /// What it shows.
     pub title: String,
     /// The instant it speaks of.
+    #[serde(deserialize_with = "instant")]
     pub now: Timestamp,
     /// Hosts.
     #[serde(default)]
@@ -54,7 +55,7 @@ pub struct Scenario {
     #[serde(default)]
     pub unknown: BTreeMap<String, String>,
     /// PersistentVolumes in phase Released.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     pub released_volumes: u32,
     /// Samples of the past.
     #[serde(default)]
@@ -179,13 +180,13 @@ pub struct NodeShape {
     #[serde(default = "usual_count")]
     pub advertised: u64,
     /// Volumes attached and plugged.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     pub attached: u32,
     /// Volumes plugged without a VolumeAttachment.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     pub ghosts: u32,
     /// Volumes that cannot be attached: no free slot.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     pub failing: u32,
     /// Whether the VM boots from `scsi1` instead of `scsi0`.
     #[serde(default)]
@@ -198,7 +199,7 @@ pub struct NodeShape {
     #[serde(default)]
     pub pods: Vec<PodShape>,
     /// Pods evicted: one entry a day, today first.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "counts")]
     pub evicted: Vec<u32>,
 }
 
@@ -209,7 +210,7 @@ pub struct PodShape {
     /// Name of the workload.
     pub name: String,
     /// How many.
-    #[serde(default = "one")]
+    #[serde(default = "one", deserialize_with = "count")]
     pub count: u64,
     /// Memory request of each.
     #[serde(default, deserialize_with = "bytes")]
@@ -236,7 +237,7 @@ pub struct PodShape {
     #[serde(default)]
     pub bare: bool,
     /// Block volumes of each, attached and plugged; beyond those of the node's `attached`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     pub volumes: u32,
     /// Labels a node must have.
     #[serde(default)]
@@ -265,6 +266,7 @@ pub struct HistoryShape {
     #[serde(default)]
     pub subject: String,
     /// Days before now that the series begins; hourly samples, the last an hour ago.
+    #[serde(deserialize_with = "count")]
     pub days: u32,
     /// Value at the beginning.
     #[serde(deserialize_with = "amount")]
@@ -283,7 +285,7 @@ pub struct HistoryShape {
     #[schemars(with = "Option<AmountText>")]
     pub limit: Option<f64>,
     /// Samples left out, evenly spread: holes in the series.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     pub missing: u32,
     /// Samples with another value.
     #[serde(default)]
@@ -295,6 +297,7 @@ pub struct HistoryShape {
 #[serde(deny_unknown_fields)]
 pub struct SetPoint {
     /// Which sample.
+    #[serde(deserialize_with = "count")]
     pub hours_ago: u32,
     /// Its value.
     #[serde(deserialize_with = "amount")]

@@ -11,6 +11,7 @@ use crate::ids::{HostName, NodeName, PvName, SnapshotId, VmId, VolumeHandle};
 use crate::kube::{Kube, Node, PersistentVolume, Pod};
 use crate::pve::{Guest, Host, Pve};
 use crate::reading::Reading;
+use crate::units::instant;
 
 /// Format of the file; a newer major is refused.
 pub const FORMAT: &str = "capplan.snapshot/1";
@@ -37,6 +38,7 @@ pub enum Source {
 #[serde(default)]
 pub struct Snapshot {
     /// When it was taken.
+    #[serde(deserialize_with = "instant")]
     pub taken: Timestamp,
     /// Where it came from.
     pub source: Source,

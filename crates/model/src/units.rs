@@ -4,6 +4,7 @@ use std::fmt;
 use std::iter::Sum;
 use std::ops::{Add, AddAssign};
 
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -104,6 +105,37 @@ impl fmt::Display for MilliCpu {
 }
 
 /// Reads a size as people write it in a file: `32GiB`.
+/// Whether an instant leaves room for every span that is added to it or taken from it: the years 1970 to 8999.
+pub fn is_believable(at: Timestamp) -> bool {
+    const END: i64 = 221_845_392_000;
+    (0..END).contains(&at.as_second())
+}
+
+/// Reads an instant that is believable.
+pub(crate) fn instant<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+    let at = Timestamp::deserialize(deserializer)?;
+    if is_believable(at) { Ok(at) } else { Err(D::Error::custom(format!("{at} is not between the years 1970 and 9000"))) }
+}
+
+/// Most objects of one kind that a line of a scenario makes.
+const MOST_MADE: u64 = 100_000;
+
+/// Reads how many objects are made.
+pub(crate) fn count<'de, D: Deserializer<'de>, N: TryFrom<u64>>(deserializer: D) -> Result<N, D::Error> {
+    let count = u64::deserialize(deserializer)?;
+    let few = (count <= MOST_MADE).then_some(count).and_then(|count| N::try_from(count).ok());
+    few.ok_or_else(|| D::Error::custom(format!("{count} are more than the {MOST_MADE} that can be made")))
+}
+
+/// Reads how many objects are made, several times.
+pub(crate) fn counts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Error> {
+    let counts = Vec::<u32>::deserialize(deserializer)?;
+    match counts.iter().map(|count| u64::from(*count)).sum::<u64>() {
+        sum if sum <= MOST_MADE && counts.len() < 3_660 => Ok(counts),
+        sum => Err(D::Error::custom(format!("{sum} on {} days are more than can be made", counts.len()))),
+    }
+}
+
 pub(crate) fn written<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
     let text = String::deserialize(deserializer)?;
     Bytes::parse(&text).map_err(|_| D::Error::custom(format!("`{text}` is not a size such as `32GiB`")))

@@ -218,13 +218,8 @@ impl Prometheus {
     ) -> Result<Vec<RangeSeries>, PrometheusError> {
         let mut series: BTreeMap<BTreeMap<String, String>, Vec<(Timestamp, f64)>> = BTreeMap::new();
         for (from, to) in pieces(start, end, step) {
-            for matrix in self.piece(query, from, to, step).await? {
-                let points = matrix.values.iter().filter_map(|(second, value)| {
-                    let at = Timestamp::from_second(second.round() as i64).ok()?;
-                    let value: f64 = value.parse().ok()?;
-                    value.is_finite().then_some((at, value))
-                });
-                series.entry(matrix.metric).or_default().extend(points);
+            for one in self.piece(query, from, to, step).await? {
+                series.entry(one.labels).or_default().extend(one.points);
             }
         }
         Ok(series.into_iter().map(|(labels, points)| RangeSeries { labels, points }).collect())
@@ -260,7 +255,7 @@ impl Prometheus {
         from: Timestamp,
         to: Timestamp,
         step: SignedDuration,
-    ) -> Result<Vec<Matrix>, PrometheusError> {
+    ) -> Result<Vec<RangeSeries>, PrometheusError> {
         let (url, limit) = (self.url.clone(), self.limits.request);
         let connect = |error: reqwest::Error| {
             if error.is_timeout() && !error.is_connect() {
@@ -288,17 +283,30 @@ impl Prometheus {
             }
             body.extend_from_slice(&part);
         }
-        let answer: Answer = serde_json::from_slice(&body).map_err(|error| PrometheusError::Refused {
-            status: status.as_u16(),
-            message: format!("no answer of the Prometheus API: {error}"),
-        })?;
-        if answer.status == "success" {
-            return Ok(answer.data.result);
-        }
-        let message =
-            if answer.error.is_empty() { status.to_string() } else { format!("{}: {}", answer.error_type, answer.error) };
-        Err(PrometheusError::Refused { status: status.as_u16(), message })
+        series(&body).map_err(|message| {
+            let message = if message.is_empty() { status.to_string() } else { message };
+            PrometheusError::Refused { status: status.as_u16(), message }
+        })
     }
+}
+
+/// Reads the answer to a range query. Points that are no finite numbers are left out.
+///
+/// # Errors
+/// What the server says instead, which may be nothing; or that it is no answer of the Prometheus API.
+pub fn series(body: &[u8]) -> Result<Vec<RangeSeries>, String> {
+    let answer: Answer = serde_json::from_slice(body).map_err(|error| format!("no answer of the Prometheus API: {error}"))?;
+    if answer.status != "success" {
+        let said = !answer.error.is_empty();
+        return Err(if said { format!("{}: {}", answer.error_type, answer.error) } else { String::new() });
+    }
+    let point = |(second, value): (f64, String)| {
+        let at = Timestamp::from_second(second.round() as i64).ok()?;
+        let value: f64 = value.parse().ok()?;
+        value.is_finite().then_some((at, value))
+    };
+    let of = |one: Matrix| RangeSeries { labels: one.metric, points: one.values.into_iter().filter_map(point).collect() };
+    Ok(answer.data.result.into_iter().map(of).collect())
 }
 
 /// Cuts a range into pieces of at most [`MOST_POINTS`] steps; no point is asked for twice.
