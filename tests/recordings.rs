@@ -619,3 +619,76 @@ impl WorldReport for Cluster {
         self.world().run(&["report", "--format", "json", "--no-history"]).done().json()
     }
 }
+
+/// Every text and every key of a JSON document.
+fn texts(value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::String(text) => drop(found.insert(text.clone())),
+        Value::Array(items) => items.iter().for_each(|item| texts(item, found)),
+        Value::Object(fields) => fields.iter().for_each(|(key, value)| {
+            found.insert(key.clone());
+            texts(value, found);
+        }),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+#[test]
+fn an_anonymous_snapshot_holds_no_name_and_gives_the_same_answers() {
+    let Some(data) = data() else { return };
+    for name in ["today", "lun-incident"] {
+        let mut world = World::new();
+        let lists = data.join("clusters").join(name).display().to_string();
+        world.set("CAPPLAN_NOW", "2026-08-20T09:00:00Z");
+        let (plain, anonymous) = (world.path("plain").display().to_string(), world.path("anonymous").display().to_string());
+        world.run(&["snapshot", "--from-lists", &lists, "-o", &plain]).ends(0);
+        world.run(&["snapshot", "--from-lists", &lists, "--anonymise", "-o", &anonymous]).ends(0);
+        let snapshot = capplan_provision::store::snapshot::load(plain.as_ref()).expect("just written").0;
+        let renamed = capplan_provision::store::snapshot::load(anonymous.as_ref()).expect("just written").0;
+        let mut left = BTreeSet::new();
+        texts(&serde_json::to_value(&renamed).expect("JSON"), &mut left);
+        // A name may be a word of Kubernetes or Proxmox VE, or that of a field.
+        const WORDS: [&str; 4] = ["local-path", "nvidia", "pbs", "pve"];
+        let parts: BTreeSet<&str> = left.iter().flat_map(|text| text.split(['/', ':', ' ', ',', '=', '^'])).collect();
+        let kube = &snapshot.kube;
+        let mut markers: BTreeSet<String> = BTreeSet::from([snapshot.cluster.clone()]);
+        markers.extend(
+            kube.nodes.items().iter().flat_map(|node| {
+                node.internal_ips.iter().cloned().chain([node.name.to_string()]).chain(node.system_uuid.clone())
+            }),
+        );
+        markers.extend(kube.pods.items().iter().flat_map(|pod| [pod.name.clone(), pod.uid.clone()]));
+        markers.extend(kube.persistent_volumes.items().iter().map(|volume| volume.name.to_string()));
+        markers.extend(kube.claims.items().iter().map(|claim| claim.name.clone()));
+        markers.extend(kube.storage_classes.items().iter().map(|class| class.name.clone()));
+        markers.extend(snapshot.guests().map(|guest| guest.name.clone()));
+        markers.extend(snapshot.hosts().map(|host| host.name.to_string()));
+        let namespaces = kube.namespaces.items().iter().map(|one| one.name.clone());
+        markers.extend(namespaces.filter(|name| name != "default" && !name.starts_with("kube-")));
+        markers.retain(|marker| !WORDS.contains(&marker.as_str()));
+        let found: Vec<&String> = markers.iter().filter(|marker| parts.contains(marker.as_str())).collect();
+        assert!(markers.len() > 50 && found.is_empty(), "{name}: {found:?}");
+
+        // Names are no reason for another answer.
+        let of = |path: &str| world.run(&["report", "--snapshot", path, "--no-history", "--format", "json"]).done().json();
+        let (before, after) = (of(&plain), of(&anonymous));
+        let codes = |report: &Value| -> Vec<String> {
+            let mut codes: Vec<String> =
+                report["findings"].as_array().into_iter().flatten().map(|one| one["code"].to_string()).collect();
+            codes.sort();
+            codes
+        };
+        assert_eq!(codes(&before), codes(&after), "{name}");
+        assert_eq!(before["recommendation"]["action"], after["recommendation"]["action"], "{name}");
+        for same in ["dimensions", "memory"] {
+            let numbers = |report: &Value| serde_json::to_string(&report[same]["slots"]).expect("JSON");
+            assert_eq!(numbers(&before), numbers(&after), "{name}");
+        }
+        let free = |report: &Value| -> Vec<Value> {
+            let mut free: Vec<Value> = report["slots"].as_array().into_iter().flatten().map(|one| one["free"].clone()).collect();
+            free.sort_by_key(Value::to_string);
+            free
+        };
+        assert_eq!(free(&before), free(&after), "{name}");
+    }
+}

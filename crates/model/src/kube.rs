@@ -108,7 +108,8 @@ impl Resources {
         self.memory += other.memory;
         self.ephemeral += other.ephemeral;
         for (name, amount) in &other.extended {
-            *self.extended.entry(name.clone()).or_default() += amount;
+            let sum = self.extended.entry(name.clone()).or_default();
+            *sum = sum.saturating_add(*amount);
         }
     }
 

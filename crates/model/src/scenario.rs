@@ -407,7 +407,7 @@ impl Build<'_> {
             labels.insert(MAX_VOLUMES_LABEL.into(), shape.advertised.to_string());
         }
         let resources = Resources {
-            cpu: MilliCpu(shape.cpus * 1000),
+            cpu: MilliCpu(shape.cpus.saturating_mul(1000)),
             memory: allocatable,
             ephemeral: Bytes::gib(100),
             extended: shape.extended.clone(),

@@ -105,6 +105,20 @@ impl fmt::Display for MilliCpu {
 }
 
 /// Reads a size as people write it in a file: `32GiB`.
+/// The sum of plain counts; one that is out of range is the largest number.
+pub fn total(counts: impl IntoIterator<Item = u64>) -> u64 {
+    counts.into_iter().fold(0, u64::saturating_add)
+}
+
+/// Largest amount that takes part in a sum of signed numbers: 1 PiB, or a million million cores. More than a thousand
+/// times what a machine has; nothing fits that asks for it.
+pub const MOST: u64 = 1 << 50;
+
+/// An amount as a signed number, cut at [`MOST`], so that sums and percentages of it stay in range.
+pub fn signed(amount: u64) -> i64 {
+    i64::try_from(amount.min(MOST)).expect("2^50 is less than 2^63")
+}
+
 /// Whether an instant leaves room for every span that is added to it or taken from it: the years 1970 to 8999.
 pub fn is_believable(at: Timestamp) -> bool {
     const END: i64 = 221_845_392_000;

@@ -145,7 +145,7 @@ pub fn commitment(snapshot: &Snapshot, host: &Host) -> Reading<Commitment> {
             match guest.power {
                 Power::Running => {
                     sum.running += guest.memory();
-                    sum.cpus += guest.cpus;
+                    sum.cpus = sum.cpus.saturating_add(guest.cpus);
                 }
                 Power::Stopped => {}
                 Power::Unknown => return Reading::unknown(format!("state of guest {} on {} is unknown", guest.vmid, host.name)),

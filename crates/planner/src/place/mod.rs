@@ -537,7 +537,8 @@ impl Puzzle {
         for (kind, now) in self.kinds.iter().zip(assignment) {
             for (bin, count) in now {
                 for (dimension, amount) in &kind.demand {
-                    *used.entry((*bin, *dimension)).or_default() += amount * count;
+                    let sum = used.entry((*bin, *dimension)).or_insert(0_i64);
+                    *sum = sum.saturating_add(amount.saturating_mul(*count));
                 }
             }
         }

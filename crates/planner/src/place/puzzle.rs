@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use capplan_model::kube::Pod;
+use capplan_model::units::signed;
 
 use super::{Bin, BinState, Kind, Rule};
 use crate::attach::Plugs;
@@ -239,10 +240,6 @@ impl Sketch {
 
 /// Before the name of a driver.
 const VOLUMES_OF: &str = "volumes of ";
-
-fn signed(amount: u64) -> i64 {
-    i64::try_from(amount).unwrap_or(i64::MAX)
-}
 
 fn gcd(a: i64, b: i64) -> i64 {
     if b == 0 { a } else { gcd(b, a % b) }

@@ -10,6 +10,7 @@ use capplan_model::plan::{GuestRef, Plan, StepAction, WorkerSpec};
 use capplan_model::policy::{Direction, Measure, Rule, Scope};
 use capplan_model::pve::Guest;
 use capplan_model::slots::VolumeSlots;
+use capplan_model::units::Bytes;
 use capplan_model::{Reading, Snapshot};
 use jiff::Timestamp;
 
@@ -191,7 +192,7 @@ pub(super) fn up_rules_met(scene: &Scene<'_>, after: &Snapshot) -> Vec<(String, 
 fn met_later(scene: &Scene<'_>, facts: &Facts<'_>) -> Vec<(String, String)> {
     let days = f64::from(facts.policy.safety.horizon_days);
     let workers: Vec<&Node> = facts.snapshot.workers().into_known().unwrap_or_default();
-    let allocatable: u64 = workers.iter().map(|node| node.allocatable.memory.0).sum();
+    let allocatable = workers.iter().map(|node| node.allocatable.memory).sum::<Bytes>().0;
     let mut list = Vec::new();
     for rule in &facts.policy.scale_up.rules {
         let (dimension, per) = match rule.measure {

@@ -9,6 +9,7 @@ use capplan_model::plan::{Action, Condition, Feasibility, GuestRef, Plan, PodMov
 use capplan_model::policy::Policy;
 use capplan_model::pve::Power;
 use capplan_model::slots::{PLUGIN_SLOTS, VolumeSlots};
+use capplan_model::units::signed;
 
 use super::blockers::may_go_unhealthy;
 use super::inventory::Inventory;
@@ -439,8 +440,4 @@ impl Audit<'_> {
             self.fail(format!("{volume} is used by {}", pod.object_name()));
         }
     }
-}
-
-fn signed(amount: u64) -> i64 {
-    i64::try_from(amount).unwrap_or(i64::MAX)
 }

@@ -8,7 +8,7 @@ use capplan_model::kube::{CONTROL_PLANE_LABEL, MAX_VOLUMES_LABEL, PersistentVolu
 use capplan_model::plan::{Action, Condition, Feasibility, GuestRef, Optimality, Plan, StepAction};
 use capplan_model::policy::Measure;
 use capplan_model::slots::VolumeSlots;
-use capplan_model::units::Bytes;
+use capplan_model::units::{Bytes, total};
 use capplan_model::volumes::{Use, Volumes};
 
 use super::after::Standing;
@@ -267,14 +267,16 @@ pub(super) fn right_size(scene: &Scene<'_>, standing: &Standing<'_>, facts: &Fac
     let Some(uses) = facts.uses.known() else { return Tried::Rejected("requests are unknown".to_owned()) };
     let share = memory_share(uses, rule.scope);
     let members: Vec<_> = uses.iter().filter(|one| one.is_in(rule.scope)).collect();
-    let allocatable: u64 = members.iter().map(|one| one.node.allocatable.memory.0).sum();
-    let requested: u64 = members.iter().map(|one| one.requests.memory.0).sum();
+    let allocatable = members.iter().map(|one| one.node.allocatable.memory).sum::<Bytes>().0;
+    let requested = members.iter().map(|one| one.requests.memory).sum::<Bytes>().0;
     let excess = requested.saturating_sub((rule.when.value * allocatable as f64) as u64);
     let metrics: BTreeMap<&NodeName, Bytes> =
         scene.ground.snapshot.kube.node_metrics.items().iter().map(|one| (&one.name, one.memory)).collect();
-    let used: Option<u64> = members.iter().map(|one| metrics.get(&one.node.name).map(|used| used.0)).sum();
-    let Some(used) = used else { return Tried::Rejected("what is really used is not known: no metrics were read".to_owned()) };
-    if used + excess > requested {
+    let used: Option<Vec<u64>> = members.iter().map(|one| metrics.get(&one.node.name).map(|used| used.0)).collect();
+    let Some(used) = used.map(total) else {
+        return Tried::Rejected("what is really used is not known: no metrics were read".to_owned());
+    };
+    if used.saturating_add(excess) > requested {
         let percent = used as f64 / requested.max(1) as f64 * 100.0;
         return Tried::Rejected(format!("{percent:.0}% of what is requested is used: there is too little to give back"));
     }

@@ -9,6 +9,7 @@ use capplan_model::plan::{Action, BlockCode, Blocker, Feasibility, Optimality, O
 use capplan_model::policy::{Direction, Measure};
 use capplan_model::pve::{Guest, Pve};
 use capplan_model::slots::VolumeSlots;
+use capplan_model::units::{Bytes, signed};
 use jiff::SignedDuration;
 
 use super::blockers::{self, Findings};
@@ -441,10 +442,10 @@ fn kept_memory(scene: &Scene<'_>, board: &Board<'_>, workers: &[NodeId], bins: &
     let rules = scene.ground.policy.scale_up.rules.iter().filter(|rule| rule.measure == Measure::MemoryRequests);
     let most = rules.map(|rule| rule.when.value).reduce(f64::min).filter(|share| *share > 0.0)?;
     let amount = |node: NodeId| if workers.contains(&node) { cluster.node(node).allocatable.memory.0 } else { 0 };
-    let amounts: Vec<i64> = bins.iter().map(|node| i64::try_from(amount(*node)).unwrap_or(i64::MAX)).collect();
+    let amounts: Vec<i64> = bins.iter().map(|node| signed(amount(*node))).collect();
     // DaemonSets' pods of those that go ask for nothing any more: at least what moves has to be kept.
     let moving = workers.iter().flat_map(|node| cluster.pods_on(*node)).map(|pod| cluster.pod(*pod));
-    let asked: u64 = moving.filter(|pod| !pod.belongs_to_node()).map(|pod| pod.requests.memory.0).sum();
+    let asked = moving.filter(|pod| !pod.belongs_to_node()).map(|pod| pod.requests.memory).sum::<Bytes>().0;
     Some((amounts, (asked as f64 / most).ceil() as i64))
 }
 

@@ -7,7 +7,7 @@ use capplan_model::change::AddWorker;
 use capplan_model::ids::{HostName, NodeName, VmId};
 use capplan_model::plan::{Action, Feasibility, Optimality, Plan, Rejected};
 use capplan_model::pve::Power;
-use capplan_model::units::Bytes;
+use capplan_model::units::{Bytes, total};
 
 use super::after::Standing;
 use super::blockers::unsafe_to_move;
@@ -272,7 +272,8 @@ fn quota(scene: &Scene<'_>, workers: &[NewWorker]) -> Option<String> {
             ("limits.memory", pod.limits.memory.0),
             ("pods", 1),
         ] {
-            *growth.entry((&pod.namespace, resource)).or_default() += amount;
+            let sum = growth.entry((&pod.namespace, resource)).or_default();
+            *sum = u64::saturating_add(*sum, amount);
         }
     }
     scene.ground.snapshot.kube.quotas.items().iter().find_map(|quota| {
@@ -307,7 +308,7 @@ fn describe(scene: &Scene<'_>, wanted: &Wanted, tried: &Tried, board: &Board<'_>
             .push(format!("{} brings {gained} for pods ({daemons} go to DaemonSets) and {slots} volume slots", spec.name));
     }
     let new: Bytes = specs.iter().map(|spec| spec.memory).sum();
-    let cores: u64 = specs.iter().map(|spec| spec.cores).sum();
+    let cores = total(specs.iter().map(|spec| spec.cores));
     for host in snapshot.hosts().filter(|host| specs.iter().any(|spec| spec.host == host.name)) {
         if let (Some(memory), Some(sum)) = (host.memory.known(), commitment(snapshot, host).into_known()) {
             let share = (sum.running + new).0 as f64 / memory.total.0.max(1) as f64;
@@ -322,7 +323,7 @@ fn describe(scene: &Scene<'_>, wanted: &Wanted, tried: &Tried, board: &Board<'_>
             }
         }
         let running = snapshot.guests().filter(|guest| guest.host == host.name && guest.power == Power::Running);
-        let cpus = running.map(|guest| guest.cpus).sum::<u64>() + cores;
+        let cpus = total(running.map(|guest| guest.cpus)).saturating_add(cores);
         let threads = host.cpus.known().filter(|threads| **threads > 0);
         if let Some(ratio) = threads.map(|threads| cpus as f64 / *threads as f64).filter(|ratio| *ratio > MANY_CPUS) {
             plan.warnings.push(format!("{} would run {cpus} virtual CPUs, {ratio:.1} per thread", host.name));

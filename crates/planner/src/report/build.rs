@@ -9,6 +9,7 @@ use capplan_model::join::{Join, join};
 use capplan_model::policy::{Direction, Measure, Policy, Scope};
 use capplan_model::pve::{Power, ThinPool};
 use capplan_model::slots::{ConfigSlots, VolumeSlots};
+use capplan_model::units::total;
 use capplan_model::{Reading, Snapshot};
 use jiff::{SignedDuration, Timestamp};
 
@@ -264,7 +265,7 @@ fn dimension_rows(facts: &Facts<'_>, found: &[Usage], unknown: &[(Dimension, Str
             let limits: Option<Vec<u64>> = slots.iter().map(VolumeSlots::limit).collect();
             let free: Option<Vec<u64>> = slots.iter().map(VolumeSlots::free).collect();
             if let (Some(limits), Some(free)) = (limits, free) {
-                let (limit, free): (u64, u64) = (limits.iter().sum(), free.iter().sum());
+                let (limit, free) = (total(limits), total(free));
                 let used = limit.saturating_sub(free) as f64;
                 rows.push(DimensionRow {
                     used: Some(used),

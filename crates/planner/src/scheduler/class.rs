@@ -7,10 +7,11 @@ use std::hash::{Hash, Hasher};
 use std::ops::{Index, IndexMut};
 
 use capplan_model::kube::{Pod, PodAffinity, PodAffinityTerm};
+use capplan_model::units::signed;
 use hashbrown::{HashMap, HashTable};
 use rustc_hash::{FxBuildHasher, FxHasher};
 
-use super::cluster::{Cluster, HostPort, NodeId, PodId, signed};
+use super::cluster::{Cluster, HostPort, NodeId, PodId};
 use super::selector::Selector;
 use super::storage::ClaimId;
 
@@ -37,7 +38,7 @@ pub(super) struct Class {
 impl Class {
     pub(super) fn of(pod: &Pod, example: PodId, cluster: &mut Cluster<'_>) -> Self {
         let requests = &pod.requests;
-        let scored = (requests.cpu.0 + pod.assumed.cpu.0, requests.memory.0 + pod.assumed.memory.0);
+        let scored = ((requests.cpu + pod.assumed.cpu).0, (requests.memory + pod.assumed.memory).0);
         let arriving = pod.assumed.on_arrival.map_or(scored, |(cpu, memory)| (cpu.0, memory.0));
         // `fitsRequest` skips resources of which nothing is asked.
         let extended = requests.extended.iter().filter(|(_, amount)| **amount > 0);

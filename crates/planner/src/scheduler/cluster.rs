@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use capplan_model::ids::NodeName;
 use capplan_model::kube::{Labels, Node, Pod};
+use capplan_model::units::signed;
 use capplan_model::{Reading, Snapshot};
 use hashbrown::HashMap;
 use rustc_hash::FxBuildHasher;
@@ -483,14 +484,15 @@ impl<'a> Cluster<'a> {
         let class = &mut self.classes[id];
         class.add(node, sign);
         let (load, row) = (&mut self.loads[node], &mut self.nodes[node]);
-        load.cpu += sign * class.cpu;
-        load.memory += sign * class.memory;
-        load.ephemeral += sign * class.ephemeral;
-        load.scored_cpu += sign * class.scored_cpu;
-        load.scored_memory += sign * class.scored_memory;
+        let add = |sum: &mut i64, amount: i64| *sum = sum.saturating_add(sign * amount);
+        add(&mut load.cpu, class.cpu);
+        add(&mut load.memory, class.memory);
+        add(&mut load.ephemeral, class.ephemeral);
+        add(&mut load.scored_cpu, class.scored_cpu);
+        add(&mut load.scored_memory, class.scored_memory);
         load.pods += sign;
         for (resource, amount) in &class.extended {
-            row.extended[*resource] += sign * amount;
+            add(&mut row.extended[*resource], *amount);
         }
         for port in &class.ports {
             if sign > 0 {
@@ -517,8 +519,4 @@ impl<'a> Cluster<'a> {
         }
         self.moves.push(Move { node, class: id, sign });
     }
-}
-
-pub(super) fn signed(amount: u64) -> i64 {
-    i64::try_from(amount).unwrap_or(i64::MAX)
 }

@@ -50,8 +50,10 @@ pub(super) fn preferred_node_terms(pod: &Pod) -> &[capplan_model::kube::Preferre
 fn least_allocated(class: &Class, node: NodeId, cluster: &Cluster<'_>) -> i64 {
     let load = &cluster.loads[node];
     let (mut score, mut weights) = (0, 0);
-    let amounts =
-        [(load.scored_cpu + class.arriving.0, load.most_cpu), (load.scored_memory + class.arriving.1, load.most_memory)];
+    let amounts = [
+        (load.scored_cpu.saturating_add(class.arriving.0), load.most_cpu),
+        (load.scored_memory.saturating_add(class.arriving.1), load.most_memory),
+    ];
     for (requested, most) in amounts.into_iter().filter(|(_, most)| *most != 0) {
         score += if requested > most { 0 } else { (most - requested) * 100 / most };
         weights += 1;

@@ -9,7 +9,7 @@ use capplan_model::kube::{
     CONTROL_PLANE_LABEL, Condition, CsiNode, CsiNodeDriver, MAX_VOLUMES_LABEL, Node, Phase, Pod, Resources, Workload,
 };
 use capplan_model::pve::{Disk, Guest, GuestConfig, Host, Power};
-use capplan_model::units::{Bytes, MilliCpu};
+use capplan_model::units::{Bytes, MilliCpu, total};
 
 use super::SimulateError;
 use super::play::Player;
@@ -241,7 +241,7 @@ fn unsure_daemons(player: &Player<'_>, name: &NodeName, add: &AddWorker) -> Vec<
 /// Why a worker cannot even hold its own DaemonSets.
 fn too_small(daemons: &[Pod], allocatable: &Resources) -> Option<Refusal> {
     let memory: Bytes = daemons.iter().map(|pod| pod.requests.memory).sum();
-    let cpu = MilliCpu(daemons.iter().map(|pod| pod.requests.cpu.0).sum());
+    let cpu = daemons.iter().map(|pod| pod.requests.cpu).sum::<MilliCpu>();
     (memory > allocatable.memory || cpu > allocatable.cpu).then(|| {
         let has = format!("it has {} and {}", allocatable.memory, allocatable.cpu);
         Refusal::NoRoom(format!("its DaemonSets need {memory} memory and {cpu}, {has}"))
@@ -295,7 +295,7 @@ pub(super) fn hosts_take(player: &Player<'_>, memory: Bytes) -> Option<u64> {
     let reserve = ground.policy.worker.host_reserve;
     let each = hosts.map(|host| Some(host.memory.known()?.available().minus(reserve).0 / memory.0.max(1)));
     let unread = ground.snapshot.pve.is_empty() || ground.snapshot.pve.iter().any(|pve| pve.hosts.why().is_some());
-    each.sum::<Option<u64>>().filter(|_| !unread)
+    each.collect::<Option<Vec<u64>>>().filter(|_| !unread).map(total)
 }
 
 /// The host that is named, or the one that has room for certain with most memory available; and why it has no

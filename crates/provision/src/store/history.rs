@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Cursor, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -259,6 +260,11 @@ fn read(path: &Path) -> Result<DataFrame, String> {
     if named != Some(hash(&bytes).as_str()) {
         return Err("damaged or cut: its content does not match the hash in its name; move it away".to_owned());
     }
+    // The decoder of Parquet panics on some files that are none: such a file is unreadable, and the others count.
+    catch_unwind(AssertUnwindSafe(|| decoded(bytes))).unwrap_or_else(|_| Err("not a Parquet file; move it away".to_owned()))
+}
+
+fn decoded(bytes: Vec<u8>) -> Result<DataFrame, String> {
     let unreadable = |error: PolarsError| format!("cannot be read: {error}; move it away");
     let mut reader = ParquetReader::new(Cursor::new(bytes));
     let metadata = reader.get_metadata().map_err(unreadable)?;
