@@ -48,6 +48,7 @@ fn no_arrow_between_the_crates_points_the_wrong_way() {
     let expected = [
         // The rig is for the tests alone.
         ("capplan", vec!["capplan-model", "capplan-planner", "capplan-provision", "capplan-rig"]),
+        ("capplan-fuzz", vec!["capplan-model", "capplan-planner", "capplan-provision", "capplan-rig"]),
         ("capplan-model", vec![]),
         ("capplan-planner", vec!["capplan-model"]),
         ("capplan-provision", vec!["capplan-model"]),

@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(6 * OBSERVE);
 /// Peak memory of a command, in KiB: a hundred times less than what is sent.
 const MEMORY: u64 = 400 << 10;
 
-const FILL: [u8; 1 << 20] = [b' '; 1 << 20];
+static FILL: [u8; 1 << 20] = [b' '; 1 << 20];
 
 /// How a server misbehaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

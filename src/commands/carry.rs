@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use super::apply::unwritten;
 use super::observed::unobserved;
 use crate::config::Config;
-use crate::signals::asked_to_end;
+use crate::signals::Signals;
 use crate::ui::{CliError, Exit, Progress, note};
 
 /// How to tell what happens.
@@ -127,9 +127,10 @@ async fn carry_out(config: &Config, world: &World, plan: &Plan, journal: &mut Jo
     let show = |told: &Told| tell(told, output);
     let executor = executor(config, world, plan, &again, &show);
     tell(&Told::Run { run: run.clone() }, output);
+    let mut signals = Signals::listen();
     let ran = tokio::select! {
         ran = executor.run(journal) => ran,
-        name = asked_to_end() => return Err(interrupted(name, &run, plan, journal, &executor).await),
+        name = signals.next() => return Err(interrupted(name, signals, &run, plan, journal, &executor).await),
     };
     let outcome = match ran {
         Ok(outcome) => {
@@ -188,13 +189,20 @@ async fn carry_out(config: &Config, world: &World, plan: &Plan, journal: &mut Jo
 }
 
 /// The run stays where it is: what was begun is read back when it is gone on with.
-async fn interrupted(name: &str, run: &str, plan: &Plan, journal: &mut Journal, executor: &Executor<'_>) -> CliError {
+async fn interrupted(
+    name: &str,
+    mut signals: Signals,
+    run: &str,
+    plan: &Plan,
+    journal: &mut Journal,
+    executor: &Executor<'_>,
+) -> CliError {
     let step = journal.state.next(plan.steps.len() as u64).unwrap_or_default();
     let stopped = journal.append(&Event::Stopped { step, at: Timestamp::now(), why: format!("interrupted by {name}") });
     // A second signal waits for nothing.
     tokio::select! {
         () = executor.withdraw(&journal.state) => {}
-        _ = asked_to_end() => {}
+        _ = signals.next() => {}
     }
     CliError {
         causes: stopped.err().map(|error| error.to_string()).into_iter().chain(closed(plan, &journal.state)).collect(),

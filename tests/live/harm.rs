@@ -101,7 +101,7 @@ fn a_run_that_is_interrupted_says_resume_and_goes_by_the_clock() -> Tested {
         return Ok(());
     }
     let (mut rig, mut world, mut child, vmid) = at_the_last_step(8.0)?;
-    kill_process(Pid::from_child(&child), Signal::INT).expect("a child of ours");
+    kill_process(Pid::from_child(&child.0), Signal::INT).expect("a child of ours");
     let (code, said) = ended(&mut child, &world);
     assert_eq!(code, Some(5), "{said}");
     let hint = said.lines().find(|line| line.contains("interrupted by SIGINT")).expect("it says so");
@@ -117,9 +117,19 @@ fn a_run_that_is_interrupted_says_resume_and_goes_by_the_clock() -> Tested {
     Ok(())
 }
 
+/// A run in the background, which ends with its test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 /// A rig whose tool talks through the gate, a worker that it may destroy, and a removal that has come to its last step,
 /// where a list of Kubernetes takes long.
-fn at_the_last_step(delay: f64) -> Result<(Rig, World, Child, u32), Failure> {
+fn at_the_last_step(delay: f64) -> Result<(Rig, World, Running, u32), Failure> {
     let (mut rig, mut world) = started(3)?;
     rig.plant(printed_roles(), MissingOwners::Drop)?;
     rig.start_gate()?;
@@ -127,7 +137,7 @@ fn at_the_last_step(delay: f64) -> Result<(Rig, World, Child, u32), Failure> {
     let (node, vmid) = next_out(&rig)?;
     give_up_to_destroy(&mut rig, vmid)?;
     let said = File::create(world.path("said")).expect("a file of ours");
-    let mut child = world.command(&remove(&node)).stderr(said).spawn().expect("it starts");
+    let mut child = Running(world.command(&remove(&node)).stderr(said).spawn().expect("it starts"));
     let told = |word: &str| std::fs::read_to_string(world.path("said")).expect("a file of ours").contains(word);
     let begun = Instant::now();
     let mut slow = false;
@@ -136,7 +146,7 @@ fn at_the_last_step(delay: f64) -> Result<(Rig, World, Child, u32), Failure> {
             slow = true;
             rig.gate()?.fail(&json!({"method": "GET", "path": "/api/v1/persistentvolumes", "times": 50, "delay": delay}))?;
         }
-        assert!(child.try_wait().expect("a child").is_none(), "it ended early");
+        assert!(child.0.try_wait().expect("a child").is_none(), "it ended early");
         assert!(begun.elapsed() < Duration::from_secs(120), "it never came to the last step");
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -144,8 +154,8 @@ fn at_the_last_step(delay: f64) -> Result<(Rig, World, Child, u32), Failure> {
 }
 
 /// How a child ended, and what it said.
-fn ended(child: &mut Child, world: &World) -> (Option<i32>, String) {
-    let status = child.wait().expect("a child");
+fn ended(child: &mut Running, world: &World) -> (Option<i32>, String) {
+    let status = child.0.wait().expect("a child");
     (status.code(), std::fs::read_to_string(world.path("said")).expect("a file of ours"))
 }
 

@@ -234,3 +234,51 @@ fn wrong_data_keep_a_vm_out_each_with_its_reason() -> Tested {
     assert_eq!(rig.api().list("/api/v1/nodes")?, [] as [Value; 0]);
     Ok(())
 }
+
+/// Whether Debian's own `ds-identify` would let cloud-init run on a machine with these files and no drive that holds data.
+fn cloud_init_runs(program: &std::path::Path, files: &[(&str, &str)]) -> bool {
+    let root = tempfile::tempdir().expect("a folder");
+    let vendor = [("sys/class/dmi/id/sys_vendor", "QEMU\n"), ("proc/cmdline", "root=/dev/sda1\n")];
+    for (path, content) in vendor.iter().chain(files) {
+        let path = root.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        std::fs::write(path, content).expect("written");
+    }
+    let run = root.path().join("run");
+    std::fs::create_dir_all(&run).expect("made");
+    let mut command = std::process::Command::new("sh");
+    command.arg(program).arg("--force").env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    // 0: found; 1: disabled.
+    let status = command.env("PATH_ROOT", root.path()).env("PATH_RUN", &run).status().expect("it runs");
+    assert!(matches!(status.code(), Some(0 | 1)), "{status}");
+    status.code() == Some(0)
+}
+
+#[test]
+fn a_worker_keeps_its_address_whatever_the_datasources_of_its_template_are() -> Tested {
+    if skipped() {
+        return Ok(());
+    }
+    let data: Value = serde_saphyr::from_str(include_str!("../../crates/provision/src/join/templates/keep-files.yaml"))
+        .expect("a template of ours");
+    let program = capplan_rig::components::ds_identify()?;
+    let guard = data.as_array().into_iter().flatten().map(|file| {
+        let text = |key: &str| file[key].as_str().expect("text").to_owned();
+        (text("path").trim_start_matches('/').to_owned(), text("content"))
+    });
+    let guard: Vec<(String, String)> = guard.collect();
+    assert_eq!(guard.len(), 2);
+    for list in ["[ NoCloud ]", "[ NoCloud, None ]", "[ NoCloud, ConfigDrive, None ]"] {
+        for policy in [None, Some("policy: search,found=all,maybe=all,notfound=enabled\n"), Some("datasource: NoCloud\n")] {
+            let template = format!("datasource_list: {list}\n");
+            let mut files = vec![("etc/cloud/cloud.cfg.d/90_template.cfg", template.as_str())];
+            files.extend(policy.map(|policy| ("etc/cloud/ds-identify.cfg", policy)));
+            let runs_without = cloud_init_runs(&program, &files);
+            // With one real entry, or a policy that forces it, an empty drive makes another machine of the worker.
+            assert!(runs_without || list.contains("ConfigDrive") && policy.is_none(), "{list} {policy:?}");
+            files.extend(guard.iter().map(|(path, content)| (path.as_str(), content.as_str())));
+            assert!(!cloud_init_runs(&program, &files), "{list} {policy:?}");
+        }
+    }
+    Ok(())
+}

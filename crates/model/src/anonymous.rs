@@ -145,14 +145,9 @@ fn is_number(piece: &str) -> bool {
         "", "v", "scsi", "virtio", "ide", "sata", "unused", "efidisk", "tpmstate", "hostpci", "net", "numa", "ipconfig", "k3s",
         "rke2r", "pc",
     ];
-    let digits = piece.trim_start_matches(|c: char| c.is_ascii_lowercase());
-    let digits = if piece.starts_with("k3s") {
-        &piece[3..]
-    } else if piece.starts_with("rke2r") {
-        &piece[5..]
-    } else {
-        digits
-    };
+    // Two of these end in a digit or in a letter after one.
+    let own = ["k3s", "rke2r"].iter().find_map(|before| piece.strip_prefix(before));
+    let digits = own.unwrap_or_else(|| piece.trim_start_matches(|c: char| c.is_ascii_lowercase()));
     let before = &piece[..piece.len() - digits.len()];
     (1..=5).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_digit()) && BEFORE.contains(&before)
 }

@@ -172,7 +172,7 @@ fn disks(guest: &Guest) -> Vec<(String, crate::pve::Disk, bool)> {
     for (key, value) in &guest.pending {
         let is_disk = |prefix: &&str| key.strip_prefix(*prefix).is_some_and(|rest| rest.parse::<u32>().is_ok());
         let kinds = ["scsi", "virtio", "sata", "ide", "efidisk", "tpmstate", "unused"];
-        if let Some(value) = value.as_ref().filter(|_| kinds.iter().any(|kind| is_disk(kind))) {
+        if let Some(value) = value.as_ref().filter(|_| kinds.iter().any(is_disk)) {
             let volume = value.split(',').next().unwrap_or_default();
             let volume = volume.strip_prefix("file=").unwrap_or(volume);
             let cdrom = value.contains("media=cdrom");

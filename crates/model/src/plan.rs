@@ -486,9 +486,9 @@ impl Step {
 
     /// The guest that a step is about: the one that it changes, or that of the node that it deletes.
     pub fn guest(&self) -> Option<&GuestRef> {
-        let of_node = self.requires.iter().find_map(|condition| match condition {
-            Condition::VolumesGone { guest, .. } if matches!(self.change, StepAction::DeleteNode { .. }) => guest.as_ref(),
-            _ => None,
+        let of_node = self.requires.iter().find_map(|condition| {
+            let Condition::VolumesGone { guest, .. } = condition else { return None };
+            guest.as_ref().filter(|_| matches!(self.change, StepAction::DeleteNode { .. }))
         });
         self.change.guest().or(of_node)
     }

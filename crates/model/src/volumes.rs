@@ -487,9 +487,9 @@ mod tests {
             Pve { guests: Reading::Known(vec![owner.clone(), guest]), ..Default::default() }
         };
         let disk = "local-lvm:vm-204-disk-1";
-        let place = |change: &dyn Fn(&mut Guest)| match other_guests(&other(change), &owner, disk)? {
-            Referrer::Guest { place, vmid: VmId(205), .. } => Some(place),
-            _ => None,
+        let place = |change: &dyn Fn(&mut Guest)| {
+            let Referrer::Guest { place, vmid: VmId(205), .. } = other_guests(&other(change), &owner, disk)? else { return None };
+            Some(place)
         };
         let config = |guest: &mut Guest, change: &dyn Fn(&mut GuestConfig)| {
             if let Reading::Known(config) = &mut guest.config {

@@ -176,6 +176,14 @@ pub fn cloud_init() -> Result<PathBuf, Failure> {
     Ok(command)
 }
 
+/// Debian's `ds-identify`, which decides at each boot whether cloud-init runs.
+///
+/// # Errors
+/// The package cannot be had.
+pub fn ds_identify() -> Result<PathBuf, Failure> {
+    Ok(debian("cloud-init")?.join("usr/lib/cloud-init/ds-identify"))
+}
+
 /// Runs the tests of the parts that are not Rust: format, vet and tests of the machines, tests of the double.
 ///
 /// # Errors

@@ -443,11 +443,13 @@ fn bound_plugins(file: &mut Kubeconfig, runner: &[String]) {
 fn plugin_error(error: kube::Error, other: impl FnOnce(kube::Error) -> KubeError) -> KubeError {
     use kube::client::AuthError;
     let kube::Error::Auth(error) = error else { return other(error) };
-    KubeError::Config(match error {
-        AuthError::AuthExecRun { out, .. } => format!("the exec plugin of the kubeconfig failed: {}", out.status).into(),
-        AuthError::AuthExec(_) | AuthError::AuthExecParse(_) => "the exec plugin of the kubeconfig gave no credential".into(),
-        error => Box::new(error),
-    })
+    if let AuthError::AuthExecRun { out, .. } = &error {
+        return KubeError::Config(format!("the exec plugin of the kubeconfig failed: {}", out.status).into());
+    }
+    if matches!(error, AuthError::AuthExec(_) | AuthError::AuthExecParse(_)) {
+        return KubeError::Config("the exec plugin of the kubeconfig gave no credential".into());
+    }
+    KubeError::Config(Box::new(error))
 }
 
 /// A client for a server whose own certificate is the "authority" of the kubeconfig.

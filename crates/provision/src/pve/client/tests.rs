@@ -201,7 +201,10 @@ fn a_segment_is_encoded_as_pve_wants_it() {
 
 /// A TLS server with a certificate of its own for `127.0.0.1`.
 fn serve_tls(body: &str) -> (String, CertifiedKey<rcgen::KeyPair>) {
-    let own = generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+    serve_tls_with(body, generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate"))
+}
+
+fn serve_tls_with(body: &str, own: CertifiedKey<rcgen::KeyPair>) -> (String, CertifiedKey<rcgen::KeyPair>) {
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(own.signing_key.serialize_der()));
     let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
@@ -253,4 +256,43 @@ async fn certificates_of_a_file_are_trusted_and_no_others() {
     std::fs::write(&file, "no certificate").expect("writable");
     let error = Reader::new(Endpoint { trust: Trust::CaFile(file.clone()), ..endpoint(&url) }).expect_err("empty");
     assert!(matches!(error, EndpointError::CaFile { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_certificate_of_its_own_is_refused_once_it_has_expired() {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut wanted = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).expect("a name");
+    wanted.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    wanted.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    let cert = wanted.self_signed(&key).expect("signed");
+    let (url, own) = serve_tls_with(r#"{"data":7}"#, CertifiedKey { cert, signing_key: key });
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("ca.pem");
+    std::fs::write(&file, own.cert.pem()).expect("writable");
+    let reader = Reader::new(Endpoint { trust: Trust::CaFile(file), ..endpoint(&url) }).expect("a valid endpoint");
+    let error = reader.get::<u8>("/x", &[]).await.expect_err("expired");
+    assert!(matches!(error, PveError::Tls { .. }), "{error:?}");
+    assert!(crate::observe::causes(&error).to_lowercase().contains("expired"), "{}", crate::observe::causes(&error));
+}
+
+#[tokio::test]
+async fn a_fingerprint_and_an_authority_must_both_hold() {
+    let (url, own) = serve_tls(r#"{"data":7}"#);
+    let (_other_url, other) = serve_tls(r#"{"data":7}"#);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = |name: &str, own: &CertifiedKey<rcgen::KeyPair>| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, own.cert.pem()).expect("writable");
+        path
+    };
+    let (right, wrong) = (file("right.pem", &own), file("wrong.pem", &other));
+    let found = Fingerprint::of(own.cert.der()).to_string();
+    let another = Fingerprint::of(other.cert.der()).to_string();
+    for (fingerprint, ca_file, holds) in
+        [(&found, &right, true), (&found, &wrong, false), (&another, &right, false), (&another, &wrong, false)]
+    {
+        let trust = Trust::Both { fingerprint: fingerprint.clone(), ca_file: ca_file.clone() };
+        let reader = Reader::new(Endpoint { trust, ..endpoint(&url) }).expect("a valid endpoint");
+        assert_eq!(reader.get::<u8>("/x", &[]).await.is_ok(), holds, "{fingerprint} {}", ca_file.display());
+    }
 }
