@@ -73,7 +73,11 @@ pub fn quiet() {
     static ONCE: Once = Once::new();
     ONCE.call_once(watch);
     std::panic::set_hook(Box::new(|info| {
-        *LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner) = info.to_string();
+        // A sum panics in the standard library: who summed is in the first frames of ours.
+        let trace = std::backtrace::Backtrace::force_capture().to_string();
+        let ours = trace.lines().map(str::trim).filter(|line| line.contains(": capplan_") && !line.contains("capplan_fuzz"));
+        let frames: Vec<&str> = ours.take(2).collect();
+        *LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner) = format!("{info} {}", frames.join(" < "));
     }));
 }
 

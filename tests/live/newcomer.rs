@@ -921,3 +921,20 @@ fn alerts_count_as_new_if_they_fire_and_did_not_before() -> Tested {
     assert_eq!(new, ["KubeletDown node=w3"]);
     Ok(())
 }
+
+/// Takes as long as capplan waits for the signer, two minutes: only with `CAPPLAN_MATRIX=full`.
+#[test]
+fn a_signer_that_is_dead_is_named() -> Tested {
+    if skipped_without_own_plane() || std::env::var("CAPPLAN_MATRIX").as_deref() != Ok("full") {
+        return Ok(());
+    }
+    let (mut rig, world, _provisioner) = started()?;
+    rig.plane()?.kill(Component::ControllerManager);
+    let said = world.run(&ADD).ends(5);
+    assert!(said.err.contains("cluster-info is signed with the token"), "{}", said.err);
+    assert!(said.err.contains("kube-controller-manager, which signs it, has"), "{}", said.err);
+    // Once it is back, the run goes on.
+    rig.plane()?.start(Component::ControllerManager)?;
+    world.run(&["resume"]).done();
+    Ok(())
+}

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use capplan_model::slots::{PLUGIN_SLOTS, VolumeSlots};
-use capplan_model::units::Bytes;
+use capplan_model::units::{Bytes, total};
 use capplan_model::volumes::Volumes;
 use jiff::SignedDuration;
 
@@ -14,6 +14,9 @@ use crate::rules::{Facts, NO_FREE_SLOT};
 ///
 /// # Source
 /// `maxWaitForUnmountDuration`, kube-controller-manager's attach-detach controller: 6 minutes.
+/// Days that a policy can look back: a hundred years.
+const MOST_DAYS: i64 = 36_500;
+
 const DETACH_MINUTES: i64 = 6;
 
 pub(super) fn find(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
@@ -154,7 +157,7 @@ fn arithmetic(slots: &[VolumeSlots], findings: &mut Vec<Finding>) {
     let advertised: Option<Vec<u64>> = slots.iter().map(|one| one.advertised.known().copied().flatten()).collect();
     let usable: Option<Vec<u64>> = slots.iter().map(VolumeSlots::limit).collect();
     let (Some(advertised), Some(usable)) = (advertised, usable) else { return };
-    let (schedulable, usable): (u64, u64) = (advertised.iter().sum(), usable.iter().sum());
+    let (schedulable, usable) = (total(advertised), total(usable));
     if usable != hard || schedulable != hard {
         findings.push(Finding::new(
             "slot-arithmetic",
@@ -215,7 +218,7 @@ fn missing_nodes(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
 }
 
 fn released(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
-    let old = facts.snapshot.taken - SignedDuration::from_hours(24 * facts.policy.limits.released_days);
+    let old = facts.snapshot.taken - SignedDuration::from_hours(24 * facts.policy.limits.released_days.clamp(0, MOST_DAYS));
     let volumes: Vec<_> = facts
         .snapshot
         .kube

@@ -23,6 +23,16 @@ use crate::store::journal::Journal;
 
 const SECRETS: &str = "/api/v1/namespaces/kube-system/secrets";
 const CLUSTER_INFO: &str = "/api/v1/namespaces/kube-public/configmaps/cluster-info";
+/// Lease of the controller manager, whose bootstrap-signer signs `cluster-info`.
+///
+/// # Source
+/// `--leader-elect-resource-name` and `-namespace` of kube-controller-manager, with kubeadm's defaults.
+const SIGNER_LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/kube-controller-manager";
+/// Seconds without a renewal after which a controller manager counts as silent.
+///
+/// # Source
+/// `--leader-elect-lease-duration` of kube-controller-manager: 15 s; twice that.
+const SIGNER_SILENCE: i64 = 30;
 /// How long the token signer and a probe's clean-up may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks at one object.
@@ -298,7 +308,9 @@ impl Executor<'_> {
         let is_signed = spec.join.distribution == Distribution::Kubeadm;
         if is_signed {
             // A signature that an earlier secret made would not fit the new one.
-            self.until("an earlier signature is gone from cluster-info", PATIENCE, || async { Ok(!signed().await?) }).await?;
+            let gone = || async { Ok(!signed().await?) };
+            let waited = self.until("an earlier signature is gone from cluster-info", PATIENCE, gone).await;
+            self.or_why_unsigned(waited).await?;
         }
         let token = Token::make(&self.plan.id, &spec.name).map_err(|error| Halt::Stopped(error.to_string()))?;
         let until = Timestamp::now() + SignedDuration::from_mins(i64::from(spec.join.token_minutes));
@@ -306,9 +318,31 @@ impl Executor<'_> {
         kube.create(SECRETS, &object).await?;
         if is_signed {
             // A machine that boots before cluster-info is signed with its token waits, or gives up.
-            self.until("cluster-info is signed with the token", PATIENCE, signed).await?;
+            let waited = self.until("cluster-info is signed with the token", PATIENCE, signed).await;
+            self.or_why_unsigned(waited).await?;
         }
         Ok(token.full)
+    }
+
+    /// Adds to a wait for the signer that was in vain whether the signer is alive at all.
+    async fn or_why_unsigned(&self, waited: Result<(), Halt>) -> Result<(), Halt> {
+        let Err(Halt::Stopped(why)) = waited else { return waited };
+        let signer = match self.world.kube.read(SIGNER_LEASE).await {
+            Err(error) => format!("whether kube-controller-manager, which signs it, is alive is unknown: {error}"),
+            Ok(None) => "kube-controller-manager, which signs it, has no Lease in kube-system".to_owned(),
+            Ok(Some(lease)) => {
+                let renewed = lease["spec"]["renewTime"].as_str().and_then(|text| text.parse::<Timestamp>().ok());
+                match renewed.map(|renewed| Timestamp::now().duration_since(renewed).as_secs()) {
+                    None => "kube-controller-manager, which signs it, has given its Lease back: none is at work".to_owned(),
+                    Some(age) if age > SIGNER_SILENCE => {
+                        format!("kube-controller-manager, which signs it, has renewed its Lease for {age} s no more")
+                    }
+                    Some(_) => "kube-controller-manager renews its Lease, so its bootstrap-signer is off or fails: see its log"
+                        .to_owned(),
+                }
+            }
+        };
+        Err(Halt::Stopped(format!("{why}; {signer}")))
     }
 
     async fn user_data(&self, spec: &WorkerSpec, credential: &Secret) -> Result<String, Halt> {
