@@ -14,10 +14,10 @@ use crate::rules::{Facts, NO_FREE_SLOT};
 ///
 /// # Source
 /// `maxWaitForUnmountDuration`, kube-controller-manager's attach-detach controller: 6 minutes.
+const DETACH_MINUTES: i64 = 6;
+
 /// Days that a policy can look back: a hundred years.
 const MOST_DAYS: i64 = 36_500;
-
-const DETACH_MINUTES: i64 = 6;
 
 pub(super) fn find(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     if let Some(slots) = facts.slots.known() {
