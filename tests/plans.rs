@@ -148,3 +148,30 @@ fn a_plan_is_a_file_with_its_text_beside_it() {
     assert!(beside.contains("capplan plan drain-order") && !beside.contains('\u{1b}'));
     assert!(data().is_none() || !text.is_empty());
 }
+
+#[test]
+fn a_mistyped_attacher_makes_no_ghost_and_nothing_is_planned_on_it() {
+    let world = World::new();
+    let right = world.run(&["policy"]).done().out;
+    let wrong = right.replace("attacher = \"csi.proxmox.sinextra.dev\"", "attacher = \"csi.proxmox.sinextra.dve\"");
+    assert_ne!(right, wrong);
+    let policy = world.write("policy.toml", wrong);
+    let report = world.run(&["report", "--demo", "--policy", &policy, "--format", "json"]).done().json();
+    let codes: BTreeSet<&str> =
+        report["findings"].as_array().expect("a list").iter().filter_map(|one| one["code"].as_str()).collect();
+    assert!(codes.contains("attacher-unknown"), "{codes:?}");
+    let named = report["findings"].to_string();
+    assert!(named.contains("csi.proxmox.sinextra.dve") && named.contains("attacher"), "{named}");
+    for what in [&["next"][..], &["drain", "k8s-node1"], &["scale-down"]] {
+        let mut arguments = vec!["plan"];
+        arguments.extend(what.iter().filter(|word| **word != "next"));
+        arguments.extend(["--demo", "--policy", &policy, "--format", "json"]);
+        let outcome = world.run(&arguments);
+        let plan: Value = outcome.json();
+        let steps = plan["steps"].as_array().expect("a list");
+        assert!(steps.iter().all(|step| step["do"]["kind"] != "unplug-ghost"), "{what:?}: {steps:?}");
+    }
+    // The right policy raises no such doubt.
+    let report = world.run(&["report", "--demo", "--format", "json"]).done().json();
+    assert!(report["findings"].as_array().expect("a list").iter().all(|one| one["code"] != "attacher-unknown"));
+}
