@@ -118,7 +118,7 @@ fn a_run_that_is_interrupted_says_resume_and_goes_by_the_clock() -> Tested {
 }
 
 /// A run in the background, which ends with its test.
-struct Running(Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {

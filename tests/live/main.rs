@@ -9,6 +9,7 @@ mod access;
 mod apply;
 mod attach;
 mod campaign;
+mod cycles;
 mod faults;
 mod harm;
 mod join;

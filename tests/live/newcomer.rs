@@ -60,10 +60,10 @@ labels = { "topology.kubernetes.io/region" = "lab", "topology.kubernetes.io/zone
 "#;
 
 /// An addition.
-const ADD: [&str; 7] = ["apply", "add-worker", "--memory", "8GiB", "--like", "w1", "--yes"];
+pub(crate) const ADD: [&str; 7] = ["apply", "add-worker", "--memory", "8GiB", "--like", "w1", "--yes"];
 
 /// Plays the provisioner while it lives: claims get volumes, and volumes of claims that are gone go.
-struct Provisioner {
+pub(crate) struct Provisioner {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -155,7 +155,7 @@ fn grant(rig: &mut Rig, grants: &[(String, Vec<String>)]) -> Tested {
 }
 
 /// A rig with two workers and a template, and a world whose account may just do what is needed.
-fn started() -> Result<(Rig, World, Provisioner), Failure> {
+pub(crate) fn started() -> Result<(Rig, World, Provisioner), Failure> {
     let mut snapshot = Scenario::parse(WORKERS).expect("a valid scenario").snapshot();
     if let Some(Reading::Known(guests)) = snapshot.pve.first_mut().map(|pve| &mut pve.guests) {
         for (number, guest) in guests.iter_mut().enumerate() {
@@ -223,7 +223,7 @@ fn template() -> Guest {
 }
 
 /// A worker is there, whole, and nothing else is.
-fn joined(rig: &mut Rig, name: &str, vmid: u32) -> Tested {
+pub(crate) fn joined(rig: &mut Rig, name: &str, vmid: u32) -> Tested {
     let node = rig.api().get(&format!("/api/v1/nodes/{name}"))?;
     let labels = &node["metadata"]["labels"];
     assert_eq!(labels["topology.kubernetes.io/zone"], "pve1", "{labels}");
@@ -243,7 +243,7 @@ fn joined(rig: &mut Rig, name: &str, vmid: u32) -> Tested {
 }
 
 /// Nothing that a run makes for a while is left.
-fn tidy(rig: &mut Rig) -> Tested {
+pub(crate) fn tidy(rig: &mut Rig) -> Tested {
     let secrets = rig.api().list("/api/v1/namespaces/kube-system/secrets")?;
     let ours = |one: &&Value| one["type"] == "bootstrap.kubernetes.io/token" && one["data"]["description"].is_string();
     let left: Vec<&Value> = secrets.iter().filter(ours).map(|one| &one["metadata"]["name"]).collect();
@@ -468,7 +468,7 @@ fn points() -> Vec<Point> {
 }
 
 /// Loses the answer of the request that is meant; those of its kind before it pass.
-fn lose(rig: &mut Rig, method: &str, path: &str, skip: usize, after: bool, pve: bool) -> Tested {
+pub(crate) fn lose(rig: &mut Rig, method: &str, path: &str, skip: usize, after: bool, pve: bool) -> Tested {
     let passes = json!({"method": method, "path": path, "times": 1, "delay": 0.001});
     let lost = json!({"method": method, "path": path, "times": 1, "reset": true, "after": after});
     for rule in std::iter::repeat_n(&passes, skip).chain([&lost]) {
@@ -567,7 +567,7 @@ fn a_worker_that_is_made_under_kills_is_made_once() -> Tested {
 }
 
 /// Goes on until the run is done; answers how often it stopped, and every word that it said.
-fn pushed_through(world: &World, first: &[&str]) -> (usize, String) {
+pub(crate) fn pushed_through(world: &World, first: &[&str]) -> (usize, String) {
     let mut outcome = world.run(first);
     let mut said = outcome.err.clone();
     for stops in 0..20 {
