@@ -13,7 +13,7 @@ use capplan_rig::{Failure, Rig, objects};
 use serde_json::{Value, json};
 
 use crate::support::{Outcome, STATE, World};
-use crate::{Tested, printed_roles, skipped, skipped_without_own_plane, world};
+use crate::{Tested, printed_roles, pve_faults, skipped, skipped_without_own_plane, world};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -350,14 +350,7 @@ fn a_removal_meets_every_way_in_which_proxmox_fails_and_is_done_in_the_end() -> 
         return Ok(());
     }
     let requests = [("PUT", "config"), ("POST", "status/shutdown"), ("DELETE", "")];
-    let faults = [
-        json!({"status": 500, "message": "can't lock file '/var/lock/qemu-server/lock-1.conf' - got timeout"}),
-        json!({"status": 595, "message": "No route to host"}),
-        json!({"status": 596, "message": "Connection timed out", "after": true}),
-        json!({"reset": true, "after": true}),
-        json!({"task": "storage 'local-lvm' is not online"}),
-        json!({"task": "WARNINGS: 1"}),
-    ];
+    let faults = pve_faults();
     let (mut rig, world) = started(2 + u32::try_from(requests.len() * faults.len()).expect("few"))?;
     let mut resumed = 0;
     for (method, end) in requests {

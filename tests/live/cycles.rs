@@ -10,9 +10,9 @@ use capplan_rig::{Failure, Rig};
 use serde_json::{Value, json};
 
 use crate::harm::Running;
-use crate::newcomer::{ADD, joined, lose, pushed_through, started, tidy};
+use crate::newcomer::{ADD, joined, lose, meet, pushed_through, started, tidy};
 use crate::support::World;
-use crate::{Tested, skipped_without_own_plane};
+use crate::{Tested, is_full, kube_faults, pve_faults, skipped_without_own_plane};
 
 /// What a run does with the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,12 +115,7 @@ fn killed(rig: &mut Rig, world: &World, course: Course, change: &Change, after: 
 
 /// Meets a fault at a change, and is pushed through: how often it stopped.
 fn disturbed(rig: &mut Rig, world: &World, course: Course, change: &Change, fault: &Value) -> Result<(usize, String), Failure> {
-    let passes = json!({"method": change.method, "path": change.path, "times": 1, "delay": 0.001});
-    let mut fails = fault.clone();
-    (fails["method"], fails["path"], fails["times"]) = (json!(change.method), json!(change.path), json!(1));
-    for rule in std::iter::repeat_n(&passes, change.number).chain([&fails]) {
-        if change.pve { rig.double()?.fail(rule)? } else { rig.gate()?.fail(rule)? }
-    }
+    meet(rig, &change.method, &change.path, change.number, fault, change.pve)?;
     let outcome = pushed_through(world, course.command());
     rig.double()?.heal()?;
     rig.gate()?.heal()?;
@@ -130,7 +125,7 @@ fn disturbed(rig: &mut Rig, world: &World, course: Course, change: &Change, faul
 #[test]
 fn a_worker_goes_and_comes_back_once_wherever_that_is_killed_or_disturbed() -> Tested {
     // Half an hour and more; a removal that destroys, and an addition, are killed and disturbed in every run.
-    if skipped_without_own_plane() || std::env::var("CAPPLAN_MATRIX").as_deref() != Ok("full") {
+    if skipped_without_own_plane() || !is_full() {
         return Ok(());
     }
     let (mut rig, world, _provisioner) = started()?;
@@ -144,21 +139,8 @@ fn a_worker_goes_and_comes_back_once_wherever_that_is_killed_or_disturbed() -> T
         assert!(found.len() >= 5, "{course:?}: {found:?}");
         courses.push((course, found));
     }
-    let pve = [
-        json!({"status": 500, "message": "can't lock file '/var/lock/qemu-server/lock-203.conf' - got timeout"}),
-        json!({"status": 595, "message": "No route to host"}),
-        json!({"status": 596, "message": "Connection timed out", "after": true}),
-        json!({"reset": true, "after": true}),
-        json!({"task": "storage 'local-lvm' is not online"}),
-        json!({"task": "WARNINGS: 1"}),
-    ];
-    let kube = [
-        json!({"status": 409, "message": "the object has been modified"}),
-        json!({"status": 429, "message": "too many requests", "retry_after": 1}),
-        json!({"status": 500, "message": "etcdserver: leader changed"}),
-        json!({"reset": true}),
-        json!({"reset": true, "after": true}),
-    ];
+    let pve = pve_faults();
+    let kube = kube_faults();
     let most = courses.iter().map(|(_, found)| found.len()).max().unwrap_or_default();
     let only: Option<usize> = std::env::var("CAPPLAN_MATRIX_EVERY").ok().and_then(|text| text.parse().ok());
     let (mut kills, mut faults, mut round) = (0, 0, 0);

@@ -20,7 +20,7 @@ mod scheduler;
 use capplan_model::Snapshot;
 use capplan_model::scenario::Scenario;
 use capplan_rig::{Failure, Rig, components};
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::World;
 
 /// What a test on the rig answers: a failure of the rig is shown as it is.
@@ -45,6 +45,34 @@ fn skipped_without_own_plane() -> bool {
         return true;
     }
     skipped()
+}
+
+/// Whether all points of the matrices are tried, which takes an hour; otherwise some of each kind.
+fn is_full() -> bool {
+    std::env::var("CAPPLAN_MATRIX").as_deref() == Ok("full")
+}
+
+/// Every way in which Proxmox VE fails at a change.
+fn pve_faults() -> [Value; 6] {
+    [
+        json!({"status": 500, "message": "can't lock file '/var/lock/qemu-server/lock-203.conf' - got timeout"}),
+        json!({"status": 595, "message": "No route to host"}),
+        json!({"status": 596, "message": "Connection timed out", "after": true}),
+        json!({"reset": true, "after": true}),
+        json!({"task": "storage 'local-lvm' is not online"}),
+        json!({"task": "WARNINGS: 1"}),
+    ]
+}
+
+/// Every way in which the API server fails at a change.
+fn kube_faults() -> [Value; 5] {
+    [
+        json!({"status": 409, "message": "the object has been modified"}),
+        json!({"status": 429, "message": "too many requests", "retry_after": 1}),
+        json!({"status": 500, "message": "etcdserver: leader changed"}),
+        json!({"reset": true}),
+        json!({"reset": true, "after": true}),
+    ]
 }
 
 /// A small cluster in the short form of our scenarios, as a snapshot.

@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 use crate::apply::{done, lines};
 use crate::join;
 use crate::support::{STATE, World};
-use crate::{Tested, printed_roles, skipped_without_own_plane, world};
+use crate::{Tested, is_full, kube_faults, printed_roles, pve_faults, skipped_without_own_plane, world};
 
 const WORKERS: &str = r#"
 format = "capplan.scenario/1"
@@ -467,14 +467,20 @@ fn points() -> Vec<Point> {
     (1..LINES).map(Point::Line).chain(pve).chain(kube).collect()
 }
 
-/// Loses the answer of the request that is meant; those of its kind before it pass.
-pub(crate) fn lose(rig: &mut Rig, method: &str, path: &str, skip: usize, after: bool, pve: bool) -> Tested {
+/// Lets the request that is meant meet a fault; those of its kind before it pass.
+pub(crate) fn meet(rig: &mut Rig, method: &str, path: &str, skip: usize, fault: &Value, pve: bool) -> Tested {
     let passes = json!({"method": method, "path": path, "times": 1, "delay": 0.001});
-    let lost = json!({"method": method, "path": path, "times": 1, "reset": true, "after": after});
-    for rule in std::iter::repeat_n(&passes, skip).chain([&lost]) {
+    let mut fails = fault.clone();
+    (fails["method"], fails["path"], fails["times"]) = (json!(method), json!(path), json!(1));
+    for rule in std::iter::repeat_n(&passes, skip).chain([&fails]) {
         if pve { rig.double()?.fail(rule)? } else { rig.gate()?.fail(rule)? }
     }
     Ok(())
+}
+
+/// Loses the answer of the request that is meant.
+pub(crate) fn lose(rig: &mut Rig, method: &str, path: &str, skip: usize, after: bool, pve: bool) -> Tested {
+    meet(rig, method, path, skip, &json!({"reset": true, "after": after}), pve)
 }
 
 /// Takes a worker away, so that the next one is made under the same name and number.
@@ -492,7 +498,7 @@ fn a_worker_that_is_made_under_kills_is_made_once() -> Tested {
     }
     let (mut rig, world, _provisioner) = started()?;
     // All of them take a quarter of an hour; a few of each kind show what they show.
-    let full = std::env::var("CAPPLAN_MATRIX").as_deref() == Ok("full");
+    let full = is_full();
     let all: Vec<Point> = points();
     let chosen = all.iter().enumerate().filter(|(number, _)| full || number % 11 == 3);
     let (mut killed, mut seen, mut crashed) = (0, 0, 0);
@@ -588,22 +594,9 @@ fn an_addition_meets_every_way_in_which_both_planes_fail_at_every_change() -> Te
         return Ok(());
     }
     let (mut rig, world, _provisioner) = started()?;
-    let pve = [
-        json!({"status": 500, "message": "can't lock file '/var/lock/qemu-server/lock-203.conf' - got timeout"}),
-        json!({"status": 595, "message": "No route to host"}),
-        json!({"status": 596, "message": "Connection timed out", "after": true}),
-        json!({"reset": true, "after": true}),
-        json!({"task": "storage 'local-lvm' is not online"}),
-        json!({"task": "WARNINGS: 1"}),
-    ];
-    let kube = [
-        json!({"status": 409, "message": "the object has been modified"}),
-        json!({"status": 429, "message": "too many requests", "retry_after": 1}),
-        json!({"status": 500, "message": "etcdserver: leader changed"}),
-        json!({"reset": true}),
-        json!({"reset": true, "after": true}),
-    ];
-    let full = std::env::var("CAPPLAN_MATRIX").as_deref() == Ok("full");
+    let pve = pve_faults();
+    let kube = kube_faults();
+    let full = is_full();
     let (mut seen, mut met) = (0, 0);
     let faults = pve.iter().map(|one| (one, true)).chain(kube.iter().map(|one| (one, false))).enumerate();
     // One change of each step meets the fault in one go; in the whole matrix, every change meets every fault.
@@ -925,7 +918,7 @@ fn alerts_count_as_new_if_they_fire_and_did_not_before() -> Tested {
 /// Takes as long as capplan waits for the signer, two minutes: only with `CAPPLAN_MATRIX=full`.
 #[test]
 fn a_signer_that_is_dead_is_named() -> Tested {
-    if skipped_without_own_plane() || std::env::var("CAPPLAN_MATRIX").as_deref() != Ok("full") {
+    if skipped_without_own_plane() || !is_full() {
         return Ok(());
     }
     let (mut rig, world, _provisioner) = started()?;
