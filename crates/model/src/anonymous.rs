@@ -6,7 +6,7 @@
 //! every snapshot of the cluster, so that references hold and two snapshots can be compared.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use jiff::Timestamp;
@@ -29,8 +29,10 @@ const SEPARATORS: &str = "/:,;=^+% \t\n\"'`()[]{}<>|@!?&*#~$\\";
 const WORDS: &str = include_str!("anonymous.words");
 
 /// Pseudonyms of one cluster.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Pseudonyms {
+    /// [`WORDS`], one by one.
+    words: BTreeSet<&'static str>,
     /// Makes a pseudonym that nobody can find by trying names.
     salt: String,
     /// Who has a pseudonym: two parts never share one.
@@ -38,6 +40,10 @@ struct Pseudonyms {
 }
 
 impl Pseudonyms {
+    fn of(salt: &str) -> Self {
+        Self { words: WORDS.split_ascii_whitespace().collect(), salt: salt.to_owned(), taken: BTreeMap::new() }
+    }
+
     /// Hash of a part, `turn` times another one.
     fn digest(&self, part: &str, turn: u32) -> [u8; 32] {
         Sha256::digest(format!("{}\n{turn}\n{part}", self.salt)).into()
@@ -81,7 +87,7 @@ impl Pseudonyms {
 
     /// A part between two separators.
     fn part(&mut self, part: &str) -> String {
-        if part.is_empty() || is_word(part) {
+        if part.is_empty() || self.words.contains(part) {
             return part.to_owned();
         }
         if let Ok(address) = part.parse::<Ipv4Addr>() {
@@ -152,10 +158,6 @@ fn is_number(piece: &str) -> bool {
     (1..=5).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_digit()) && BEFORE.contains(&before)
 }
 
-fn is_word(part: &str) -> bool {
-    WORDS.split_ascii_whitespace().any(|word| word == part)
-}
-
 fn is_uuid(part: &str) -> bool {
     let lengths: Vec<usize> = part.split('-').map(str::len).collect();
     lengths == [8, 4, 4, 4, 12] && part.chars().all(|c| c == '-' || c.is_ascii_hexdigit())
@@ -169,7 +171,7 @@ impl Snapshot {
     /// The snapshot cannot be written and read back.
     pub fn anonymous(&self) -> Result<Self, serde_json::Error> {
         // The identity of the cluster is random, and is not in what comes out.
-        let pseudonyms = RefCell::new(Pseudonyms { salt: self.cluster.clone(), taken: BTreeMap::new() });
+        let pseudonyms = RefCell::new(Pseudonyms::of(&self.cluster));
         let value = serde_json::to_value(Renamed(self, &pseudonyms))?;
         let mut anonymous: Self = serde_json::from_value(value)?;
         anonymous.sort();
@@ -368,7 +370,7 @@ mod tests {
     use super::*;
 
     fn renamed(texts: &[&str]) -> Vec<String> {
-        let mut pseudonyms = Pseudonyms { salt: "salt".into(), ..Pseudonyms::default() };
+        let mut pseudonyms = Pseudonyms::of("salt");
         texts.iter().map(|text| pseudonyms.text(text)).collect()
     }
 

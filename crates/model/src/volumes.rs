@@ -48,6 +48,12 @@ pub fn is_owned_by(volume: &str, vmid: VmId) -> bool {
     ["vm", "base"].iter().any(|kind| name.starts_with(&format!("{kind}-{vmid}-")))
 }
 
+/// Whether a disk is called after a PersistentVolume, as the storage plugin names its disks: what is known of a volume
+/// whose object is gone.
+pub fn is_called_after(disk: &str, volume: &str) -> bool {
+    !volume.is_empty() && disk.contains(volume)
+}
+
 /// Whether a text of a configuration names a disk, in any of its components.
 fn mentions(text: &str, name: &str) -> bool {
     text.split(['/', ':', ',', '=', ' ']).any(|part| !part.is_empty() && disk_name(part) == name)
@@ -212,7 +218,7 @@ impl<'s> Volumes<'s> {
     /// name: the plugin names disks after volumes.
     fn referrers(&self, volume: &str) -> Vec<(&'s NodeName, Referrer)> {
         let name = disk_name(volume);
-        let called_after = |volume: &PvName| !volume.as_str().is_empty() && name.contains(volume.as_str());
+        let called_after = |volume: &PvName| is_called_after(name, volume.as_str());
         let mine = self.on(volume);
         let attached = mine.iter().filter_map(|one| self.attachments.get(&one.name)).flatten();
         let orphans = self.orphans.iter().filter(|one| one.volume.as_ref().is_some_and(called_after));

@@ -177,6 +177,12 @@ fn spec(holder: &str) -> Value {
     })
 }
 
+/// Seconds since a Lease was renewed; `None` if it says no time, as one that was given back.
+pub(crate) fn since_renewal(lease: &Value) -> Option<i64> {
+    let renewed: Timestamp = lease["spec"]["renewTime"].as_str()?.parse().ok()?;
+    Some(Timestamp::now().duration_since(renewed).as_secs())
+}
+
 async fn take(kube: &Writer, holder: &str) -> Result<(), LeaseError> {
     let Some(mut lease) = kube.read(&format!("{LEASES}/{NAME}")).await? else {
         let metadata = json!({ "name": NAME });
@@ -185,8 +191,7 @@ async fn take(kube: &Writer, holder: &str) -> Result<(), LeaseError> {
         return written(kube.create(LEASES, &lease).await);
     };
     let held = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
-    let renewed = lease["spec"]["renewTime"].as_str().and_then(|text| text.parse::<Timestamp>().ok());
-    let age = renewed.map_or(i64::MAX, |renewed| Timestamp::now().duration_since(renewed).as_secs());
+    let age = since_renewal(&lease).unwrap_or(i64::MAX);
     // Another version may hold it for longer.
     let lasts = lease["spec"]["leaseDurationSeconds"].as_i64().unwrap_or_default().max(SECONDS as i64);
     if !held.is_empty() && held != holder && age < lasts {

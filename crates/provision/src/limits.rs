@@ -14,6 +14,15 @@ pub struct ReadLimits {
     pub bytes: usize,
 }
 
+/// Why a body was not read to its end.
+#[derive(Debug)]
+pub(crate) enum Cut {
+    /// The connection failed, or its time is over.
+    Transport(reqwest::Error),
+    /// The body is larger than [`ReadLimits::bytes`].
+    TooLarge,
+}
+
 impl Default for ReadLimits {
     /// # Source
     /// pveproxy gives up on a request after 30 s, kube-apiserver after 60 s (`--request-timeout`). A page has at most
@@ -27,6 +36,18 @@ impl ReadLimits {
     /// When a reading that begins now has to be over.
     pub(crate) fn deadline(&self) -> Instant {
         Instant::now() + self.reading
+    }
+
+    /// Reads the body of an answer, as far as it may go.
+    pub(crate) async fn body(&self, response: &mut reqwest::Response) -> Result<Vec<u8>, Cut> {
+        let mut body = Vec::new();
+        while let Some(part) = response.chunk().await.map_err(Cut::Transport)? {
+            if body.len() + part.len() > self.bytes {
+                return Err(Cut::TooLarge);
+            }
+            body.extend_from_slice(&part);
+        }
+        Ok(body)
     }
 
     /// The time that is left for a request: its own, but not beyond the deadline of the reading that it is part of.

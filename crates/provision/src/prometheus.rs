@@ -11,7 +11,7 @@ use reqwest::Client;
 use reqwest::redirect::Policy;
 use serde::Deserialize;
 
-use crate::limits::ReadLimits;
+use crate::limits::{Cut, ReadLimits};
 use crate::observe::causes;
 use crate::pve::is_loopback;
 use crate::secret::Secret;
@@ -276,13 +276,10 @@ impl Prometheus {
         }
         let mut response = request.timeout(limit).send().await.map_err(connect)?;
         let status = response.status();
-        let mut body = Vec::new();
-        while let Some(part) = response.chunk().await.map_err(connect)? {
-            if body.len() + part.len() > self.limits.bytes {
-                return Err(PrometheusError::TooLarge { url, bytes: self.limits.bytes });
-            }
-            body.extend_from_slice(&part);
-        }
+        let body = self.limits.body(&mut response).await.map_err(|cut| match cut {
+            Cut::Transport(error) => connect(error),
+            Cut::TooLarge => PrometheusError::TooLarge { url: url.clone(), bytes: self.limits.bytes },
+        })?;
         series(&body).map_err(|message| {
             let message = if message.is_empty() { status.to_string() } else { message };
             PrometheusError::Refused { status: status.as_u16(), message }

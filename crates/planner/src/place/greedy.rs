@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Assignment, BinState, Puzzle};
+use super::{Assignment, BinState, Puzzle, add};
 
 /// What is used of each bin, as the assignment grows.
 struct Trial<'p> {
@@ -16,11 +16,11 @@ struct Trial<'p> {
 
 impl<'p> Trial<'p> {
     fn of(puzzle: &'p Puzzle) -> Self {
-        let mut used = vec![vec![0_i64; puzzle.dimensions.len()]; puzzle.bins.len()];
+        let mut used = vec![vec![0; puzzle.dimensions.len()]; puzzle.bins.len()];
         for kind in &puzzle.kinds {
             for (bin, count) in &kind.home {
                 for (dimension, amount) in &kind.demand {
-                    used[*bin][*dimension] = used[*bin][*dimension].saturating_add(amount.saturating_mul(*count));
+                    add(&mut used[*bin][*dimension], *amount, *count);
                 }
             }
         }
@@ -36,7 +36,7 @@ impl<'p> Trial<'p> {
 
     fn shift(&mut self, kind: usize, bin: usize, count: i64) {
         for (dimension, amount) in &self.puzzle.kinds[kind].demand {
-            self.used[bin][*dimension] = self.used[bin][*dimension].saturating_add(amount.saturating_mul(count));
+            add(&mut self.used[bin][*dimension], *amount, count);
         }
         let there = self.assignment[kind].entry(bin).or_default();
         *there += count;

@@ -49,6 +49,11 @@ pub struct Kind {
     pub stateful: bool,
 }
 
+/// Adds so many times an amount to a sum, which stops at the ends of its range.
+fn add(sum: &mut i64, amount: i64, count: i64) {
+    *sum = sum.saturating_add(amount.saturating_mul(count));
+}
+
 impl Kind {
     /// How many there are.
     pub fn count(&self) -> i64 {
@@ -537,8 +542,7 @@ impl Puzzle {
         for (kind, now) in self.kinds.iter().zip(assignment) {
             for (bin, count) in now {
                 for (dimension, amount) in &kind.demand {
-                    let sum = used.entry((*bin, *dimension)).or_insert(0_i64);
-                    *sum = sum.saturating_add(amount.saturating_mul(*count));
+                    add(used.entry((*bin, *dimension)).or_default(), *amount, *count);
                 }
             }
         }

@@ -253,10 +253,9 @@ impl Audit<'_> {
             }
             StepAction::DestroyGuest { guest, snapshots } => {
                 self.stops(guest, step);
-                let (guest_is, agreed) = (guest.clone(), snapshots.clone());
                 let needed = [
                     Condition::GuestStopped { guest: guest.clone() },
-                    Condition::Disposable { guest: guest_is, snapshots: agreed },
+                    Condition::Disposable { guest: guest.clone(), snapshots: snapshots.clone() },
                 ];
                 if guest.uuid.is_none() || !needed.iter().all(|one| step.requires.contains(one)) {
                     self.fail(format!("nothing makes sure that {guest} may be destroyed"));

@@ -9,7 +9,7 @@ use capplan_model::plan::{GuestRef, Step, StepAction, WorkerSpec};
 use capplan_model::policy::{Distribution, Seed};
 use capplan_model::pve::{Guest, OWN_TAG, SPARE_TAG};
 use capplan_model::run::RunState;
-use capplan_model::volumes::disk_name;
+use capplan_model::volumes::{disk_name, is_called_after};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
@@ -17,6 +17,7 @@ use super::{Executor, Halt, PAUSE, Told, guest_of, rest, starts};
 use crate::check::skewed;
 use crate::join::{ClusterInfo, Facts, SeedParts, Token, doubts, image, reset_data, seed_volume, spare_volume, user_data};
 use crate::kube::KubeError;
+use crate::lease::since_renewal;
 use crate::pve::{MARK, Writer};
 use crate::secret::Secret;
 use crate::store::journal::Journal;
@@ -330,17 +331,15 @@ impl Executor<'_> {
         let signer = match self.world.kube.read(SIGNER_LEASE).await {
             Err(error) => format!("whether kube-controller-manager, which signs it, is alive is unknown: {error}"),
             Ok(None) => "kube-controller-manager, which signs it, has no Lease in kube-system".to_owned(),
-            Ok(Some(lease)) => {
-                let renewed = lease["spec"]["renewTime"].as_str().and_then(|text| text.parse::<Timestamp>().ok());
-                match renewed.map(|renewed| Timestamp::now().duration_since(renewed).as_secs()) {
-                    None => "kube-controller-manager, which signs it, has given its Lease back: none is at work".to_owned(),
-                    Some(age) if age > SIGNER_SILENCE => {
-                        format!("kube-controller-manager, which signs it, has renewed its Lease for {age} s no more")
-                    }
-                    Some(_) => "kube-controller-manager renews its Lease, so its bootstrap-signer is off or fails: see its log"
-                        .to_owned(),
+            Ok(Some(lease)) => match since_renewal(&lease) {
+                None => "kube-controller-manager, which signs it, has given its Lease back: none is at work".to_owned(),
+                Some(age) if age > SIGNER_SILENCE => {
+                    format!("kube-controller-manager, which signs it, has renewed its Lease for {age} s no more")
                 }
-            }
+                Some(_) => {
+                    "kube-controller-manager renews its Lease, so its bootstrap-signer is off or fails: see its log".to_owned()
+                }
+            },
         };
         Err(Halt::Stopped(format!("{why}; {signer}")))
     }
@@ -483,13 +482,13 @@ impl Executor<'_> {
     pub async fn withdraw(&self, run: &RunState) {
         for step in self.plan.steps.iter().filter(|step| run.step(step.number).started) {
             let StepAction::BootWorker { guest, worker } = &step.change else { continue };
-            let dropped = |step: &&Step| {
+            let is_dropped = self.plan.steps.iter().any(|step| {
                 matches!(&step.change, StepAction::DropSeed { worker: other, .. } if other == worker)
                     && run.step(step.number).ensured
-            };
+            });
             let lives_on =
                 self.spec(worker).is_ok_and(|spec| !spec.join.distribution.has_tokens() && spec.join.seed == Seed::Iso);
-            if !lives_on || self.plan.steps.iter().find(dropped).is_some() {
+            if is_dropped || !lives_on {
                 continue;
             }
             let text = match self.tidy_seed(step, guest, worker).await {
@@ -675,8 +674,8 @@ fn is_plugged(seen: &Snapshot, volume: &str) -> Result<bool, Halt> {
     let disk = found.and_then(|one| one.handle.as_ref()).map(|handle| disk_name(handle.as_str()));
     for guest in seen.guests() {
         let config = guest.config.known().ok_or_else(|| unread(guest.config.why().unwrap_or_default()))?;
-        // Without its PersistentVolume the disk is known by its name: the plugin names disks after volumes.
-        let is_it = |held: &str| disk.map_or_else(|| held.contains(volume), |disk| disk_name(held) == disk);
+        // Without its PersistentVolume the disk is known by its name.
+        let is_it = |held: &str| disk.map_or_else(|| is_called_after(held, volume), |disk| disk_name(held) == disk);
         if config.disks.values().any(|held| is_it(&held.volume)) {
             return Ok(true);
         }

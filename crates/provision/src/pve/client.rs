@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::error::{Cause, EndpointError, PveError};
 use super::tls::{self, Pin};
 use crate::lease::LONGEST_CHANGE;
-use crate::limits::ReadLimits;
+use crate::limits::{Cut, ReadLimits};
 use crate::secret::Secret;
 
 /// Longest wait for a connection.
@@ -183,7 +183,10 @@ impl Reader {
         let mut response = request.timeout(limit).send().await.map_err(failed)?;
         let status = response.status().as_u16();
         let reason = reason(&response);
-        let body = self.body(what, &mut response).await.map_err(|error| error.unwrap_or_else(failed));
+        let body = self.limits.body(&mut response).await.map_err(|cut| match cut {
+            Cut::Transport(error) => failed(error),
+            Cut::TooLarge => PveError::TooLarge { request: what.to_owned(), bytes: self.limits.bytes },
+        });
         if status == 401 {
             return Err(PveError::Unauthorized { url: self.base.clone(), reason: self.line(&reason) });
         }
@@ -197,19 +200,6 @@ impl Reader {
             });
         }
         body
-    }
-
-    /// The body of an answer, as far as it may go; the inner error is the transport's.
-    async fn body(&self, what: &str, response: &mut Response) -> Result<Vec<u8>, Broken> {
-        let mut body = Vec::new();
-        while let Some(part) = response.chunk().await.map_err(Broken::Transport)? {
-            if body.len() + part.len() > self.limits.bytes {
-                let (request, bytes) = (what.to_owned(), self.limits.bytes);
-                return Err(Broken::Answer(PveError::TooLarge { request, bytes }));
-            }
-            body.extend_from_slice(&part);
-        }
-        Ok(body)
     }
 
     fn transport(&self, what: &str, error: &reqwest::Error, limit: Duration) -> PveError {
@@ -239,21 +229,6 @@ impl Reader {
         match line.char_indices().nth(LONGEST_MESSAGE) {
             Some((end, _)) => format!("{}…", &line[..end]),
             None => line,
-        }
-    }
-}
-
-/// Why a body was not read to its end.
-enum Broken {
-    Transport(reqwest::Error),
-    Answer(PveError),
-}
-
-impl Broken {
-    fn unwrap_or_else(self, transport: impl FnOnce(reqwest::Error) -> PveError) -> PveError {
-        match self {
-            Self::Transport(error) => transport(error),
-            Self::Answer(error) => error,
         }
     }
 }
