@@ -97,7 +97,9 @@ impl Archive {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        Ok(Self { folder: folder.to_owned(), lock })
+        let archive = Self { folder: folder.to_owned(), lock };
+        archive.remove_leftovers();
+        Ok(archive)
     }
 
     /// Reads every file of `folder` without locking it: files appear whole and are never changed.
@@ -152,7 +154,6 @@ impl Archive {
         if before.len() <= MOST_FILES {
             return Ok(());
         }
-        self.remove_leftovers();
         let loaded = Self::load(&self.folder)?;
         let Some((_, last)) = loaded.history.span() else { return Ok(()) };
         let merged = self.write(&loaded.history, &format!("{}-merged", stamp(last)))?;
@@ -381,17 +382,25 @@ mod tests {
     }
 
     #[test]
+    fn what_a_killed_writer_left_is_removed_by_the_next_one() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let leftover = folder.path().join("9-crash.parquet.Ab12Cd.tmp");
+        fs::write(&leftover, b"half").expect("writable");
+        drop(Archive::load(folder.path()).expect("readable"));
+        assert!(leftover.exists(), "a reader does not know whether somebody is at work");
+        drop(Archive::open(folder.path()).expect("writable"));
+        assert!(!leftover.exists());
+    }
+
+    #[test]
     fn merging_keeps_every_sample_and_the_unreadable_file() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let count = MOST_FILES as i64 + 5;
         (0..count).for_each(|second| add(folder.path(), &[sample(second, "a", second as f64)]));
         fs::write(folder.path().join("0-cut.parquet"), b"PAR1").expect("writable");
-        let leftover = folder.path().join("9-crash.parquet.tmp");
-        fs::write(&leftover, b"half").expect("writable");
         let before = Archive::load(folder.path()).expect("readable").history;
         Archive::open(folder.path()).and_then(|archive| archive.compact()).expect("writable");
         assert_eq!(files(folder.path()).expect("listed").len(), 2, "the merged file and the cut one");
-        assert!(!leftover.exists());
         let after = Archive::load(folder.path()).expect("readable");
         assert_eq!(after.history, before);
         assert_eq!(after.unreadable.len(), 1);
