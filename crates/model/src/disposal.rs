@@ -182,7 +182,7 @@ fn disks(guest: &Guest) -> Vec<(String, crate::pve::Disk, bool)> {
     for snapshot in guest.snapshots.items() {
         for (slot, volume) in &snapshot.disks {
             // What a snapshot names and the VM does not own is not freed; it is named all the same.
-            let cdrom = volume == "none" || volume.contains(":iso/") || volume.contains("cloudinit");
+            let cdrom = volume == "none" || volume.contains(":iso/");
             all.push((format!("{slot} of snapshot {}", snapshot.name), crate::pve::Disk { cdrom, ..disk(volume) }, false));
         }
     }
@@ -273,8 +273,13 @@ mod tests {
         guest(&mut snapshot, 0).pending.insert("scsi3".into(), Some("local-lvm:vm-204-disk-3,size=1G".into()));
         guest(&mut snapshot, 0).pending.insert("cores".into(), Some("4".into()));
         guest(&mut snapshot, 0).pending.insert("scsihw".into(), Some("virtio-scsi-pci".into()));
+        guest(&mut snapshot, 0).pending.insert("ide0".into(), Some("local:iso/other.iso,media=cdrom".into()));
         assert_eq!(asked(&snapshot, &[], Moment::Now), []);
         assert_eq!(asked(&snapshot, &[], Moment::OnceEmpty), []);
+        let sections = [("scsi0", "local-lvm:vm-204-disk-0"), ("ide2", "none"), ("ide3", "local:iso/debian.iso")];
+        let disks = sections.map(|(slot, volume)| (slot.to_owned(), volume.to_owned())).into();
+        guest(&mut snapshot, 0).snapshots = Reading::Known(vec![GuestSnapshot { name: "s".into(), disks }]);
+        assert_eq!(asked(&snapshot, &["s"], Moment::Now), []);
     }
 
     #[test]
@@ -365,6 +370,21 @@ mod tests {
         kept(&mut snapshot);
         assert_eq!(asked(&snapshot, &["before"], Moment::Now), []);
         assert_eq!(asked(&snapshot, &["older"], Moment::Now).len(), 1);
+    }
+
+    #[test]
+    fn what_another_cluster_of_proxmox_ve_says_is_about_another_guest() {
+        let mut snapshot = world();
+        let mut other = snapshot.pve[0].clone();
+        if let Reading::Known(guests) = &mut other.guests {
+            guests.iter_mut().for_each(|guest| guest.host = "elsewhere".into());
+        }
+        other.replication = Reading::Known(vec![ReplicationJob { id: "204-0".into(), vmid: VmId(204) }]);
+        snapshot.pve.insert(0, other);
+        let guest = snapshot.pve[1].guests.items().first().expect("it is there").clone();
+        assert_eq!(objections(&snapshot, &guest, &[], Moment::Now), []);
+        let theirs = snapshot.pve[0].guests.items().first().expect("it is there").clone();
+        assert!(matches!(&objections(&snapshot, &theirs, &[], Moment::Now)[..], [Objection::Replicated { .. }]));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!
 //! Nothing here asks the policy. A setting that is wrong must not make a volume in use look unused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use schemars::JsonSchema;
@@ -134,7 +134,8 @@ pub enum Use {
 pub struct Volumes<'s> {
     snapshot: &'s Snapshot,
     by_disk: BTreeMap<&'s str, Vec<&'s PersistentVolume>>,
-    by_name: BTreeMap<&'s PvName, &'s PersistentVolume>,
+    /// Names of the PersistentVolumes that are there.
+    names: BTreeSet<&'s PvName>,
     attachments: BTreeMap<&'s PvName, Vec<&'s VolumeAttachment>>,
     /// VolumeAttachments whose PersistentVolume is gone.
     orphans: Vec<&'s VolumeAttachment>,
@@ -152,12 +153,12 @@ impl<'s> Volumes<'s> {
                 by_disk.entry(disk_name(handle.as_str())).or_default().push(volume);
             }
         }
-        let by_name: BTreeMap<&PvName, &PersistentVolume> = volumes.iter().map(|volume| (&volume.name, volume)).collect();
+        let names: BTreeSet<&PvName> = volumes.iter().map(|volume| &volume.name).collect();
         let mut attachments: BTreeMap<&PvName, Vec<&VolumeAttachment>> = BTreeMap::new();
         let mut orphans = Vec::new();
         for one in kube.volume_attachments.items() {
             match &one.volume {
-                Some(name) if by_name.contains_key(name) => attachments.entry(name).or_default().push(one),
+                Some(name) if names.contains(name) => attachments.entry(name).or_default().push(one),
                 Some(_) | None => orphans.push(one),
             }
         }
@@ -170,7 +171,7 @@ impl<'s> Volumes<'s> {
                 }
             }
         }
-        Self { snapshot, by_disk, by_name, attachments, orphans, users }
+        Self { snapshot, by_disk, names, attachments, orphans, users }
     }
 
     /// PersistentVolumes of any driver that have a disk as their handle.
@@ -181,11 +182,6 @@ impl<'s> Volumes<'s> {
     /// Whether a disk is a volume: a PersistentVolume names it, or the storage plugin's names say so.
     pub fn is_volume(&self, disk: &Disk) -> bool {
         disk.is_csi() || !self.on(&disk.volume).is_empty()
-    }
-
-    /// The PersistentVolume of this name.
-    pub fn named(&self, name: &PvName) -> Option<&'s PersistentVolume> {
-        self.by_name.get(name).copied()
     }
 
     /// What uses a disk that is plugged into the VM of `node`.
@@ -225,7 +221,7 @@ impl<'s> Volumes<'s> {
         let attached = attached.chain(orphans);
         let attached = attached.map(|one| (&one.node, Referrer::Attachment { name: one.name.clone(), node: one.node.clone() }));
         let using = mine.iter().filter_map(|one| self.users.get(&one.name)).flatten();
-        let nameless = self.users.iter().filter(|(volume, _)| !self.by_name.contains_key(*volume) && called_after(volume));
+        let nameless = self.users.iter().filter(|(volume, _)| !self.names.contains(*volume) && called_after(volume));
         let using = using.chain(nameless.flat_map(|(_, pods)| pods));
         let using = using.filter_map(|pod| Some((pod.node.as_ref()?, Referrer::Pod(pod.object_name().0))));
         attached.chain(using).collect()
@@ -412,6 +408,29 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_is_a_volume_by_its_handle_or_by_its_name_and_its_own_name_proves_nothing() {
+        let mut snapshot = world();
+        let is = |snapshot: &Snapshot, volume: &str| {
+            Volumes::of(snapshot).is_volume(&Disk { volume: volume.into(), ..Disk::default() })
+        };
+        assert!(is(&snapshot, DISK) && is(&snapshot, "other:vm-9999-pvc-2"));
+        assert!(!is(&snapshot, "local-lvm:vm-201-disk-0") && !is(&snapshot, "none"));
+        let fixed = PersistentVolume {
+            name: "archive".into(),
+            driver: "other.example".into(),
+            handle: Some(VolumeHandle::from("lab/pve1/local-lvm/vm-201-disk-0")),
+            ..PersistentVolume::default()
+        };
+        snapshot.kube.persistent_volumes = Reading::Known(vec![fixed]);
+        assert!(is(&snapshot, "local-lvm:vm-201-disk-0") && !is(&snapshot, "local-lvm:vm-201-disk-1"));
+        // What is attached or used is found by the handle: the volume is called otherwise than its disk.
+        let used = |snapshot: &Snapshot| Volumes::of(snapshot).use_of(&node(), "local-lvm:vm-201-disk-0");
+        assert_eq!(used(&snapshot), Use::Ghost);
+        snapshot.kube.volume_attachments = Reading::Known(vec![attachment(DRIVER, "w1", Some("archive"))]);
+        assert!(matches!(used(&snapshot), Use::InUse(Referrer::Attachment { .. })));
+    }
+
+    #[test]
     fn an_object_whose_volume_is_gone_is_matched_by_the_name_of_the_disk() {
         let mut snapshot = world();
         snapshot.kube.persistent_volumes = Reading::Known(vec![]);
@@ -431,6 +450,19 @@ mod tests {
         let gone = VolumeAttachment { vanished: true, ..attachment(DRIVER, "w1", None) };
         snapshot.kube.volume_attachments = Reading::Known(vec![gone]);
         assert_eq!(Volumes::of(&snapshot).use_of(&node(), DISK), Use::Ghost);
+        // A pod whose volume is another's, there or not, uses another disk.
+        let mut other = world();
+        other.kube.pods = Reading::Known(vec![pod(Some("w1"))]);
+        assert_eq!(Volumes::of(&other).use_of(&node(), "local-lvm:vm-9999-pvc-2"), Use::Ghost);
+        other.kube.persistent_volumes = Reading::Known(vec![]);
+        assert_eq!(Volumes::of(&other).use_of(&node(), "local-lvm:vm-9999-pvc-2"), Use::Ghost);
+        // The name says nothing of a volume that is there, and is on another disk.
+        let mut moved = world();
+        moved.kube.pods = Reading::Known(vec![pod(Some("w1"))]);
+        let handle = Some(VolumeHandle::from("lab/pve1/local-lvm/vm-9999-moved"));
+        let elsewhere = PersistentVolume { name: "pvc-1".into(), handle, ..PersistentVolume::default() };
+        moved.kube.persistent_volumes = Reading::Known(vec![elsewhere]);
+        assert_eq!(Volumes::of(&moved).use_of(&node(), DISK), Use::Ghost);
         // An attachment whose volume has an empty name is about no disk by its name.
         snapshot.kube.volume_attachments = Reading::Known(vec![attachment(DRIVER, "w2", Some(""))]);
         assert_eq!(Volumes::of(&snapshot).use_of(&node(), DISK), Use::Ghost);
