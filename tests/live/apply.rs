@@ -13,7 +13,7 @@ use capplan_rig::{Failure, Rig, objects};
 use serde_json::{Value, json};
 
 use crate::support::{Outcome, STATE, World};
-use crate::{Tested, printed_roles, pve_faults, skipped, skipped_without_own_plane, world};
+use crate::{Tested, is_full, printed_roles, pve_faults, skipped, skipped_without_own_plane, world};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -186,7 +186,7 @@ fn a_drain_that_is_killed_after_any_line_of_its_journal_is_done_once_by_resume()
     }
     let (rig, world) = started(3)?;
     let mut killed = 0;
-    for point in 1.. {
+    for point in (1..).step_by(if is_full() { 1 } else { 3 }) {
         let (node, there) = fullest(&rig)?;
         let before = settled(rig.api())?;
         let file = planned(&world, &["drain", &node]);
@@ -220,7 +220,7 @@ fn a_drain_that_is_killed_after_any_line_of_its_journal_is_done_once_by_resume()
         assert!(point < 60, "a drain writes few lines");
     }
     // Begun, and at least started and ensured for the cordon, an eviction and the wait.
-    assert!(killed >= 6, "{killed}");
+    assert!(killed >= if is_full() { 6 } else { 2 }, "{killed}");
     println!("killed at {killed} points");
     Ok(())
 }
@@ -294,7 +294,7 @@ fn a_removal_that_is_killed_after_any_line_takes_one_worker_out_once() -> Tested
     const MOST: u32 = 24;
     let (mut rig, world) = started(MOST)?;
     let (mut killed, mut ended) = (0, false);
-    for point in 1..MOST as usize - 1 {
+    for point in (1..MOST as usize - 1).step_by(if is_full() { 1 } else { 3 }) {
         let (node, vmid) = next_out(&rig)?;
         give_up_to_destroy(&mut rig, vmid)?;
         let remove = ["apply", "remove-worker", &node, "--destroy", "--override", "test", "--yes"];
@@ -338,7 +338,7 @@ fn a_removal_that_is_killed_after_any_line_takes_one_worker_out_once() -> Tested
             break;
         }
     }
-    assert!(ended && killed >= 12, "killed at {killed} points");
+    assert!(ended && killed >= if is_full() { 12 } else { 4 }, "killed at {killed} points");
     assert_eq!(rig.double()?.violations()?, Vec::<Value>::new());
     println!("killed at {killed} points");
     Ok(())
@@ -353,9 +353,10 @@ fn a_removal_meets_every_way_in_which_proxmox_fails_and_is_done_in_the_end() -> 
     let faults = pve_faults();
     let (mut rig, world) = started(2 + u32::try_from(requests.len() * faults.len()).expect("few"))?;
     let mut resumed = 0;
-    for (method, end) in requests {
-        // A change of options is no task.
-        for fault in faults.iter().filter(|fault| fault["task"].is_null() || method != "PUT") {
+    for (number, (method, end)) in requests.into_iter().enumerate() {
+        // A change of options is no task. Each fault is met once; in the whole matrix, by each change.
+        let chosen = faults.iter().enumerate().filter(|(place, _)| is_full() || (place + 1) % requests.len() == number);
+        for (_, fault) in chosen.filter(|(_, fault)| fault["task"].is_null() || method != "PUT") {
             let (node, vmid) = next_out(&rig)?;
             give_up_to_destroy(&mut rig, vmid)?;
             let path = format!("/nodes/pve1/qemu/{vmid}/{end}");
@@ -377,7 +378,7 @@ fn a_removal_meets_every_way_in_which_proxmox_fails_and_is_done_in_the_end() -> 
             assert!(done(&seen, "DELETE", &format!("/qemu/{vmid}")) <= 2, "{rule}");
         }
     }
-    assert_eq!(resumed, 2, "a task that failed stops the run, and nothing else does");
+    assert_eq!(resumed, if is_full() { 2 } else { 1 }, "a task that failed stops the run, and nothing else does");
     Ok(())
 }
 

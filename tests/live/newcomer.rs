@@ -599,7 +599,8 @@ fn an_addition_meets_every_way_in_which_both_planes_fail_at_every_change() -> Te
     let full = is_full();
     let (mut seen, mut met) = (0, 0);
     let faults = pve.iter().map(|one| (one, true)).chain(kube.iter().map(|one| (one, false))).enumerate();
-    // One change of each step meets the fault in one go; in the whole matrix, every change meets every fault.
+    // One change of each step meets every fourth fault in one go; in the whole matrix, every change meets every fault.
+    let faults = faults.filter(|(number, _)| full || number % 4 == 0);
     let goes =
         faults.flat_map(|(number, fault)| if full { (0..5).map(|go| (go, fault)).collect() } else { vec![(number, fault)] });
     for (go, (fault, is_pve)) in goes {
