@@ -150,6 +150,10 @@ fn a_worker_goes_and_comes_back_once_wherever_that_is_killed_or_disturbed() -> T
             if only.is_some_and(|every| round % every != 1 % every) {
                 continue;
             }
+            let is_tried = |change: &Change| way < 2 + if change.pve { pve.len() } else { kube.len() };
+            if !courses.iter().any(|(_, found)| found.get(place).is_some_and(is_tried)) {
+                continue;
+            }
             // The other course is undisturbed where it has no such change or no such fault.
             for (course, found) in &courses {
                 let Some(change) = found.get(place) else {

@@ -174,7 +174,7 @@ impl Audit<'_> {
         load.pods += sign;
         for volume in volumes {
             let users = load.volumes.entry(volume.clone()).or_default();
-            *users = users.saturating_add_signed(if sign > 0 { 1 } else { -1 });
+            *users = users.saturating_add_signed(if sign.is_positive() { 1 } else { -1 });
             if *users == 0 {
                 load.volumes.remove(&volume);
             }

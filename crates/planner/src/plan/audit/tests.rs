@@ -536,6 +536,17 @@ fn a_node_holds_what_comes_up_to_its_last_unit_and_no_more() {
         },
         &["too little volume slots"],
     );
+    // One that is in use and not plugged yet needs a slot, whatever else is plugged.
+    one(
+        &|seen| {
+            with_volumes(1)(seen);
+            config_mut(seen, 2).disks.insert("scsi10".into(), disk("local-lvm:vm-9999-pvc-99"));
+            let disks =
+                (1..=9).chain(11..=28).map(|slot| (format!("scsi{slot}"), disk(&format!("local-lvm:vm-202-disk-{slot}"))));
+            config_mut(seen, 2).disks.extend(disks);
+        },
+        &["too little volume slots"],
+    );
     // Two pods that share a volume take one slot together, and it is free once both are gone.
     let sharing = |seen: &mut Snapshot| {
         let mut second = pod("p3", "StatefulSet", "w1", 0);
@@ -801,6 +812,17 @@ fn a_worker_is_made_where_nothing_is_and_holds_what_it_is_told_to() {
     small(|spec| spec.cores = 1, &["too little cpu"]);
     small(|spec| drop(spec.labels.insert(MAX_VOLUMES_LABEL.into(), "0".into())), &["too little volumes allowed"]);
     small(|spec| spec.labels.clear(), &[]);
+    // Without a label the scheduler allows any number; the plugin has 29 slots there as well.
+    let mut greedy = world();
+    for number in 10..39 {
+        let (name, claim) = (format!("pvc-{number}"), format!("data-{number}"));
+        push(&mut greedy.kube.persistent_volumes, volume(&name, &format!("lab/pve1/local-lvm/vm-9999-{name}")));
+        let (namespace, bound) = ("a".to_owned(), Some(name.as_str().into()));
+        push(&mut greedy.kube.claims, Claim { namespace, name: claim.clone(), volume: bound, ..Claim::default() });
+        pod_mut(&mut greedy, "p2").claims.push(claim);
+    }
+    let unlabelled = plan(addition(), vec![WorkerSpec { labels: Labels::new(), ..spec(5) }]);
+    says(&greedy, &unlabelled, &["a/p2 goes to w5, which has too little volume slots"]);
 
     // A spare is off and no node, and one of the plan's workers.
     let one = |change: &dyn Fn(&mut Snapshot), words: &[&str]| cluster(waking, &[4], change, words);
