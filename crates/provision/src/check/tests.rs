@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::mem::Discriminant;
 
-use capplan_model::ids::{HostName, SnapshotId, VmId};
+use capplan_model::ids::{SnapshotId, VmId};
 use capplan_model::kube::{
     Claim, Condition as NodeCondition, CsiNode, CsiNodeDriver, NodeMetrics, Owner, PersistentVolume, Service, VolumeAttachment,
     Workload,
