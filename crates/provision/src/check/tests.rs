@@ -831,3 +831,36 @@ fn the_newest_pod_that_serves_says_where_its_owner_went() {
     assert_eq!(newest(&seen, OWNER), Some(&"w4".into()));
     assert_eq!(newest(&seen, "ReplicaSet/a/other"), None);
 }
+
+#[test]
+fn a_stateful_set_that_was_made_smaller_has_fewer_pods_that_are_ready() {
+    let mut seen = world();
+    for uid in ["p-1", "p-2"] {
+        pod(&mut seen, uid).owner = Some(Owner { kind: "StatefulSet".into(), name: "db".into(), ..Owner::default() });
+    }
+    starting(pod(&mut seen, "p-2"));
+    let ready = Condition::SuccessorReady { owner: "StatefulSet/a/db".into(), on: Vec::new() };
+    assert!(matches!(judged(&ready, &seen), Verdict::Not(_)));
+    let smaller = Workload { namespace: "a".into(), name: "db".into(), replicas: 1, ..Workload::default() };
+    seen.kube.stateful_sets = Reading::Known(vec![smaller]);
+    assert_eq!(judged(&ready, &seen), Verdict::Holds);
+}
+
+#[test]
+fn a_worker_has_its_startup_order_and_its_snippet() {
+    let mut seen = world();
+    let lacks = |seen: &mut Snapshot, spec: &WorkerSpec| unset(guest(seen, 206), spec).expect("it was read");
+    let mut ordered = plan().workers.remove(0);
+    ordered.join.startup = Some("order=3".into());
+    for (startup, lacking) in [(None, true), (Some("order=4"), true), (Some("order=3"), false)] {
+        config(&mut seen, 206).startup = startup.map(str::to_owned);
+        let expected = lacking.then(|| "VM 206 lacks startup".to_owned());
+        assert_eq!(lacks(&mut seen, &ordered), expected, "{startup:?}");
+    }
+    ordered.join.seed = Seed::Vendor;
+    for (snippet, lacking) in [(None, true), (Some("user=local:a"), true), (Some("vendor=local:a"), false)] {
+        config(&mut seen, 206).cicustom = snippet.map(str::to_owned);
+        let expected = lacking.then(|| "VM 206 lacks cicustom".to_owned());
+        assert_eq!(lacks(&mut seen, &ordered), expected, "{snippet:?}");
+    }
+}
