@@ -153,8 +153,9 @@ fn plan(steps: Vec<Step>, workers: Vec<WorkerSpec>) -> Plan {
     let mut plan = Plan::empty(Action::ScaleDown, SnapshotId::default(), Timestamp::UNIX_EPOCH, String::new());
     plan.feasibility = Feasibility::Feasible;
     plan.because.push("it is a test".into());
-    let moved = |step: &Step| match &step.change {
-        StepAction::Evict { pod, uid, owner, node, to, .. } => Some(PodMove {
+    let moved = |step: &Step| {
+        let StepAction::Evict { pod, uid, owner, node, to, .. } = &step.change else { return None };
+        Some(PodMove {
             pod: pod.clone(),
             uid: uid.clone(),
             owner: owner.clone(),
@@ -166,8 +167,7 @@ fn plan(steps: Vec<Step>, workers: Vec<WorkerSpec>) -> Plan {
             stagger_seconds: 0,
             downtime_seconds: None,
             volumes: Vec::new(),
-        }),
-        _ => None,
+        })
     };
     let pods = steps.iter().filter_map(moved).collect();
     plan.order.push(NodeOrder { node: "w1".into(), cost: Cost::default(), pods });
@@ -658,17 +658,13 @@ fn a_node_is_deleted_closed_and_empty_and_a_guest_stopped_only_then() {
     // Whose guest it is, and what makes sure of it, for each step that needs it.
     let no_node = "belongs to no node that this plan took out";
     for place in [3, 5, 6] {
-        let another = |steps: &mut Vec<Step>| {
-            let replace = |guest: &mut GuestRef| *guest = meant(2);
-            match &mut steps[place].change {
-                StepAction::KeepGuestOff { guest }
-                | StepAction::ShutDownGuest { guest }
-                | StepAction::DestroyGuest { guest, .. } => replace(guest),
-                _ => unreachable!("a step about a guest"),
-            }
-        };
         let mut plan = plan(removal(), Vec::new());
-        another(&mut plan.steps);
+        let (StepAction::KeepGuestOff { guest } | StepAction::ShutDownGuest { guest } | StepAction::DestroyGuest { guest, .. }) =
+            &mut plan.steps[place].change
+        else {
+            unreachable!("a step about a guest")
+        };
+        *guest = meant(2);
         assert!(said(&world(), &plan).iter().any(|what| what.contains(no_node)), "{place}");
         for lacking in 0..removal()[place].requires.len() {
             let words = [
@@ -766,14 +762,15 @@ fn a_worker_is_made_where_nothing_is_and_holds_what_it_is_told_to() {
     );
     for place in [1, 2, 3, 4, 5] {
         let mut plan = plan(addition(), vec![spec(5)]);
-        match &mut plan.steps[place].change {
-            StepAction::SetGuest { guest, .. }
-            | StepAction::GrowDisk { guest, .. }
-            | StepAction::BootWorker { guest, .. }
-            | StepAction::DropSeed { guest, .. }
-            | StepAction::StartWithHost { guest } => *guest = meant(2),
-            _ => unreachable!("a step about a guest"),
-        }
+        let (StepAction::SetGuest { guest, .. }
+        | StepAction::GrowDisk { guest, .. }
+        | StepAction::BootWorker { guest, .. }
+        | StepAction::DropSeed { guest, .. }
+        | StepAction::StartWithHost { guest }) = &mut plan.steps[place].change
+        else {
+            unreachable!("a step about a guest")
+        };
+        *guest = meant(2);
         assert!(said(&world(), &plan).iter().any(|what| what.contains(neither)), "{place}");
     }
     // The plan makes no such worker.
