@@ -13,7 +13,7 @@ use capplan_rig::{Failure, Rig, objects};
 use serde_json::{Value, json};
 
 use crate::support::{Outcome, STATE, World};
-use crate::{Tested, is_full, printed_roles, pve_faults, skipped, skipped_without_own_plane, world};
+use crate::{Tested, is_full, kube_faults, printed_roles, pve_faults, skipped, skipped_without_own_plane, world};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -235,14 +235,7 @@ fn a_write_that_fails_or_whose_answer_is_lost_has_its_effect_once() -> Tested {
     rig.start_gate()?;
     // The account that `doctor` proposes, which is all that is needed.
     world.set("KUBECONFIG", rig.account("capplan-apply")?.display().to_string());
-    let faults = [
-        json!({"status": 409, "message": "the object has been modified"}),
-        json!({"status": 429, "message": "too many requests", "retry_after": 1}),
-        json!({"status": 500, "message": "etcdserver: leader changed"}),
-        json!({"reset": true}),
-        json!({"reset": true, "after": true}),
-    ];
-    for fault in faults {
+    for fault in kube_faults() {
         for (method, path) in [("PATCH", "/api/v1/nodes/.*"), ("POST", "/api/v1/.*/eviction")] {
             let (node, there) = fullest(&rig)?;
             let before = settled(rig.api())?;
@@ -355,7 +348,7 @@ fn a_removal_meets_every_way_in_which_proxmox_fails_and_is_done_in_the_end() -> 
     let mut resumed = 0;
     for (number, (method, end)) in requests.into_iter().enumerate() {
         // A change of options is no task. Each fault is met once; in the whole matrix, by each change.
-        let chosen = faults.iter().enumerate().filter(|(place, _)| is_full() || (place + 1) % requests.len() == number);
+        let chosen = faults.iter().enumerate().filter(|(place, _)| is_full() || (place + number) % requests.len() == 0);
         for (_, fault) in chosen.filter(|(_, fault)| fault["task"].is_null() || method != "PUT") {
             let (node, vmid) = next_out(&rig)?;
             give_up_to_destroy(&mut rig, vmid)?;

@@ -33,7 +33,7 @@ impl Course {
     }
 }
 
-/// A change: on which plane, its method and path, and which of its kind it is.
+/// A change: of which API, its method and path, and which of its kind it is.
 #[derive(Clone, Debug)]
 struct Change {
     pve: bool,
@@ -42,7 +42,7 @@ struct Change {
     number: usize,
 }
 
-/// How many requests each plane has had.
+/// How many requests each API has had.
 fn mark(rig: &mut Rig) -> Result<(usize, usize), Failure> {
     Ok((rig.double()?.requests()?.len(), rig.gate()?.requests()?.len()))
 }
@@ -100,17 +100,17 @@ fn killed(rig: &mut Rig, world: &World, course: Course, change: &Change, after: 
     lose(rig, &change.method, &change.path, change.number, after, change.pve)?;
     let said = File::create(world.path("said")).expect("a file of ours");
     let mut child = Running(world.command(course.command()).stderr(said).spawn().expect("it starts"));
-    let told = || std::fs::read_to_string(world.path("said")).expect("a file of ours");
-    while !told().contains("; again in ") && child.0.try_wait().expect("a child").is_none() {
+    let printed = || std::fs::read_to_string(world.path("said")).expect("a file of ours");
+    while !printed().contains("; again in ") && child.0.try_wait().expect("a child").is_none() {
         std::thread::sleep(Duration::from_millis(2));
     }
     let ended = child.0.try_wait().expect("a child").is_some();
     drop(child);
-    assert!(!ended, "{course:?} {change:?}, after {after}, was not reached: {}", told());
+    assert!(!ended, "{course:?} {change:?}, after {after}, was not reached: {}", printed());
     rig.double()?.heal()?;
     rig.gate()?.heal()?;
     world.run(&["resume"]).done();
-    Ok(told())
+    Ok(printed())
 }
 
 /// Meets a fault at a change, and is pushed through: how often it stopped.
@@ -124,7 +124,7 @@ fn disturbed(rig: &mut Rig, world: &World, course: Course, change: &Change, faul
 
 #[test]
 fn a_worker_goes_and_comes_back_once_wherever_that_is_killed_or_disturbed() -> Tested {
-    // Half an hour and more; a removal that destroys, and an addition, are killed and disturbed in every run.
+    // An hour and more; a removal that destroys, and an addition, are killed and disturbed in every run.
     if skipped_without_own_plane() || !is_full() {
         return Ok(());
     }

@@ -47,7 +47,7 @@ fn skipped_without_own_plane() -> bool {
     skipped()
 }
 
-/// Whether all points of the matrices are tried, which takes an hour; otherwise some of each kind.
+/// Whether all points of the matrices are tried, which takes two hours; otherwise some of each kind.
 fn is_full() -> bool {
     std::env::var("CAPPLAN_MATRIX").as_deref() == Ok("full")
 }

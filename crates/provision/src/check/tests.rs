@@ -794,7 +794,7 @@ fn every_condition_holds_where_it_should_and_nowhere_else() {
 
 #[test]
 fn what_was_not_read_never_holds() {
-    // Nothing was read; and the same where a plane answered that there is nothing to see.
+    // Nothing was read; and the same where an API answered that there is nothing to see.
     let silent = Pve { guests: Reading::unknown("no answer"), hosts: Reading::unknown("no answer"), ..Default::default() };
     let mut unread = Snapshot { pve: vec![silent], ..Default::default() };
     unread.kube.nodes = Reading::unknown("no answer");

@@ -17,7 +17,6 @@ use super::*;
 const DISK: &str = "local-lvm:vm-9999-pvc-1";
 /// A disk that nothing refers to, on scsi5 of VM 201.
 const GHOST: &str = "local-lvm:vm-9999-pvc-7";
-const RWO: &str = "ReadWriteOnce";
 
 fn driver() -> String {
     Policy::built_in().attacher
@@ -106,7 +105,7 @@ fn volume(name: &str, handle: &str) -> PersistentVolume {
         name: name.into(),
         driver: driver(),
         handle: Some(handle.into()),
-        access_modes: vec![RWO.into()],
+        access_modes: vec!["ReadWriteOnce".into()],
         ..PersistentVolume::default()
     }
 }
@@ -210,15 +209,14 @@ fn spec(number: u32) -> WorkerSpec {
 /// w5 is made from a template, and gets both pods.
 fn addition() -> Vec<Step> {
     let (guest, worker): (GuestRef, NodeName) = (made(), "w5".into());
-    let both = || (guest.clone(), worker.clone());
     let free = Condition::VolumesGone { node: worker.clone(), guest: Some(guest.clone()) };
     let change = |change| step(change, vec![], vec![]);
     vec![
         change(StepAction::CloneGuest { template: meant(9), worker: worker.clone() }),
-        change(StepAction::SetGuest { guest: both().0, worker: both().1 }),
+        change(StepAction::SetGuest { guest: guest.clone(), worker: worker.clone() }),
         change(StepAction::GrowDisk { guest: guest.clone(), slot: "scsi0".into(), size: Bytes::gib(20) }),
-        step(StepAction::BootWorker { guest: both().0, worker: both().1 }, vec![free], vec![]),
-        change(StepAction::DropSeed { guest: both().0, worker: both().1 }),
+        step(StepAction::BootWorker { guest: guest.clone(), worker: worker.clone() }, vec![free], vec![]),
+        change(StepAction::DropSeed { guest: guest.clone(), worker: worker.clone() }),
         change(StepAction::StartWithHost { guest: guest.clone() }),
         change(StepAction::Register { node: worker.clone(), slots: None }),
         change(StepAction::Label { node: worker.clone(), labels: Labels::new() }),
@@ -293,6 +291,27 @@ fn config_mut(seen: &mut Snapshot, number: usize) -> &mut GuestConfig {
 fn push<T>(list: &mut Reading<Vec<T>>, one: T) {
     let Reading::Known(list) = list else { unreachable!("known") };
     list.push(one);
+}
+
+/// A volume of the plugin that a pod claims, and that is not plugged yet.
+fn claim_volume(seen: &mut Snapshot, pod: &str, number: u32) {
+    let (name, claim) = (format!("pvc-{number}"), format!("data-{number}"));
+    push(&mut seen.kube.persistent_volumes, volume(&name, &format!("lab/pve1/local-lvm/vm-9999-{name}")));
+    let (namespace, bound) = ("a".to_owned(), Some(name.as_str().into()));
+    push(&mut seen.kube.claims, Claim { namespace, name: claim.clone(), volume: bound, ..Claim::default() });
+    pod_mut(seen, pod).claims.push(claim);
+}
+
+/// Disks of VM 202's own on these slots.
+fn occupy(seen: &mut Snapshot, slots: impl IntoIterator<Item = u32>) {
+    let disks = slots.into_iter().map(|slot| (format!("scsi{slot}"), disk(&format!("local-lvm:vm-202-disk-{slot}"))));
+    config_mut(seen, 2).disks.extend(disks);
+}
+
+/// How many volumes the scheduler allows on w2.
+fn advertise(seen: &mut Snapshot, count: Option<u64>) {
+    let Reading::Known(nodes) = &mut seen.kube.csi_nodes else { unreachable!("known") };
+    nodes[1].drivers[0].count = count;
 }
 
 #[test]
@@ -473,17 +492,11 @@ fn a_node_holds_what_comes_up_to_its_last_unit_and_no_more() {
     one(&|seen| push(&mut seen.kube.pods, Pod { phase: Phase::Failed, ..pod("job", "Job", "w2", 4) }), &[]);
 
     // Slots: 29 in all, of which its own disk is none; `p1` needs one.
-    let occupy = |count: u32| {
-        move |seen: &mut Snapshot| {
-            let disks = (1..=count).map(|slot| (format!("scsi{slot}"), disk(&format!("local-lvm:vm-202-disk-{slot}"))));
-            config_mut(seen, 2).disks.extend(disks);
-        }
-    };
-    one(&occupy(28), &[]);
-    one(&occupy(29), &["too little volume slots"]);
+    one(&|seen| occupy(seen, 1..=28), &[]);
+    one(&|seen| occupy(seen, 1..=29), &["too little volume slots"]);
     one(
         &|seen| {
-            occupy(29)(seen);
+            occupy(seen, 1..=29);
             pod_mut(seen, "p1").claims.clear();
         },
         &[],
@@ -492,58 +505,37 @@ fn a_node_holds_what_comes_up_to_its_last_unit_and_no_more() {
     let with_volumes = |count: u32| {
         move |seen: &mut Snapshot| {
             for number in 10..10 + count {
-                let (name, claim) = (format!("pvc-{number}"), format!("data-{number}"));
-                push(&mut seen.kube.persistent_volumes, volume(&name, &format!("lab/pve1/local-lvm/vm-9999-{name}")));
-                let (namespace, bound) = ("a".to_owned(), Some(name.as_str().into()));
-                push(&mut seen.kube.claims, Claim { namespace, name: claim.clone(), volume: bound, ..Claim::default() });
-                pod_mut(seen, "p2").claims.push(claim);
-                config_mut(seen, 2).disks.insert(format!("scsi{number}"), disk(&format!("local-lvm:vm-9999-{name}")));
+                claim_volume(seen, "p2", number);
+                config_mut(seen, 2).disks.insert(format!("scsi{number}"), disk(&format!("local-lvm:vm-9999-pvc-{number}")));
             }
         }
     };
     one(&with_volumes(1), &[]);
     // The scheduler allows two volumes on w2.
     one(&with_volumes(2), &["too little volumes allowed"]);
-    let unlimited = |seen: &mut Snapshot| {
-        let Reading::Known(nodes) = &mut seen.kube.csi_nodes else { unreachable!("known") };
-        nodes[1].drivers[0].count = None;
-    };
     one(
         &|seen| {
             with_volumes(2)(seen);
-            unlimited(seen);
+            advertise(seen, None);
         },
         &[],
     );
-    one(
-        &|seen| {
+    // Ten of volumes in use, and others up to this slot: with 18 one is left, with 19 none.
+    let up_to = |last: u32| {
+        move |seen: &mut Snapshot| {
             with_volumes(10)(seen);
-            unlimited(seen);
-            // Ten of volumes in use, 18 of others: one is left.
-            let disks =
-                (1..=9).chain(20..=28).map(|slot| (format!("scsi{slot}"), disk(&format!("local-lvm:vm-202-disk-{slot}"))));
-            config_mut(seen, 2).disks.extend(disks);
-        },
-        &[],
-    );
-    one(
-        &|seen| {
-            with_volumes(10)(seen);
-            unlimited(seen);
-            let disks =
-                (1..=9).chain(20..=29).map(|slot| (format!("scsi{slot}"), disk(&format!("local-lvm:vm-202-disk-{slot}"))));
-            config_mut(seen, 2).disks.extend(disks);
-        },
-        &["too little volume slots"],
-    );
+            advertise(seen, None);
+            occupy(seen, (1..=9).chain(20..=last));
+        }
+    };
+    one(&up_to(28), &[]);
+    one(&up_to(29), &["too little volume slots"]);
     // One that is in use and not plugged yet needs a slot, whatever else is plugged.
     one(
         &|seen| {
             with_volumes(1)(seen);
             config_mut(seen, 2).disks.insert("scsi10".into(), disk("local-lvm:vm-9999-pvc-99"));
-            let disks =
-                (1..=9).chain(11..=28).map(|slot| (format!("scsi{slot}"), disk(&format!("local-lvm:vm-202-disk-{slot}"))));
-            config_mut(seen, 2).disks.extend(disks);
+            occupy(seen, (1..=9).chain(11..=28));
         },
         &["too little volume slots"],
     );
@@ -566,11 +558,11 @@ fn a_node_holds_what_comes_up_to_its_last_unit_and_no_more() {
         &[],
         |seen| {
             sharing(seen);
-            occupy(28)(seen);
+            occupy(seen, 1..=28);
         },
         &[],
     );
-    // A stranger that keeps the volume is a mistake; one that may be used from several nodes is none.
+    // Another pod that keeps the volume elsewhere is a mistake, unless several nodes may use the volume.
     let kept = |seen: &mut Snapshot| {
         sharing(seen);
         pod_mut(seen, "p3").node = Some("w3".into());
@@ -610,12 +602,8 @@ fn what_leaves_makes_room() {
     cluster(removal, &[], small, &["too little memory"]);
     let slots = |seen: &mut Snapshot| {
         small(seen);
-        let Reading::Known(nodes) = &mut seen.kube.csi_nodes else { unreachable!("known") };
-        nodes[1].drivers[0].count = Some(1);
-        push(&mut seen.kube.persistent_volumes, volume("pvc-2", "lab/pve1/local-lvm/vm-9999-pvc-2"));
-        let (namespace, bound) = ("a".to_owned(), Some("pvc-2".into()));
-        push(&mut seen.kube.claims, Claim { namespace, name: "two".into(), volume: bound, ..Claim::default() });
-        pod_mut(seen, "p2").claims.push("two".into());
+        advertise(seen, Some(1));
+        claim_volume(seen, "p2", 2);
     };
     cluster(order, &[], slots, &[]);
 }
@@ -719,12 +707,8 @@ fn a_node_is_deleted_closed_and_empty_and_a_guest_stopped_only_then() {
         ];
     };
     one(&nameless, &[no_node, "may be destroyed"]);
-    let nowhere = |seen: &mut Snapshot| {
-        let Reading::Known(config) = &mut guest_mut(seen, 1).config else { unreachable!("known") };
-        config.uuid = None;
-    };
     let mut seen = world();
-    nowhere(&mut seen);
+    config_mut(&mut seen, 1).uuid = None;
     let mut steps = removal();
     nameless(&mut steps);
     assert!(said(&seen, &plan(steps, Vec::new())).iter().any(|what| what.contains("may be destroyed")));
@@ -811,13 +795,7 @@ fn a_worker_is_made_where_nothing_is_and_holds_what_it_is_told_to() {
     small(|spec| spec.labels.clear(), &[]);
     // Without a label the scheduler allows any number; the plugin has 29 slots there as well.
     let mut greedy = world();
-    for number in 10..39 {
-        let (name, claim) = (format!("pvc-{number}"), format!("data-{number}"));
-        push(&mut greedy.kube.persistent_volumes, volume(&name, &format!("lab/pve1/local-lvm/vm-9999-{name}")));
-        let (namespace, bound) = ("a".to_owned(), Some(name.as_str().into()));
-        push(&mut greedy.kube.claims, Claim { namespace, name: claim.clone(), volume: bound, ..Claim::default() });
-        pod_mut(&mut greedy, "p2").claims.push(claim);
-    }
+    (10..39).for_each(|number| claim_volume(&mut greedy, "p2", number));
     let unlabelled = plan(addition(), vec![WorkerSpec { labels: Labels::new(), ..spec(5) }]);
     says(&greedy, &unlabelled, &["a/p2 goes to w5, which has too little volume slots"]);
 
