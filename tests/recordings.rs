@@ -125,7 +125,14 @@ fn a_snapshot_tells_what_the_live_report_tells() {
         let folder = cluster.folder().display().to_string();
         world.run(&["snapshot", "--from-lists", &folder, "-o", "lists.snapshot"]).done();
         let lists = world.run(&["report", "--snapshot", "lists.snapshot", "--format", "json", "--no-history"]).done().json();
-        let live = live.json();
+        let mut live = live.json();
+        // The saved lists do not tell whether Proxmox VE has its quorum, so nothing may be begun on them.
+        if lists["recommendation"]["feasibility"] == "undecided" {
+            assert!(lists["recommendation"]["undecided"].to_string().contains("has a quorum"), "{}", lists["recommendation"]);
+            for part in ["feasibility", "undecided", "warnings"] {
+                live["recommendation"][part] = lists["recommendation"][part].clone();
+            }
+        }
         for part in ["at", "cluster", "nodes", "memory", "node_loss", "slots", "rules", "recommendation"] {
             assert_eq!(lists[part], live[part], "{name} {part}");
         }
@@ -286,6 +293,9 @@ const SLOT_FINDINGS: [&str; 3] = ["ghost-volume", "slot-arithmetic", "phantom-sl
 const GUEST_FINDINGS: [&str; 5] =
     ["ghost-volume", "slot-arithmetic", "phantom-slots", "volume-on-two-guests", "control-plane-oversized"];
 
+/// How many failing lists are reported on at the same time.
+const AT_ONCE: usize = 6;
+
 /// A list that no verdict rests on.
 fn minor(path: &'static str, unknown: &'static str) -> Fault {
     Fault { path, unknown: Some(unknown), ..Fault::default() }
@@ -293,6 +303,7 @@ fn minor(path: &'static str, unknown: &'static str) -> Fault {
 
 fn faults() -> Vec<Fault> {
     let no_host = ["none", "insufficient-data"];
+    let nothing_known = ["insufficient-data"; 2];
     vec![
         Fault {
             null: &MEMORY,
@@ -306,7 +317,7 @@ fn faults() -> Vec<Fault> {
                 "no-node-overcommitted",
             ],
             silent: &["ghost-volume", "limit-full", "n-minus-one-short", "denominators-disagree", "node-not-ready"],
-            action: ["insufficient-data", "scale-up"],
+            action: nothing_known,
             ..minor("/api/v1/nodes", "nodes")
         },
         Fault {
@@ -329,7 +340,7 @@ fn faults() -> Vec<Fault> {
                 "evictions-high",
             ],
             silent: &["evicted-pods", "n-minus-one-short", "denominators-disagree", "control-plane-oversized", "terminal-pods"],
-            action: ["insufficient-data", "scale-up"],
+            action: nothing_known,
             ..minor("/api/v1/pods", "pods")
         },
         Fault {
@@ -381,7 +392,7 @@ fn faults() -> Vec<Fault> {
             null_rows: &CONFIG_ROWS,
             empty: &["/hosts"],
             silent: &["ghost-volume", "slot-arithmetic", "volume-on-two-guests", "host-cannot-take-worker"],
-            action: no_host,
+            action: nothing_known,
             ..minor("/api2/json/nodes", "hosts")
         },
         minor("/api2/json/version", "version"),
@@ -400,12 +411,14 @@ fn faults() -> Vec<Fault> {
             ],
             null_rows: &CONFIG_ROWS,
             silent: &GUEST_FINDINGS,
+            action: ["insufficient-data", "scale-up"],
             ..minor("/api2/json/nodes/pve/qemu", "proxmox pve: guests")
         },
         Fault {
             null: &["/hosts/0/memory/committed", "/hosts/0/guests_running"],
             null_rows: &CONFIG_ROWS,
             silent: &GUEST_FINDINGS,
+            action: ["insufficient-data", "scale-up"],
             ..minor("/api2/json/nodes/pve/lxc", "proxmox pve: guests")
         },
         Fault {
@@ -440,14 +453,22 @@ fn a_list_that_fails_is_named_and_nothing_rests_on_it() {
                 "{path} is not tested"
             );
         }
-        for fault in &faults {
-            let said = format!("{name}, {} failing", fault.path);
-            let cluster = Cluster::start(&data, name, &["--fail", &format!("{}:500:1000", fault.path)]);
-            let world = cluster.world();
-            world.take_history(&history);
-            let report = world.run(&JSON).done().json();
-            check(&said, fault, &report, &before, fault.action[place]);
-        }
+        // Most of each report's time is the pause before a request is tried again.
+        std::thread::scope(|scope| {
+            for share in faults.chunks(faults.len().div_ceil(AT_ONCE)) {
+                let (data, history, before) = (&data, &history, &before);
+                scope.spawn(move || {
+                    for fault in share {
+                        let said = format!("{name}, {} failing", fault.path);
+                        let cluster = Cluster::start(data, name, &["--fail", &format!("{}:500:1000", fault.path)]);
+                        let world = cluster.world();
+                        world.take_history(history);
+                        let report = world.run(&JSON).done().json();
+                        check(&said, fault, &report, before, fault.action[place]);
+                    }
+                });
+            }
+        });
     }
 }
 

@@ -8,12 +8,13 @@ use capplan_model::capacity::Dimension;
 use capplan_model::change::{AddPvcs, Change, Failure};
 use capplan_model::history::{History, Sample};
 use capplan_model::ids::SnapshotId;
-use capplan_model::plan::Plan;
+use capplan_model::plan::{Feasibility, Plan};
 use capplan_model::policy::Policy;
 use capplan_model::run::{Event, FORMAT};
 use capplan_model::scenario::Scenario;
 use capplan_model::units::quantity;
-use capplan_planner::plan::{Count, Limits, Observation, Removal, Request, Wanted, audit, plan};
+use capplan_planner::decide::decide;
+use capplan_planner::plan::{Count, Limits, Observation, Removal, Request, Wanted, audit, gate, plan};
 use capplan_planner::report::build;
 use capplan_planner::simulate::{Trials, simulate};
 use capplan_provision::kube::lists;
@@ -327,7 +328,7 @@ fn answer_of_pve(input: &[u8]) -> Result<bool, String> {
 }
 
 fn requests(snapshot: &Snapshot, place: usize) -> Vec<Request> {
-    let mut requests = vec![Request::Next, Request::ScaleUp(Box::new(Wanted { count: Some(1), ..Wanted::default() }))];
+    let mut requests = vec![Request::ScaleUp(Box::new(Wanted { count: Some(1), ..Wanted::default() }))];
     let removal = |destroy| Removal { count: Count::Exactly(1), anyway: Some("tried".to_owned()), destroy, ..Removal::default() };
     requests.push(Request::ScaleDown(removal(true)));
     let nodes = snapshot.kube.nodes.items();
@@ -340,7 +341,8 @@ fn requests(snapshot: &Snapshot, place: usize) -> Vec<Request> {
     requests
 }
 
-/// Report, simulations and plans of a cluster. Every plan passes its audit, and can be written and read back.
+/// Report, simulations and plans of a cluster. Every plan passes its audit, can be written and read back, and is one
+/// that `apply` would begin; the report recommends what `capplan plan` decides.
 fn cluster(input: &[u8]) -> Result<bool, String> {
     let Ok(snapshot) = serde_json::from_slice::<Snapshot>(input) else { return Ok(false) };
     let (policy, history) = (Policy::built_in(), History::default());
@@ -366,6 +368,11 @@ fn cluster(input: &[u8]) -> Result<bool, String> {
     let mut requests = requests(&snapshot, place);
     let request = requests.swap_remove(place % requests.len());
     let seen = Observation { snapshot: &snapshot, history: &history, policy: &policy, claims: &[] };
+    let decided = decide(&seen, SnapshotId::default(), Limits::default()).map_err(|error| error.to_string())?;
+    if decided.action != report.recommendation.action {
+        return Err(format!("the report says {:?}, the plan {:?}", report.recommendation.action, decided.action));
+    }
+    is_allowed(&seen, &decided)?;
     if let Ok(made) = plan(&seen, SnapshotId::default(), &request, Limits { seconds: 0.5, seed: 1 }) {
         let broken = audit(&snapshot, &policy, &made);
         if !broken.is_empty() {
@@ -373,6 +380,15 @@ fn cluster(input: &[u8]) -> Result<bool, String> {
         }
         let text = serde_json::to_vec(&made).map_err(|error| format!("the plan cannot be written: {error}"))?;
         Plan::read(&text).map_err(|error| format!("the plan cannot be read back: {error}"))?;
+        is_allowed(&seen, &made).map_err(|why| format!("{request:?}: {why}"))?;
     }
     Ok(true)
+}
+
+/// Whether a plan that is called feasible may be begun on the snapshot that it was made on.
+fn is_allowed(seen: &Observation<'_>, made: &Plan) -> Result<(), String> {
+    if made.feasibility != Feasibility::Feasible || made.steps.is_empty() {
+        return Ok(());
+    }
+    gate(seen, made).map_err(|why| format!("{:?} is called feasible, and would be refused: {why}", made.action))
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use capplan_model::ids::VmId;
 use capplan_model::plan::{Feasibility, Plan, PresenceClaim};
 use capplan_model::units::Bytes;
+use capplan_planner::decide::decide;
 use capplan_planner::plan::{Count, Limits, Observation, PlanError, Removal, Request, Wanted, plan};
 use clap::{Subcommand, ValueEnum};
 
@@ -12,9 +13,6 @@ use super::observed::From;
 use crate::config::{Config, Options};
 use crate::render;
 use crate::ui::{CliError, Exit, Progress, note, plain};
-
-/// Seconds for the search of a better plan, if nothing is said.
-const SECONDS: f64 = 30.0;
 
 /// What to do: the best next step, or how to empty, add or remove nodes
 ///
@@ -181,10 +179,10 @@ struct How {
     #[arg(long)]
     explain: bool,
     /// Seconds for the search of a better plan
-    #[arg(long, value_name = "SECONDS", default_value_t = SECONDS, value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().seconds, value_parser = seconds)]
     time_limit: f64,
     /// Seed of the ties
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = Limits::default().seed)]
     seed: u64,
     /// What others work on right now: a JSON list of {"subject": "node:NAME", "by": "WHO", "until": "…"}
     #[arg(long, value_name = "FILE")]
@@ -212,16 +210,16 @@ fn seconds(text: &str) -> Result<f64, String> {
 pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError> {
     let nodes = |names: &[String]| names.iter().map(|node| node.as_str().into()).collect();
     let (request, how) = match &args.what {
-        None => (Request::Next, &args.how),
-        Some(What::Drain { nodes: names, how }) => (Request::Drain(nodes(names)), how),
-        Some(What::DrainOrder { nodes: names, how }) => (Request::DrainOrder(nodes(names)), how),
-        Some(What::Evacuate { host, how }) => (Request::Evacuate(host.as_str().into()), how),
+        None => (None, &args.how),
+        Some(What::Drain { nodes: names, how }) => (Some(Request::Drain(nodes(names))), how),
+        Some(What::DrainOrder { nodes: names, how }) => (Some(Request::DrainOrder(nodes(names))), how),
+        Some(What::Evacuate { host, how }) => (Some(Request::Evacuate(host.as_str().into())), how),
         Some(What::ScaleDown { count, anyway, node, destroy, with_snapshots, how, confirm_no_growth: _ }) => {
             let node = node.clone().map(Into::into);
             let (destroy, with_snapshots) = (*destroy, *with_snapshots);
-            (Request::ScaleDown(Removal { count: *count, node, anyway: anyway.clone(), destroy, with_snapshots }), how)
+            (Some(Request::ScaleDown(Removal { count: *count, node, anyway: anyway.clone(), destroy, with_snapshots })), how)
         }
-        Some(What::ScaleUp { wanted, how }) => (Request::ScaleUp(Box::new(wanted.wanted())), how),
+        Some(What::ScaleUp { wanted, how }) => (Some(Request::ScaleUp(Box::new(wanted.wanted()))), how),
     };
     let mut config = Config::load(options)?;
     if let Some(What::ScaleDown { confirm_no_growth: true, .. }) = &args.what {
@@ -236,7 +234,11 @@ pub(super) async fn run(options: &Options, args: &Args) -> Result<Exit, CliError
     let progress = Progress::start("planning");
     let limits = Limits { seconds: how.time_limit, seed: how.seed };
     let seen = Observation { snapshot: &observed.snapshot, history: &history, policy: &config.policy, claims: &claims };
-    let made = plan(&seen, observed.id(), &request, limits).map_err(refused)?;
+    let made = match &request {
+        None => decide(&seen, observed.id(), limits),
+        Some(request) => plan(&seen, observed.id(), request, limits),
+    };
+    let made = made.map_err(refused)?;
     drop(progress);
     let kept = match &how.output {
         Some(path) => Some(path.clone()),
@@ -263,7 +265,7 @@ pub(super) async fn live(config: &Config, request: &Request) -> Result<Plan, Cli
     let history = super::history::of(config, &observed).await;
     let progress = Progress::start("planning");
     let seen = Observation { snapshot: &observed.snapshot, history: &history, policy: &config.policy, claims: &[] };
-    let made = plan(&seen, observed.id(), request, Limits { seconds: SECONDS, seed: 1 }).map_err(refused)?;
+    let made = plan(&seen, observed.id(), request, Limits::default()).map_err(refused)?;
     drop(progress);
     Ok(made)
 }

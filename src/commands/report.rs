@@ -104,17 +104,22 @@ fn text(report: &Report, format: Format) -> Result<String, CliError> {
 fn check(report: &Report) -> Exit {
     let critical = report.findings.iter().any(|finding| finding.severity == Severity::Critical);
     match report.recommendation.action {
-        Action::ScaleUp | Action::ScaleDown | Action::Reclaim => Exit::ActionNeeded,
         _ if critical || report.recommendation.blocked => Exit::ActionNeeded,
         Action::InsufficientData => Exit::InsufficientData,
-        Action::None if unread(report) => Exit::InsufficientData,
         Action::None => Exit::Done,
+        Action::Drain
+        | Action::DrainOrder
+        | Action::Evacuate
+        | Action::ScaleDown
+        | Action::ScaleUp
+        | Action::Reclaim
+        | Action::RaiseVolumeLabel
+        | Action::Rebalance
+        | Action::RightSize
+        | Action::MoveClaims
+        | Action::WakeSpare
+        | Action::Replace
+        | Action::ResizeGuest
+        | Action::IoVeto => Exit::ActionNeeded,
     }
-}
-
-/// Whether a Proxmox VE endpoint that is configured told nothing of its hosts or guests: then nobody knows whether
-/// something is wrong there.
-fn unread(report: &Report) -> bool {
-    let parts = [": hosts", ": guests"];
-    report.unknown.iter().any(|one| one.what.starts_with("proxmox ") && parts.iter().any(|part| one.what.ends_with(part)))
 }

@@ -38,6 +38,7 @@ pub enum HtmlError {
 #[derive(Serialize)]
 struct Page<'a> {
     report: &'a Report,
+    next_step: String,
     charts: Vec<Figure<'a>>,
     strips: Vec<Strip>,
     version: &'static str,
@@ -86,7 +87,13 @@ pub fn page(report: &Report) -> Result<String, HtmlError> {
     let strips = report.slots.iter().map(strip).collect();
     let environment = environment()?;
     let template = environment.get_template("report.html")?;
-    let page = Page { report, charts, strips, version: env!("CARGO_PKG_VERSION") };
+    let page = Page {
+        report,
+        next_step: first_upper(&super::action(&report.recommendation)),
+        charts,
+        strips,
+        version: env!("CARGO_PKG_VERSION"),
+    };
     Ok(template.render(Value::from(Serde(&page)))?)
 }
 
@@ -111,6 +118,12 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
     });
     environment.add_template("report.html", TEMPLATE)?;
     Ok(environment)
+}
+
+/// The same with a capital at its beginning.
+fn first_upper(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 fn unknown() -> Value {

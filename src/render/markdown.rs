@@ -42,6 +42,12 @@ fn write(out: &mut String, report: &Report) -> std::fmt::Result {
     for because in &next.because {
         writeln!(out, "- because {}", cell(because))?;
     }
+    for warning in &next.warnings {
+        writeln!(out, "- caution: {}", cell(warning))?;
+    }
+    for undecided in next.undecided.iter().filter(|one| !next.because.contains(one)) {
+        writeln!(out, "- not known: {}", cell(undecided))?;
+    }
     for rejected in &next.rejected {
         writeln!(out, "- rejected {}", cell(&rejected.to_string()))?;
     }

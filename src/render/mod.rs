@@ -61,8 +61,17 @@ pub fn action(next: &Recommendation) -> String {
         Action::ScaleUp => format!("add a worker{}", with(" on ")),
         Action::ScaleDown => format!("remove a worker{}", with(": ")),
         Action::Reclaim => format!("reclaim what is lost{}", with(" on ")),
+        Action::RaiseVolumeLabel => format!("raise the volume label{}", with(" of ")),
+        Action::Rebalance => format!("move pods{}", with(" off ")),
+        Action::RightSize => format!("lower memory requests{}", with(", first of ")),
+        Action::MoveClaims => format!("move claims to another storage{}", with(": ")),
+        Action::WakeSpare => format!("start a spare worker{}", with(": ")),
+        Action::ResizeGuest => format!("shrink a VM{}", with(": ")),
+        Action::IoVeto => "another worker is due, but the disks are the bottleneck".to_owned(),
         Action::None if next.blocked => "another worker is due, but cannot be added".to_owned(),
         Action::None => "nothing to do".to_owned(),
         Action::InsufficientData => "insufficient data to recommend anything".to_owned(),
+        // Only asked for by name.
+        Action::Drain | Action::DrainOrder | Action::Evacuate | Action::Replace => format!("{}{}", next.action.name(), with(" ")),
     }
 }

@@ -50,6 +50,13 @@ fn headline(page: &mut Page, report: &Report) {
     for because in &next.because {
         page.paragraph("  because", 13, because);
     }
+    for warning in &next.warnings {
+        page.paragraph("  caution", 13, warning);
+    }
+    // What an undecided action rests on is why; otherwise it is what is left to find out.
+    for undecided in next.undecided.iter().filter(|one| !next.because.contains(one)) {
+        page.paragraph("  not known", 13, undecided);
+    }
     for rejected in &next.rejected {
         page.paragraph("  rejected", 13, &rejected.to_string());
     }

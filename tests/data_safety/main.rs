@@ -15,6 +15,7 @@ use capplan_model::history::History;
 use capplan_model::ids::SnapshotId;
 use capplan_model::plan::{Condition, Feasibility, GuestRef, Plan, Step, StepAction};
 use capplan_model::policy::Policy;
+use capplan_planner::decide::decide;
 use capplan_planner::plan::{Count, Limits, Observation, Removal, Request, plan};
 use capplan_provision::check::{Against, Verdict, check};
 use capplan_provision::observe::from_lists;
@@ -155,19 +156,19 @@ fn allowed(seen: &Snapshot, plan: &Plan, step: &Step, driver: &str) -> bool {
     step.requires.iter().filter(tried).all(|one| check(one, seen, against) == Verdict::Holds)
 }
 
-/// What is asked for: most often a removal, with every choice that it has.
-fn request(rng: &mut Rng) -> Request {
+/// What is asked for: most often a removal, with every choice that it has. `None` is the next step.
+fn request(rng: &mut Rng) -> Option<Request> {
     let (destroy, with_snapshots) = (rng.u8(..) < 180, rng.bool());
     match rng.u8(0..5) {
-        0 => Request::Wake("w9".into()),
-        1 => Request::Next,
-        _ => Request::ScaleDown(Removal {
+        0 => Some(Request::Wake("w9".into())),
+        1 => None,
+        _ => Some(Request::ScaleDown(Removal {
             count: Count::Exactly(1),
             node: None,
             anyway: Some("test".into()),
             destroy,
             with_snapshots,
-        }),
+        })),
     }
 }
 
@@ -196,7 +197,11 @@ fn no_interleaving_destroys_detaches_or_doubles_a_volume_in_use() {
         let before = read(&world, &folder);
         let seen = Observation { snapshot: &before, history: &history, policy: &policy, claims: &[] };
         let limits = Limits { seconds: 0.0, seed };
-        let Ok(made) = plan(&seen, SnapshotId::default(), &request(&mut rng), limits) else { continue };
+        let made = match request(&mut rng) {
+            None => decide(&seen, SnapshotId::default(), limits),
+            Some(request) => plan(&seen, SnapshotId::default(), &request, limits),
+        };
+        let Ok(made) = made else { continue };
         if made.feasibility != Feasibility::Feasible {
             continue;
         }

@@ -563,7 +563,11 @@ fn idle_pve(path: &str) -> Option<Value> {
         "/nodes" => json!([{"node": "pve1", "status": "online"}]),
         "/cluster/status" => json!([{"type": "node", "name": "pve1", "online": 1}]),
         "/cluster/resources" => json!([{"type": "node", "node": "pve1", "status": "online"}]),
-        "/cluster/mapping/pci" | "/nodes/pve1/lxc" | "/nodes/pve1/tasks" | "/nodes/pve1/disks/lvmthin" => json!([]),
+        "/cluster/ha/resources"
+        | "/cluster/mapping/pci"
+        | "/nodes/pve1/lxc"
+        | "/nodes/pve1/tasks"
+        | "/nodes/pve1/disks/lvmthin" => json!([]),
         "/nodes/pve1/status" => json!({
             "memory": {"total": 256_u64 << 30, "used": 100_u64 << 30, "free": 156_u64 << 30, "available": 156_u64 << 30},
             "swap": {"total": 0, "used": 0, "free": 0},

@@ -7,6 +7,7 @@ pub mod drain;
 pub mod findings;
 pub mod forecast;
 mod ground;
+mod host_fit;
 pub mod loss;
 pub mod place;
 pub mod plan;

@@ -1,6 +1,7 @@
 //! Everything the user is told, as typed values. Numbers keep their unit until they are rendered.
 
 mod build;
+mod recommendation;
 
 use std::collections::BTreeMap;
 
@@ -12,8 +13,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 pub use build::{build, state};
+pub use capplan_model::plan::{Action, Feasibility};
+pub use recommendation::Recommendation;
 
-pub use crate::decide::{Action, Recommendation};
 pub use crate::findings::{Finding, Severity};
 pub use crate::rules::Verdict;
 

@@ -82,6 +82,61 @@ pub struct ScopeVerdict {
 }
 
 impl Judgement<'_> {
+    /// A rule that held, in one line with its figures.
+    pub(crate) fn held(&self) -> String {
+        let value = self.evidence.value.map_or_else(|| "unknown".to_owned(), |value| self.rule.when.show(value));
+        let days = self.rule.window.as_hours() / 24;
+        let window = if self.rule.window.is_zero() {
+            "now".to_owned()
+        } else {
+            format!("for {days} days, {:.0}% of them sampled", self.evidence.coverage * 100.0)
+        };
+        let because = if self.rule.because.is_empty() { String::new() } else { format!(": {}", self.rule.because) };
+        format!("`{}` holds ({value}, threshold {}, {window}){because}", self.rule.id, self.rule.when)
+    }
+
+    /// A rule that cannot be judged, in one line.
+    pub(crate) fn open(&self) -> String {
+        match (&self.evidence.value, &self.evidence.note) {
+            (None, Some(why)) => format!("`{}` cannot be judged: {why}", self.rule.id),
+            (value, _) => {
+                let days = self.rule.window.as_hours() as f64 / 24.0;
+                format!(
+                    "`{}` cannot be judged: {} now ({}), but only {:.1} of {days:.0} days are sampled",
+                    self.rule.id,
+                    value.map_or_else(|| "unknown".to_owned(), |value| self.rule.when.show(value)),
+                    self.rule.when,
+                    days * self.evidence.coverage,
+                )
+            }
+        }
+    }
+
+    /// A rule that did not hold, in one line with what speaks against it.
+    pub(crate) fn contrary(&self, taken: Timestamp) -> String {
+        let value = self.evidence.value.map_or_else(|| "unknown".to_owned(), |value| self.rule.when.show(value));
+        let then = self.evidence.first_contrary.filter(|(at, _)| *at < taken);
+        let then = then.map_or_else(String::new, |(at, value)| format!(", {} at {at}", self.rule.when.show(value)));
+        format!("`{}` does not hold ({value} now{then}, needs {})", self.rule.id, self.rule.when)
+    }
+
+    /// Where a rule stands: what decides, and what would flip it.
+    pub(crate) fn standing(&self) -> String {
+        let way = if self.direction == Direction::Up { "up" } else { "down" };
+        let value = self.evidence.value.map_or_else(|| "unknown".to_owned(), |value| self.rule.when.show(value));
+        let verdict = match self.sustained {
+            Verdict::Met => "holds".to_owned(),
+            Verdict::NotMet => match self.instant {
+                Verdict::Met => "holds now, and did not throughout its window".to_owned(),
+                Verdict::NotMet | Verdict::InsufficientData => "does not hold".to_owned(),
+            },
+            Verdict::InsufficientData => format!("is open: {:.0}% of its window are sampled", self.evidence.coverage * 100.0),
+        };
+        let days = self.rule.window.as_hours() / 24;
+        let window = if days == 0 { String::new() } else { format!(" for {days} days") };
+        format!("scale-{way} rule `{}` {verdict}: {value} now, it turns at {}{window}", self.rule.id, self.rule.when)
+    }
+
     /// Whether the verdict now depends on the denominator.
     pub fn scopes_disagree(&self) -> bool {
         self.by_scope.windows(2).any(|pair| pair[0].instant != pair[1].instant)

@@ -14,6 +14,7 @@ use capplan_model::pve::{Guest, Power, ThinPool};
 use capplan_model::scenario::Scenario;
 use capplan_model::units::{Bytes, MilliCpu};
 use capplan_model::{Reading, Snapshot};
+use capplan_planner::decide::decide;
 use capplan_planner::plan::{Count, Limits, Observation, Removal, Request, Wanted, audit, end_state, gate, plan};
 use proptest::prelude::*;
 
@@ -148,6 +149,12 @@ fn brute_force_most(nodes: usize, shapes: &[Shape]) -> (usize, usize) {
 fn planned(snapshot: &Snapshot, history: &History, policy: &Policy, request: &Request, limits: Limits) -> Plan {
     let seen = Observation { snapshot, history, policy, claims: &[] };
     plan(&seen, SnapshotId::default(), request, limits).expect("known")
+}
+
+/// The next step.
+fn decided(snapshot: &Snapshot, history: &History, policy: &Policy, limits: Limits) -> Plan {
+    let seen = Observation { snapshot, history, policy, claims: &[] };
+    decide(&seen, SnapshotId::default(), limits).expect("known")
 }
 
 fn drained(nodes: usize, shapes: &[Shape], seed: u64) -> Plan {
@@ -308,13 +315,13 @@ proptest! {
         let mut policy = Policy::built_in();
         policy.plan.no_growth_confirmed = true;
         let limits = Limits { seconds: 5.0, seed: 1 };
-        let first = planned(&before, &history, &policy, &Request::Next, limits);
+        let first = decided(&before, &history, &policy, limits);
         if first.feasibility != Feasibility::Feasible || first.action == Action::None {
             return Ok(());
         }
         let seen = Observation { snapshot: &before, history: &history, policy: &policy, claims: &[] };
         let after = end_state(&seen, &first).expect("known");
-        let second = planned(&after, &history, &policy, &Request::Next, limits);
+        let second = decided(&after, &history, &policy, limits);
         let is_human = |step: &Step| matches!(step.change, StepAction::Manual { .. });
         if !first.steps.iter().any(is_human) {
             let told = (first.action, &first.target, &second.because, &second.target);

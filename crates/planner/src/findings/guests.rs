@@ -10,7 +10,7 @@ use capplan_model::units::Bytes;
 use jiff::SignedDuration;
 
 use super::{Finding, Severity, count, some};
-use crate::decide::{HostRoom, host_rooms};
+use crate::host_fit::{HostRoom, host_rooms};
 use crate::rules::Facts;
 
 /// Days of failed tasks that are still news.

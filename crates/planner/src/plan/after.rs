@@ -24,7 +24,7 @@ use crate::scheduler::Cluster;
 use crate::simulate::{Effects, NewWorker};
 
 /// The cluster once every pod of a plan has moved and the nodes that go are gone.
-pub(super) fn snapshot(scene: &Scene<'_>, plan: &Plan, gone: &[NodeName]) -> Snapshot {
+pub(crate) fn snapshot(scene: &Scene<'_>, plan: &Plan, gone: &[NodeName]) -> Snapshot {
     let split = |pod: &str| pod.split_once('/').map(|(namespace, name)| (namespace.to_owned(), name.to_owned()));
     let moved: BTreeMap<_, _> = plan.moves().filter_map(|one| Some((split(&one.pod)?, one.to.clone()))).collect();
     let effects = Effects {
@@ -48,7 +48,7 @@ pub(super) fn snapshot(scene: &Scene<'_>, plan: &Plan, gone: &[NodeName]) -> Sna
 }
 
 /// The cluster once new workers joined and pods landed.
-pub(super) fn with_workers(scene: &Scene<'_>, cluster: &Cluster<'_>, landings: &[Landing], workers: &[NewWorker]) -> Snapshot {
+pub(crate) fn with_workers(scene: &Scene<'_>, cluster: &Cluster<'_>, landings: &[Landing], workers: &[NewWorker]) -> Snapshot {
     let key = |one: &Landing| {
         let pod = cluster.pod(one.pod);
         (pod.namespace.clone(), pod.name.clone())
@@ -66,7 +66,7 @@ pub(super) fn with_workers(scene: &Scene<'_>, cluster: &Cluster<'_>, landings: &
 }
 
 /// How the rules for another worker stand as it is: what a lever is held against.
-pub(super) struct Standing<'a> {
+pub(crate) struct Standing<'a> {
     /// Those that hold, as the report judges them, each with its value.
     pub held: Vec<(&'a Rule, String)>,
     /// Those that hold at this instant, for their window or not.
@@ -87,7 +87,7 @@ fn up<'a>(facts: &Facts<'a>) -> Vec<Judgement<'a>> {
 }
 
 impl<'a> Standing<'a> {
-    pub(super) fn of(scene: &Scene<'a>) -> Self {
+    pub(crate) fn of(scene: &Scene<'a>) -> Self {
         let (snapshot, policy) = (scene.ground.snapshot, scene.ground.policy);
         let uses = node_uses(snapshot);
         let slots = VolumeSlots::of_workers(snapshot, &policy.attacher);
@@ -111,7 +111,7 @@ impl<'a> Standing<'a> {
     }
 
     /// Whether a rule about the measure holds.
-    pub(super) fn rule(&self, measure: Measure) -> Option<&'a Rule> {
+    pub(crate) fn rule(&self, measure: Measure) -> Option<&'a Rule> {
         self.held.iter().map(|(rule, _)| *rule).find(|rule| rule.measure == measure)
     }
 
@@ -119,7 +119,7 @@ impl<'a> Standing<'a> {
     ///
     /// What rests on the past alone cannot be undone by any state: failed attaches are held against the slots
     /// that are free then, evictions against the memory that pods ask for.
-    pub(super) fn left(&self, scene: &Scene<'_>, mut state: Snapshot) -> Vec<(String, String)> {
+    pub(crate) fn left(&self, scene: &Scene<'_>, mut state: Snapshot) -> Vec<(String, String)> {
         let policy = scene.ground.policy;
         attach_waiting(&mut state, &policy.attacher);
         let uses = node_uses(&state);
@@ -173,7 +173,7 @@ fn attach_waiting(state: &mut Snapshot, attacher: &str) {
 }
 
 /// Rules for another worker that hold in a state, with their values.
-pub(super) fn up_rules_met(scene: &Scene<'_>, after: &Snapshot) -> Vec<(String, String)> {
+pub(crate) fn up_rules_met(scene: &Scene<'_>, after: &Snapshot) -> Vec<(String, String)> {
     let policy = scene.ground.policy;
     let uses = node_uses(after);
     let slots = VolumeSlots::of_workers(after, &policy.attacher);
@@ -230,7 +230,7 @@ fn growth(scene: &Scene<'_>, dimension: Dimension, now: Timestamp) -> Option<f64
 }
 
 /// The cluster once every step of a plan is done, as far as a step is not a human's.
-pub(super) fn end_state(scene: &Scene<'_>, board: &Board<'_>, plan: &Plan) -> Snapshot {
+pub(crate) fn end_state(scene: &Scene<'_>, board: &Board<'_>, plan: &Plan) -> Snapshot {
     let steps = || plan.steps.iter().map(|step| &step.change);
     let gone: Vec<NodeName> = steps()
         .filter_map(|change| if let StepAction::DeleteNode { node, .. } = change { Some(node.clone()) } else { None })

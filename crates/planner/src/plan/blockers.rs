@@ -25,7 +25,7 @@ const DEAD_REGISTRIES: [(&str, &str); 1] = [("gcr.io/kubebuilder/", "registry.k8
 
 /// What forbids a drain, and what there is to know before it.
 #[derive(Default)]
-pub(super) struct Findings {
+pub(crate) struct Findings {
     pub blockers: BTreeSet<Blocker>,
     pub warnings: Vec<String>,
     pub undecided: BTreeSet<String>,
@@ -40,7 +40,7 @@ struct Look<'s, 'a> {
 }
 
 /// Looks at a node and the pods that would have to leave it. `receivers` are the nodes that stay open.
-pub(super) fn look(scene: &Scene<'_>, cluster: &Cluster<'_>, node: NodeId, receivers: &[NodeId], found: &mut Findings) {
+pub(crate) fn look(scene: &Scene<'_>, cluster: &Cluster<'_>, node: NodeId, receivers: &[NodeId], found: &mut Findings) {
     let written = cluster.node(node);
     let mut look = Look { scene, cluster, node: written, receivers, found };
     look.the_node();
@@ -54,7 +54,7 @@ pub(super) fn look(scene: &Scene<'_>, cluster: &Cluster<'_>, node: NodeId, recei
 }
 
 /// Looks at the state of the cluster around the nodes that are to be emptied.
-pub(super) fn look_around(scene: &Scene<'_>, targets: &BTreeSet<&NodeName>, found: &mut Findings) {
+pub(crate) fn look_around(scene: &Scene<'_>, targets: &BTreeSet<&NodeName>, found: &mut Findings) {
     let Some(first) = targets.first() else { return };
     let taken = scene.ground.snapshot.taken;
     for node in scene.ground.snapshot.kube.nodes.items().iter().filter(|node| !targets.contains(&node.name)) {
@@ -351,7 +351,7 @@ impl Look<'_, '_> {
 /// `canIgnorePDB` and `checkAndDecrement`, `pkg/registry/core/pod/storage/eviction.go` (v1.36): a pending pod is
 /// never protected; one that is not ready goes with `AlwaysAllow`, and with `IfHealthyBudget` if as many are
 /// healthy as are needed.
-pub(super) fn may_go_unhealthy(pod: &Pod, pdb: &Pdb) -> bool {
+pub(crate) fn may_go_unhealthy(pod: &Pod, pdb: &Pdb) -> bool {
     let broken = pod.conditions.iter().any(|condition| condition.kind == "Ready");
     let enough = pdb.desired_healthy > 0 && pdb.current_healthy >= pdb.desired_healthy;
     pod.phase == Phase::Pending || broken && (pdb.unhealthy_policy == "AlwaysAllow" || enough)
@@ -394,7 +394,7 @@ fn terms(pdb: &Pdb) -> String {
 
 /// Whether a pod may be moved from a node that stays, to make room: nothing about it may block, nothing of it
 /// may be lost.
-pub(super) fn may_be_asked_to_move(scene: &Scene<'_>, pod: &Pod) -> bool {
+pub(crate) fn may_be_asked_to_move(scene: &Scene<'_>, pod: &Pod) -> bool {
     let inventory = &scene.inventory;
     let budgets = inventory.budgets(pod);
     let dead = |image: &String| DEAD_REGISTRIES.iter().any(|(one, _)| image.starts_with(one));
@@ -415,7 +415,7 @@ pub(super) fn may_be_asked_to_move(scene: &Scene<'_>, pod: &Pod) -> bool {
 }
 
 /// What speaks against moving pods off nodes that stay: the rest of the cluster must be well, and known.
-pub(super) fn unsafe_to_move(scene: &Scene<'_>, board: &super::board::Board<'_>) -> Option<String> {
+pub(crate) fn unsafe_to_move(scene: &Scene<'_>, board: &super::board::Board<'_>) -> Option<String> {
     let kube = &scene.ground.snapshot.kube;
     let sick = kube.nodes.items().iter().find(|node| node.unschedulable || !node.is_ready());
     if let Some(node) = sick {

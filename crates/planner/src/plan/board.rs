@@ -9,7 +9,7 @@ use crate::scheduler::{NodeId, PodId, Scheduler};
 
 /// Where a pod lands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Landing {
+pub(crate) struct Landing {
     pub pod: PodId,
     pub from: NodeId,
     pub to: NodeId,
@@ -22,7 +22,7 @@ pub(super) struct Landing {
 }
 
 /// How a place is chosen among those that a pod may take.
-pub(super) enum Choice<'r> {
+pub(crate) enum Choice<'r> {
     /// As the scheduler does; ties by chance.
     Scheduler(&'r mut fastrand::Rng),
     /// The fullest one, which keeps the others open: the scheduler has to be led there.
@@ -31,7 +31,7 @@ pub(super) enum Choice<'r> {
 
 /// The scheduler's and the storage plugin's picture together.
 #[derive(Clone)]
-pub(super) struct Board<'a> {
+pub(crate) struct Board<'a> {
     pub scheduler: Scheduler<'a>,
     pub plugs: Plugs,
     /// Nodes whose slots would have to be known.
@@ -41,18 +41,18 @@ pub(super) struct Board<'a> {
 }
 
 impl<'a> Board<'a> {
-    pub(super) fn new(scheduler: Scheduler<'a>, plugs: Plugs) -> Self {
+    pub(crate) fn new(scheduler: Scheduler<'a>, plugs: Plugs) -> Self {
         Self { scheduler, plugs, unknown: BTreeSet::new(), emptied: BTreeSet::new() }
     }
 
     /// Closes a node to new pods.
-    pub(super) fn cordon(&mut self, node: NodeId) {
+    pub(crate) fn cordon(&mut self, node: NodeId) {
         self.emptied.insert(node);
         self.scheduler.cluster.alter_node(node, Node::cordon);
     }
 
     /// Opens it again.
-    pub(super) fn uncordon(&mut self, node: NodeId) {
+    pub(crate) fn uncordon(&mut self, node: NodeId) {
         self.emptied.remove(&node);
         self.scheduler.cluster.alter_node(node, Node::uncordon);
     }
@@ -73,7 +73,7 @@ impl<'a> Board<'a> {
     /// Moves pods that have to land on one node together; most often it is a single one.
     ///
     /// All leave first, then each lands. `None` if no node takes them: they are where they were then.
-    pub(super) fn relocate(&mut self, together: &[PodId], choice: &mut Choice<'_>) -> Option<Vec<Landing>> {
+    pub(crate) fn relocate(&mut self, together: &[PodId], choice: &mut Choice<'_>) -> Option<Vec<Landing>> {
         let mark = self.scheduler.cluster.mark();
         let before = (together.len() > 1).then(|| self.plugs.clone());
         let from: Vec<NodeId> = together.iter().filter_map(|pod| self.plugs.lift(&mut self.scheduler.cluster, *pod)).collect();
@@ -152,7 +152,7 @@ impl<'a> Board<'a> {
     }
 
     /// Moves a pod to a node, if that takes it now.
-    pub(super) fn move_to(&mut self, pod: PodId, to: NodeId) -> Option<Landing> {
+    pub(crate) fn move_to(&mut self, pod: PodId, to: NodeId) -> Option<Landing> {
         let mark = self.scheduler.cluster.mark();
         let from = self.plugs.lift(&mut self.scheduler.cluster, pod)?;
         let landed = self.land_at(pod, from, to);

@@ -11,13 +11,13 @@ use super::inventory::Inventory;
 use crate::scheduler::{Cluster, NodeId, PodId};
 
 /// Pods that have to leave a node when it is emptied.
-pub(super) fn leaving(cluster: &Cluster<'_>, node: NodeId) -> Vec<PodId> {
+pub(crate) fn leaving(cluster: &Cluster<'_>, node: NodeId) -> Vec<PodId> {
     let leaves = |pod: &Pod| !pod.belongs_to_node() && pod.deleting.is_none();
     cluster.pods_on(node).iter().copied().filter(|pod| leaves(cluster.pod(*pod))).collect()
 }
 
 /// The cost of emptying a node.
-pub(super) fn cost(scene: &Scene<'_>, cluster: &Cluster<'_>, node: NodeId) -> Cost {
+pub(crate) fn cost(scene: &Scene<'_>, cluster: &Cluster<'_>, node: NodeId) -> Cost {
     let name = &cluster.node(node).name;
     let inventory = &scene.inventory;
     let pods: Vec<&Pod> = leaving(cluster, node).into_iter().map(|pod| cluster.pod(pod)).collect();
@@ -39,13 +39,13 @@ pub(super) fn cost(scene: &Scene<'_>, cluster: &Cluster<'_>, node: NodeId) -> Co
 }
 
 /// Whether a node serves volumes to others: it comes last.
-pub(super) fn serves_volumes(cluster: &Cluster<'_>, node: NodeId) -> bool {
+pub(crate) fn serves_volumes(cluster: &Cluster<'_>, node: NodeId) -> bool {
     cluster.pods_on(node).iter().any(|pod| Inventory::is_storage_controller(cluster.pod(*pod)))
 }
 
 /// When a pod leaves its node: what is easily made again first, who serves volumes to others last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Turn {
+pub(crate) enum Turn {
     Stateless,
     Stateful,
     Primary,
@@ -53,7 +53,7 @@ pub(super) enum Turn {
 }
 
 /// The turn of a pod.
-pub(super) fn turn(scene: &Scene<'_>, pod: &Pod) -> Turn {
+pub(crate) fn turn(scene: &Scene<'_>, pod: &Pod) -> Turn {
     if Inventory::is_storage_controller(pod) {
         Turn::StorageController
     } else if scene.inventory.is_primary(pod) {
@@ -67,7 +67,7 @@ pub(super) fn turn(scene: &Scene<'_>, pod: &Pod) -> Turn {
 
 /// The pods of a node in the order of their eviction, those together that share a volume which one node at
 /// a time may use. Within a turn the largest go first: they are the hardest to place.
-pub(super) fn in_order(scene: &Scene<'_>, cluster: &Cluster<'_>, node: NodeId, largest_first: bool) -> Vec<Vec<PodId>> {
+pub(crate) fn in_order(scene: &Scene<'_>, cluster: &Cluster<'_>, node: NodeId, largest_first: bool) -> Vec<Vec<PodId>> {
     let mut pods: Vec<PodId> = leaving(cluster, node).into_iter().filter(|pod| cluster.pod(*pod).owner.is_some()).collect();
     pods.sort_by_cached_key(|id| {
         let pod = cluster.pod(*id);

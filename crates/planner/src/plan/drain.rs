@@ -35,7 +35,7 @@ const CONTROLLER_SECONDS: u64 = 30;
 const MOST_NAMED: usize = 12;
 
 /// What came of emptying nodes.
-pub(super) struct Emptied {
+pub(crate) struct Emptied {
     /// Landings in their order.
     pub landings: Vec<Landing>,
     /// Pods that found no place.
@@ -50,7 +50,7 @@ pub(super) struct Emptied {
 
 /// How a way was found, or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum How {
+pub(crate) enum How {
     /// The scheduler finds it, however it breaks ties.
     Scheduler,
     /// The scheduler has to be led to some of the places.
@@ -63,7 +63,7 @@ pub(super) enum How {
     Unknown(String),
 }
 
-pub(super) fn find(cluster: &Cluster<'_>, name: &NodeName) -> Result<NodeId, PlanError> {
+pub(crate) fn find(cluster: &Cluster<'_>, name: &NodeName) -> Result<NodeId, PlanError> {
     cluster.node_named(name).ok_or_else(|| PlanError::NoNode {
         name: name.to_string(),
         known: cluster.nodes().map(|node| cluster.node(node).name.to_string()).collect::<Vec<_>>().join(", "),
@@ -71,14 +71,14 @@ pub(super) fn find(cluster: &Cluster<'_>, name: &NodeName) -> Result<NodeId, Pla
 }
 
 /// Nodes in the order in which they are emptied: those that serve volumes last, then by cost, then by name.
-pub(super) fn by_cost(scene: &Scene<'_>, cluster: &Cluster<'_>, nodes: &mut [NodeId]) {
+pub(crate) fn by_cost(scene: &Scene<'_>, cluster: &Cluster<'_>, nodes: &mut [NodeId]) {
     // Costs are positive sums of a few digits: thousandths tell them apart.
     let thousandths = |node: NodeId| (cost(scene, cluster, node).total * 1000.0).round() as u64;
     nodes.sort_by_cached_key(|node| (serves_volumes(cluster, *node), thousandths(*node), cluster.node(*node).name.clone()));
 }
 
 /// Empties nodes that are all closed from the start.
-pub(super) fn together(scene: &Scene<'_>, mut board: Board<'_>, names: &[NodeName], mut plan: Plan) -> Result<Plan, PlanError> {
+pub(crate) fn together(scene: &Scene<'_>, mut board: Board<'_>, names: &[NodeName], mut plan: Plan) -> Result<Plan, PlanError> {
     let mut nodes = Vec::new();
     for name in names {
         let node = find(&board.scheduler.cluster, name)?;
@@ -99,10 +99,10 @@ pub(super) fn together(scene: &Scene<'_>, mut board: Board<'_>, names: &[NodeNam
 }
 
 /// What emptying each of several nodes costs.
-pub(super) type Costs = BTreeMap<NodeId, Cost>;
+pub(crate) type Costs = BTreeMap<NodeId, Cost>;
 
 /// Closes nodes and looks for a place for their pods; notes what blocks it. The board is as after it.
-pub(super) fn try_to_empty(scene: &Scene<'_>, board: &mut Board<'_>, nodes: &[NodeId], found: &mut Findings) -> (Emptied, Costs) {
+pub(crate) fn try_to_empty(scene: &Scene<'_>, board: &mut Board<'_>, nodes: &[NodeId], found: &mut Findings) -> (Emptied, Costs) {
     let receivers = receivers(&board.scheduler.cluster, nodes);
     for node in nodes {
         blockers::look(scene, &board.scheduler.cluster, *node, &receivers, found);
@@ -118,7 +118,7 @@ pub(super) fn try_to_empty(scene: &Scene<'_>, board: &mut Board<'_>, nodes: &[No
 }
 
 /// Empties nodes one after the other; each is back, and empty, before the next goes.
-pub(super) fn in_turn(scene: &Scene<'_>, mut board: Board<'_>, names: &[NodeName], mut plan: Plan) -> Result<Plan, PlanError> {
+pub(crate) fn in_turn(scene: &Scene<'_>, mut board: Board<'_>, names: &[NodeName], mut plan: Plan) -> Result<Plan, PlanError> {
     let cluster = &board.scheduler.cluster;
     let mut nodes: Vec<NodeId> = if names.is_empty() {
         cluster.nodes().filter(|node| !cluster.node(*node).runs_control_plane()).collect()
@@ -157,7 +157,7 @@ pub(super) fn in_turn(scene: &Scene<'_>, mut board: Board<'_>, names: &[NodeName
 }
 
 /// Empties every node of a host.
-pub(super) fn host(scene: &Scene<'_>, board: Board<'_>, host: &HostName, plan: Plan) -> Result<Plan, PlanError> {
+pub(crate) fn host(scene: &Scene<'_>, board: Board<'_>, host: &HostName, plan: Plan) -> Result<Plan, PlanError> {
     let snapshot = scene.ground.snapshot;
     if !snapshot.hosts().any(|one| one.name == *host) {
         let known = snapshot.hosts().map(|one| one.name.to_string()).collect::<Vec<_>>().join(", ");
@@ -201,16 +201,16 @@ pub(super) fn host(scene: &Scene<'_>, board: Board<'_>, host: &HostName, plan: P
 }
 
 /// Nodes that take pods from those that are emptied.
-pub(super) fn receivers(cluster: &Cluster<'_>, nodes: &[NodeId]) -> Vec<NodeId> {
+pub(crate) fn receivers(cluster: &Cluster<'_>, nodes: &[NodeId]) -> Vec<NodeId> {
     cluster.nodes().filter(|node| !nodes.contains(node) && !cluster.node(*node).unschedulable).collect()
 }
 
-pub(super) fn named(board: &Board<'_>, nodes: &[NodeId]) -> String {
+pub(crate) fn named(board: &Board<'_>, nodes: &[NodeId]) -> String {
     nodes.iter().map(|node| board.scheduler.cluster.node(*node).name.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// The first names, and how many more there are.
-pub(super) fn some(names: &[String]) -> String {
+pub(crate) fn some(names: &[String]) -> String {
     let more = names.len().saturating_sub(MOST_NAMED);
     let shown = names.iter().take(MOST_NAMED).cloned().collect::<Vec<_>>().join(", ");
     if more > 0 { format!("{shown} and {more} more") } else { shown }
@@ -260,7 +260,7 @@ fn groups(
 }
 
 /// Looks for a place for every pod of the nodes, which are closed. The board is as after it.
-pub(super) fn empty(
+pub(crate) fn empty(
     scene: &Scene<'_>,
     board: &mut Board<'_>,
     nodes: &[NodeId],
@@ -414,7 +414,7 @@ fn note_left(scene: &Scene<'_>, board: &mut Board<'_>, nodes: &[NodeId], emptied
     }
 }
 
-pub(super) fn optimality(emptied: &Emptied) -> Optimality {
+pub(crate) fn optimality(emptied: &Emptied) -> Optimality {
     let moves = emptied.landings.len() as u64;
     match &emptied.how {
         How::Scheduler => Optimality::of(moves, emptied.bound, "only pods that have to leave move"),
@@ -436,7 +436,7 @@ pub(super) fn optimality(emptied: &Emptied) -> Optimality {
 }
 
 /// Landings as orders. Their sequence is kept: where it comes back to a node, that node has another entry.
-pub(super) fn orders(
+pub(crate) fn orders(
     scene: &Scene<'_>,
     cluster: &Cluster<'_>,
     nodes: &[NodeId],
@@ -503,7 +503,7 @@ fn moved(scene: &Scene<'_>, cluster: &Cluster<'_>, one: &Landing, first: bool) -
 }
 
 /// What there is to say about it.
-pub(super) fn conclude(
+pub(crate) fn conclude(
     scene: &Scene<'_>,
     board: &Board<'_>,
     nodes: &[NodeId],

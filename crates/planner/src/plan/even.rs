@@ -10,7 +10,7 @@ use crate::scheduler::NodeId;
 
 /// Landings after which no worker has more than `most` volumes attached, and the least number of moves;
 /// the board is as after them. `Err` says why there is none.
-pub(super) fn even_out(scene: &Scene<'_>, board: &mut Board<'_>, most: u64) -> Result<(Vec<Landing>, u64), String> {
+pub(crate) fn even_out(scene: &Scene<'_>, board: &mut Board<'_>, most: u64) -> Result<(Vec<Landing>, u64), String> {
     let state = |_: NodeId| BinState::Open;
     let mut sketch = reshuffle::sketch(scene, board, &state, &Default::default(), Some(most));
     sketch.puzzle.strict = sketch.puzzle.dimensions.iter().position(|name| name == SLOTS);

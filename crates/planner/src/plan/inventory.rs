@@ -27,7 +27,7 @@ const DATABASE: &str = "cnpg.io/cluster";
 const DATABASE_ROLES: [&str; 2] = ["cnpg.io/instanceRole", "role"];
 
 /// What pods are to each other.
-pub(super) struct Inventory<'a> {
+pub(crate) struct Inventory<'a> {
     copies: BTreeMap<(&'a str, &'a str, &'a str), u64>,
     claims: BTreeMap<(&'a str, &'a str), &'a Claim>,
     volumes: BTreeMap<&'a PvName, &'a PersistentVolume>,
@@ -45,7 +45,7 @@ fn key(pod: &Pod) -> Option<(&str, &str, &str)> {
 }
 
 impl<'a> Inventory<'a> {
-    pub(super) fn of(snapshot: &'a Snapshot) -> Self {
+    pub(crate) fn of(snapshot: &'a Snapshot) -> Self {
         let kube = &snapshot.kube;
         let mut inventory = Self {
             copies: BTreeMap::new(),
@@ -74,74 +74,74 @@ impl<'a> Inventory<'a> {
     }
 
     /// A claim that a pod mounts.
-    pub(super) fn claim(&self, pod: &Pod, name: &str) -> Option<&'a Claim> {
+    pub(crate) fn claim(&self, pod: &Pod, name: &str) -> Option<&'a Claim> {
         self.claims.get(&(pod.namespace.as_str(), name)).copied()
     }
 
     /// The volumes that a pod mounts.
-    pub(super) fn volumes(&self, pod: &Pod) -> impl Iterator<Item = &'a PersistentVolume> {
+    pub(crate) fn volumes(&self, pod: &Pod) -> impl Iterator<Item = &'a PersistentVolume> {
         let names = pod.claims.iter().filter_map(|claim| self.claim(pod, claim)?.volume.as_ref());
         names.filter_map(|name| self.volumes.get(name).copied())
     }
 
     /// The volumes of a pod that a driver attaches to its node's VM.
-    pub(super) fn attachable(&self, pod: &Pod, driver: &str) -> BTreeSet<&'a PvName> {
+    pub(crate) fn attachable(&self, pod: &Pod, driver: &str) -> BTreeSet<&'a PvName> {
         self.volumes(pod).filter(|volume| volume.driver == driver).map(|volume| &volume.name).collect()
     }
 
     /// Whether one of its volumes may be used from one node at a time only.
-    pub(super) fn has_rwo(&self, pod: &Pod) -> bool {
+    pub(crate) fn has_rwo(&self, pod: &Pod) -> bool {
         self.volumes(pod).any(|volume| volume.is_single_node())
     }
 
     /// Whether it is the only pod of its workload.
-    pub(super) fn is_single(&self, pod: &Pod) -> bool {
+    pub(crate) fn is_single(&self, pod: &Pod) -> bool {
         let is_job = |owner: &Owner| owner.kind == "Job";
         !pod.owner.as_ref().is_some_and(is_job)
             && key(pod).and_then(|key| self.copies.get(&key)).is_none_or(|copies| *copies == 1)
     }
 
     /// Whether an operator makes another instance the primary before this one goes.
-    pub(super) fn is_switched_over(&self, pod: &Pod) -> bool {
+    pub(crate) fn is_switched_over(&self, pod: &Pod) -> bool {
         pod.labels.contains_key(DATABASE) && self.is_primary(pod) && !self.is_single(pod)
     }
 
     /// Whether it is the primary instance of a database that an operator manages.
-    pub(super) fn is_primary(&self, pod: &Pod) -> bool {
+    pub(crate) fn is_primary(&self, pod: &Pod) -> bool {
         pod.labels.contains_key(DATABASE)
             && DATABASE_ROLES.iter().any(|label| pod.labels.get(*label).is_some_and(|role| role == "primary"))
     }
 
     /// Whether other pods reach a volume through it.
-    pub(super) fn is_storage_controller(pod: &Pod) -> bool {
+    pub(crate) fn is_storage_controller(pod: &Pod) -> bool {
         CONTROLLER_LABELS.iter().any(|(key, value)| pod.labels.get(*key).is_some_and(|label| label == value))
     }
 
     /// Pods that use the volume which a storage controller serves.
-    pub(super) fn consumers(&self, controller: &Pod) -> &[&'a Pod] {
+    pub(crate) fn consumers(&self, controller: &Pod) -> &[&'a Pod] {
         let name = controller.labels.get(CONTROLLER_VOLUME).map(|name| PvName(name.clone()));
         name.and_then(|name| self.users.get(&name)).map_or(&[], Vec::as_slice)
     }
 
     /// Budgets that protect a pod.
-    pub(super) fn budgets(&self, pod: &Pod) -> Vec<&'a Pdb> {
+    pub(crate) fn budgets(&self, pod: &Pod) -> Vec<&'a Pdb> {
         let mine = self.budgets.get(pod.namespace.as_str()).into_iter().flatten();
         mine.filter(|pdb| pdb.selector.as_ref().is_some_and(|selector| selector.matches(&pod.labels))).copied().collect()
     }
 
     /// Live pods that use a volume.
-    pub(super) fn users(&self, volume: &PvName) -> &[&'a Pod] {
+    pub(crate) fn users(&self, volume: &PvName) -> &[&'a Pod] {
         self.users.get(volume).map_or(&[], Vec::as_slice)
     }
 
     /// Other live pods that use a volume.
-    pub(super) fn other_users(&self, volume: &PvName, pod: &Pod) -> impl Iterator<Item = &'a Pod> {
+    pub(crate) fn other_users(&self, volume: &PvName, pod: &Pod) -> impl Iterator<Item = &'a Pod> {
         let users = self.users.get(volume).into_iter().flatten().copied();
         users.filter(move |user| user.uid != pod.uid || user.name != pod.name)
     }
 
     /// Whether some pod waits because it cannot pull this image.
-    pub(super) fn is_unpullable(&self, image: &str) -> bool {
+    pub(crate) fn is_unpullable(&self, image: &str) -> bool {
         self.unpullable.contains(image)
     }
 }

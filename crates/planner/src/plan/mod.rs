@@ -4,31 +4,29 @@
 //! plugin's rules; where that does not find a way, an integer program says which other pods have to
 //! make room, or that no way exists.
 
-mod after;
+pub(crate) mod after;
 mod audit;
-mod blockers;
-mod board;
+pub(crate) mod blockers;
+pub(crate) mod board;
 mod cost;
 mod drain;
-mod even;
+pub(crate) mod even;
 mod inventory;
-mod levers;
 mod newcomer;
-mod next;
 mod rehearse;
 mod replace;
 mod reshuffle;
-mod scale_down;
-mod scale_up;
-mod spare;
+pub(crate) mod scale_down;
+pub(crate) mod scale_up;
+pub(crate) mod spare;
 mod spec;
-mod steps;
+pub(crate) mod steps;
 
 use std::cell::Cell;
 
 use capplan_model::history::History;
 use capplan_model::ids::{HostName, NodeName, SnapshotId};
-use capplan_model::plan::{Action, Plan, PresenceClaim, Rejected};
+use capplan_model::plan::{Action, Feasibility, Plan, PresenceClaim};
 use capplan_model::policy::Policy;
 use capplan_model::pve::Guest;
 use capplan_model::slots::VolumeSlots;
@@ -36,11 +34,10 @@ use capplan_model::{Reading, Snapshot};
 
 use crate::attach::Plugs;
 use crate::ground::Ground;
-use crate::rules::Facts;
 use crate::scheduler::{Cluster, Scheduler};
 use board::Board;
 use inventory::Inventory;
-pub(crate) use scale_down::settling;
+use rehearse::Objection;
 
 pub use audit::{Violation, audit};
 use scale_up::Standard;
@@ -49,8 +46,6 @@ pub use scale_up::Wanted;
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Request {
-    /// The best next action.
-    Next,
     /// Add workers.
     ScaleUp(Box<Wanted>),
     /// Empty these nodes; they stay.
@@ -105,13 +100,19 @@ impl Default for Count {
     }
 }
 
-/// How long and from which seed.
+/// How long and from which seed. The default is what a report and a plan decide with, so that they decide the same.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Seconds that the solver may take in all.
     pub seconds: f64,
     /// Seed of the ties.
     pub seed: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { seconds: 30.0, seed: 1 }
+    }
 }
 
 /// Why nothing can be planned.
@@ -161,7 +162,7 @@ pub enum PlanError {
 }
 
 /// What a plan rests on.
-pub(in crate::plan) struct Scene<'a> {
+pub(crate) struct Scene<'a> {
     pub ground: &'a Ground<'a>,
     pub history: &'a History,
     pub inventory: Inventory<'a>,
@@ -186,7 +187,11 @@ pub struct Observation<'a> {
 }
 
 impl Observation<'_> {
-    fn with<T>(&self, limits: Limits, then: impl FnOnce(&Scene<'_>, Board<'_>) -> Result<T, PlanError>) -> Result<T, PlanError> {
+    pub(crate) fn with<T>(
+        &self,
+        limits: Limits,
+        then: impl FnOnce(&Scene<'_>, Board<'_>) -> Result<T, PlanError>,
+    ) -> Result<T, PlanError> {
         let (snapshot, policy) = (self.snapshot, self.policy);
         let ground = Ground::of(snapshot, policy);
         let slots = VolumeSlots::of_workers(snapshot, &policy.attacher);
@@ -226,7 +231,6 @@ fn stage<'a>(
 pub fn plan(seen: &Observation<'_>, id: SnapshotId, request: &Request, limits: Limits) -> Result<Plan, PlanError> {
     let empty = |action| Plan::empty(action, id.clone(), seen.snapshot.taken, seen.snapshot.cluster.clone());
     let plan = seen.with(limits, |scene, board| match request {
-        Request::Next => next::plan(scene, &board, empty(Action::None)),
         Request::ScaleUp(wanted) => scale_up::plan(scene, &board, wanted, Standard::Asked, empty(Action::ScaleUp)),
         Request::Drain(names) => drain::together(scene, board, names, empty(Action::Drain)),
         Request::DrainOrder(names) => drain::in_turn(scene, board, names, empty(Action::DrainOrder)),
@@ -235,6 +239,43 @@ pub fn plan(seen: &Observation<'_>, id: SnapshotId, request: &Request, limits: L
         Request::Wake(name) => spare::asked(scene, &board, name, empty(Action::WakeSpare)),
         Request::Replace(removal) => replace::plan(seen, scene, &board, removal, limits, empty(Action::Replace)),
     })?;
+    let plan = seen.with(NO_SEARCH, |scene, board| Ok(gated(scene, &board, plan)))?;
+    finished(seen, plan)
+}
+
+/// The plan as far as the gates let it be begun: one that `apply` would refuse is not feasible, and says why.
+pub(crate) fn gated(scene: &Scene<'_>, board: &Board<'_>, mut plan: Plan) -> Plan {
+    if plan.feasibility != Feasibility::Feasible || plan.steps.is_empty() {
+        return plan;
+    }
+    for one in objections(scene, board.clone(), &plan) {
+        match one {
+            Objection::Forbids(why) => plan.blockers.push(spec::gate(why, plan.action.name())),
+            Objection::Unread(why) => plan.undecided.push(why),
+        }
+    }
+    if !plan.blockers.is_empty() {
+        plan.feasibility = Feasibility::Blocked;
+    } else if !plan.undecided.is_empty() {
+        plan.feasibility = Feasibility::Undecided;
+    }
+    if plan.feasibility != Feasibility::Feasible {
+        plan.steps.clear();
+    }
+    plan
+}
+
+/// Why a plan may not be begun on this reading.
+fn objections(scene: &Scene<'_>, board: Board<'_>, plan: &Plan) -> Vec<Objection> {
+    let mut found = rehearse::gate(scene, plan);
+    if found.is_empty() {
+        found.extend(rehearse::rehearse(scene, board, plan, 1).err());
+    }
+    found
+}
+
+/// A plan that passed its audit, with its id.
+pub(crate) fn finished(seen: &Observation<'_>, plan: Plan) -> Result<Plan, PlanError> {
     match audit(seen.snapshot, seen.policy, &plan).into_iter().next() {
         Some(violation) => Err(PlanError::Audit(violation)),
         None => Ok(plan.sealed()),
@@ -254,17 +295,11 @@ pub fn end_state(seen: &Observation<'_>, plan: &Plan) -> Result<Snapshot, PlanEr
 /// # Errors
 /// Why not.
 pub fn gate(seen: &Observation<'_>, plan: &Plan) -> Result<(), String> {
-    let mut answer = Ok(());
-    let looked = seen.with(NO_SEARCH, |scene, _| {
-        answer = rehearse::gate(scene, plan);
-        Ok(())
-    });
-    looked.map_err(|error| error.to_string())?;
-    answer?;
-    match audit(seen.snapshot, seen.policy, plan).into_iter().next() {
-        Some(violation) => Err(violation.to_string()),
-        None => rehearse(seen, plan, 1),
+    let found = seen.with(NO_SEARCH, |scene, board| Ok(objections(scene, board, plan))).map_err(|error| error.to_string())?;
+    if let Some(one) = found.first() {
+        return Err(one.text().to_owned());
     }
+    audit(seen.snapshot, seen.policy, plan).into_iter().next().map_or(Ok(()), |violation| Err(violation.to_string()))
 }
 
 /// Whether what is left of a plan, from a step on, is still possible on this reading.
@@ -272,55 +307,11 @@ pub fn gate(seen: &Observation<'_>, plan: &Plan) -> Result<(), String> {
 /// # Errors
 /// What does not fit any more, or is not known.
 pub fn rehearse(seen: &Observation<'_>, plan: &Plan, from: u64) -> Result<(), String> {
-    let mut answer = Ok(());
-    let played = seen.with(NO_SEARCH, |scene, board| {
-        answer = rehearse::rehearse(scene, board, plan, from);
-        Ok(())
-    });
-    played.map_err(|error| error.to_string())?;
-    answer
+    let played = seen.with(NO_SEARCH, |scene, board| Ok(rehearse::rehearse(scene, board, plan, from)));
+    played.map_err(|error| error.to_string())?.map_err(|one| one.text().to_owned())
 }
 
 /// Claims that hold at the instant of the snapshot.
 fn in_force(claims: &[PresenceClaim], snapshot: &Snapshot) -> Vec<PresenceClaim> {
     claims.iter().filter(|claim| claim.until.is_none_or(|until| until > snapshot.taken)).cloned().collect()
-}
-
-/// What the removal of one worker comes to.
-pub(crate) struct Removable {
-    /// The cheapest that can go.
-    pub node: Option<NodeName>,
-    /// Why others cannot.
-    pub rejected: Vec<Rejected>,
-}
-
-/// Whether some worker can go, without a search for other pods that could make room; unknown if what that
-/// rests on is.
-pub(crate) fn removable(facts: &Facts<'_>) -> Reading<Removable> {
-    let (snapshot, policy) = (facts.snapshot, facts.policy);
-    let kube = &snapshot.kube;
-    let needed =
-        [kube.persistent_volumes.why(), kube.claims.why(), kube.volume_attachments.why(), kube.pdbs.why(), facts.slots.why()];
-    if let Some(why) = needed.into_iter().flatten().next() {
-        return Reading::unknown(why);
-    }
-    if let Some(one) = facts.slots.known().into_iter().flatten().find(|one| one.free().is_none()) {
-        return Reading::unknown(format!("slots of {}: {}", one.node, one.unknown().unwrap_or("not read")));
-    }
-    Cluster::of(snapshot).map(|cluster| {
-        let ground = Ground::of(snapshot, policy);
-        let (scene, mut board) = stage(&ground, cluster, facts.history, facts.slots, Vec::new(), NO_SEARCH);
-        let mut plan = Plan::empty(Action::ScaleDown, SnapshotId::default(), snapshot.taken, String::new());
-        let mut around = blockers::Findings::default();
-        let mut node = scale_down::survey(&scene, &mut board, &mut plan);
-        // The others must be well.
-        if let Some(name) = &node {
-            blockers::look_around(&scene, &std::iter::once(name).collect(), &mut around);
-        }
-        if let Some((name, blocker)) = node.as_ref().zip(around.blockers.first()) {
-            plan.rejected.push(Rejected::of(Action::ScaleDown, name, &blocker.detail));
-            node = None;
-        }
-        Removable { node, rejected: plan.rejected }
-    })
 }

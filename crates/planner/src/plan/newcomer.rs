@@ -23,7 +23,7 @@ const CHANGE: u64 = 120;
 const SETTLE: u64 = 300;
 
 /// Clones a template and makes a worker of it.
-pub(super) fn cloned(scene: &Scene<'_>, spec: &WorkerSpec, all: &[NodeName], steps: &mut Steps) {
+pub(crate) fn cloned(scene: &Scene<'_>, spec: &WorkerSpec, all: &[NodeName], steps: &mut Steps) {
     let template = spec.template.and_then(|vmid| {
         scene.ground.snapshot.guests().find(|guest| guest.template && guest.vmid == vmid && guest.host == spec.host)
     });
@@ -60,7 +60,7 @@ pub(super) fn cloned(scene: &Scene<'_>, spec: &WorkerSpec, all: &[NodeName], ste
 }
 
 /// Makes a worker of a VM that is off: sets it, starts it with what it needs to join, and has it prove itself.
-pub(super) fn joins(scene: &Scene<'_>, spec: &WorkerSpec, guest: &GuestRef, all: &[NodeName], steps: &mut Steps) {
+pub(crate) fn joins(scene: &Scene<'_>, spec: &WorkerSpec, guest: &GuestRef, all: &[NodeName], steps: &mut Steps) {
     let worker = spec.name.clone();
     let (guest, node) = (guest.clone(), worker.clone());
     let is = Condition::GuestIs { guest: guest.clone() };
@@ -139,7 +139,7 @@ pub(super) fn joins(scene: &Scene<'_>, spec: &WorkerSpec, guest: &GuestRef, all:
 }
 
 /// Lets a worker of a plan join on a board; `None` if it cannot.
-pub(super) fn enter(scene: &Scene<'_>, board: &mut Board<'_>, spec: &WorkerSpec) -> Option<NewWorker> {
+pub(crate) fn enter(scene: &Scene<'_>, board: &mut Board<'_>, spec: &WorkerSpec) -> Option<NewWorker> {
     let add = AddWorker {
         count: 1,
         memory: Some(spec.memory),
@@ -175,7 +175,7 @@ fn probe_class(scene: &Scene<'_>, spec: &WorkerSpec) -> Option<String> {
 }
 
 /// What a plan that adds workers leaves to say.
-pub(super) fn remarks(scene: &Scene<'_>, plan: &mut Plan) {
+pub(crate) fn remarks(scene: &Scene<'_>, plan: &mut Plan) {
     for spec in plan.workers.iter().filter(|spec| spec.template.is_some() && spec.pool.is_none()) {
         let mut all = scene.ground.snapshot.pve.iter();
         let pve = all.find(|pve| pve.hosts.items().iter().any(|host| host.name == spec.host));

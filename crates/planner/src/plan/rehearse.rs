@@ -12,71 +12,93 @@ use super::{Scene, newcomer};
 use crate::capacity::commitment;
 use crate::scheduler::{NodeId, PodId};
 
-/// What must hold before the first step, beyond what the steps ask for themselves.
-pub(super) fn gate(scene: &Scene<'_>, plan: &Plan) -> Result<(), String> {
+/// Why a plan may not be begun, or gone on with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Objection {
+    /// Something forbids it.
+    Forbids(String),
+    /// Whether something does was not read.
+    Unread(String),
+}
+
+impl Objection {
+    /// The reason in words.
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Self::Forbids(why) | Self::Unread(why) => why,
+        }
+    }
+}
+
+/// What must hold before the first step, beyond what the steps ask for themselves: everything that does not.
+pub(crate) fn gate(scene: &Scene<'_>, plan: &Plan) -> Vec<Objection> {
     let snapshot = scene.ground.snapshot;
+    let mut found = Vec::new();
     if snapshot.cluster != plan.cluster {
-        return Err("this is another cluster than the plan was made for".to_owned());
+        found.push(Objection::Forbids("this is another cluster than the plan was made for".to_owned()));
     }
     for pve in &snapshot.pve {
         match &pve.quorate {
             Reading::Known(true) => {}
-            Reading::Known(false) => return Err(format!("the Proxmox VE cluster {} has no quorum", pve.name)),
-            Reading::Unknown { why } => return Err(format!("whether {} has a quorum is not known: {why}", pve.name)),
+            Reading::Known(false) => {
+                found.push(Objection::Forbids(format!("the Proxmox VE cluster {} has no quorum", pve.name)));
+            }
+            Reading::Unknown { why } => {
+                found.push(Objection::Unread(format!("whether {} has a quorum is not known: {why}", pve.name)));
+            }
         }
     }
     let kube = &snapshot.kube;
     let system = kube.deployments.items().iter().chain(kube.daemon_sets.items()).filter(|one| one.namespace == "kube-system");
-    if let Some(one) = system.into_iter().find(|one| one.ready < one.replicas) {
-        return Err(format!("{} of kube-system has {} of {} pods ready: mend it first", one.name, one.ready, one.replicas));
+    for one in system.into_iter().filter(|one| one.ready < one.replicas) {
+        let why = format!("{} of kube-system has {} of {} pods ready: fix it first", one.name, one.ready, one.replicas);
+        found.push(Objection::Forbids(why));
     }
-    for spec in &plan.workers {
-        room(scene, spec)?;
-    }
+    found.extend(plan.workers.iter().filter_map(|spec| no_room(scene, spec)));
     let nodes = plan.order.iter().map(|order| &order.node);
     for guest in nodes.filter_map(|node| scene.ground.guest(node)) {
         if let Some(lock) = &guest.lock {
-            return Err(format!("VM {} ({}) is locked: {lock}", guest.vmid, guest.name));
+            found.push(Objection::Forbids(format!("VM {} ({}) is locked: {lock}", guest.vmid, guest.name)));
         }
     }
-    Ok(())
+    found
 }
 
-/// Whether a host carries another worker: by what its running guests may use, and by its pools.
-fn room(scene: &Scene<'_>, spec: &WorkerSpec) -> Result<(), String> {
+/// Why a host carries no other worker: by what its running guests may use, and by its pools.
+fn no_room(scene: &Scene<'_>, spec: &WorkerSpec) -> Option<Objection> {
     let policy = scene.ground.policy;
     let Some(host) = scene.ground.snapshot.hosts().find(|host| host.name == spec.host) else {
-        return Err(format!("host {} was not read", spec.host));
+        return Some(Objection::Unread(format!("host {} was not read", spec.host)));
     };
     let (Some(memory), Some(sum)) = (host.memory.known(), commitment(scene.ground.snapshot, host).into_known()) else {
-        return Err(format!("how much memory running guests of {} may use is not known", host.name));
+        return Some(Objection::Unread(format!("how much memory running guests of {} may use is not known", host.name)));
     };
     let share = (sum.running + spec.memory).0 as f64 / memory.total.0.max(1) as f64;
     if share > policy.worker.most_committed {
-        return Err(format!(
+        return Some(Objection::Forbids(format!(
             "running guests would commit {:.0}% of the memory of {}: worker.most_committed allows {:.0}%",
             share * 100.0,
             host.name,
             policy.worker.most_committed * 100.0
-        ));
+        )));
     }
     let storage = host.storages.items().iter().find(|one| Some(&one.name) == spec.storage.as_ref());
     let pool = storage.and_then(|storage| host.pool_of(storage)).or_else(|| match host.pools.items() {
         [only] => Some(only),
         _ => None,
-    });
-    let Some(pool) = pool else { return Ok(()) };
-    for (what, used, size) in [("data", pool.used, pool.size), ("metadata", pool.metadata_used, pool.metadata_size)] {
+    })?;
+    let parts = [("data", pool.used, pool.size), ("metadata", pool.metadata_used, pool.metadata_size)];
+    parts.into_iter().find_map(|(what, used, size)| {
         let share = used.0 as f64 / size.0.max(1) as f64;
-        if size.0 > 0 && share >= policy.limits.high {
-            return Err(format!("the {what} of {} on {} are {:.0}% used: make room first", pool.name, host.name, share * 100.0));
-        }
-    }
-    Ok(())
+        (size.0 > 0 && share >= policy.limits.high).then(|| {
+            let why = format!("the {what} of {} on {} are {:.0}% used: make room first", pool.name, host.name, share * 100.0);
+            Objection::Forbids(why)
+        })
+    })
 }
 
 /// Plays the steps from `from` on; the error says what does not fit any more.
-pub(super) fn rehearse(scene: &Scene<'_>, mut board: Board<'_>, plan: &Plan, from: u64) -> Result<(), String> {
+pub(crate) fn rehearse(scene: &Scene<'_>, mut board: Board<'_>, plan: &Plan, from: u64) -> Result<(), Objection> {
     let evicts = |change: &StepAction| matches!(change, StepAction::Evict { .. });
     let done = plan.steps.iter().filter(|step| step.number < from && evicts(&step.change)).count();
     let left: Vec<&PodMove> = plan.moves().skip(done).collect();
@@ -94,7 +116,7 @@ pub(super) fn rehearse(scene: &Scene<'_>, mut board: Board<'_>, plan: &Plan, fro
             && let Some(spec) = plan.worker(worker)
             && newcomer::enter(scene, &mut board, spec).is_none()
         {
-            return Err(format!("{worker} could not join any more: plan again"));
+            return Err(Objection::Forbids(format!("{worker} could not join any more: plan again")));
         }
         let Some(one) = evicts(&step.change).then(|| next.next()).flatten() else { continue };
         let Some(pod) = find(&board, one, &moved) else { continue };
@@ -117,11 +139,11 @@ pub(super) fn rehearse(scene: &Scene<'_>, mut board: Board<'_>, plan: &Plan, fro
         let landed = board.relocate(&together, &mut Choice::Scheduler(&mut rng));
         shut.iter().for_each(|node| board.uncordon(*node));
         if landed.is_none() {
-            return Err(format!("{} would find no place any more: plan again", one.pod));
+            return Err(Objection::Forbids(format!("{} would find no place any more: plan again", one.pod)));
         }
     }
     match board.unknown.first() {
-        Some(node) => Err(format!("the slots of {} are not known", board.scheduler.cluster.node(*node).name)),
+        Some(node) => Err(Objection::Unread(format!("the slots of {} are not known", board.scheduler.cluster.node(*node).name))),
         None => Ok(()),
     }
 }
@@ -156,7 +178,7 @@ fn find(board: &Board<'_>, one: &PodMove, moved: &BTreeSet<PodId>) -> Option<Pod
 }
 
 /// A pod on a node that is being emptied that the plan does not know.
-fn strangers(board: &Board<'_>, plan: &Plan, left: &[&PodMove]) -> Result<(), String> {
+fn strangers(board: &Board<'_>, plan: &Plan, left: &[&PodMove]) -> Result<(), Objection> {
     let cluster = &board.scheduler.cluster;
     let emptied = plan.order.iter().filter_map(|order| cluster.node_named(&order.node)).filter(|node| is_shut(board, *node));
     for node in emptied.collect::<BTreeSet<_>>() {
@@ -164,7 +186,8 @@ fn strangers(board: &Board<'_>, plan: &Plan, left: &[&PodMove]) -> Result<(), St
         let mut strangers = pods.filter(|pod| !pod.belongs_to_node() && pod.deleting.is_none());
         let stranger = strangers.find(|pod| !left.iter().any(|one| one.from == cluster.node(node).name && is_meant(pod, one)));
         if let Some(pod) = stranger {
-            return Err(format!("{} is on {} and no part of the plan: plan again", pod.object_name(), cluster.node(node).name));
+            let (pod, node) = (pod.object_name(), &cluster.node(node).name);
+            return Err(Objection::Forbids(format!("{pod} is on {node} and no part of the plan: plan again")));
         }
     }
     Ok(())

@@ -12,7 +12,7 @@ use super::{Limits, Observation, PlanError, Removal, Scene, Wanted, after, drain
 ///
 /// # Errors
 /// [`PlanError`] if the node does not exist or is no worker.
-pub(super) fn plan(
+pub(crate) fn plan(
     seen: &Observation<'_>,
     scene: &Scene<'_>,
     board: &Board<'_>,

@@ -10,7 +10,7 @@ use crate::place::{Answer, Assignment, BinState, Sketch};
 use crate::scheduler::{NodeId, PodId};
 
 /// What came of it.
-pub(super) enum Reshuffled {
+pub(crate) enum Reshuffled {
     /// A way, each move possible after those before it; no way moves fewer pods than `bound`.
     Way { landings: Vec<Landing>, bound: u64 },
     /// There is none, and what decides that.
@@ -23,7 +23,7 @@ pub(super) enum Reshuffled {
 const EXPLAIN_SECONDS: f64 = 1.0;
 
 /// The puzzle of emptying `closed`. Pods of `excluded` stay out of it: something else forbids their move.
-pub(super) fn sketch(
+pub(crate) fn sketch(
     scene: &Scene<'_>,
     board: &mut Board<'_>,
     state: &dyn Fn(NodeId) -> BinState,
@@ -47,7 +47,7 @@ pub(super) fn sketch(
 }
 
 /// Looks for a way to empty `closed`, which the board has cordoned, with the fewest moves.
-pub(super) fn make_room(
+pub(crate) fn make_room(
     scene: &Scene<'_>,
     board: &mut Board<'_>,
     closed: &[NodeId],
@@ -65,7 +65,7 @@ pub(super) fn make_room(
 }
 
 /// Why no moves solve a puzzle.
-pub(super) enum NoWay {
+pub(crate) enum NoWay {
     /// There are none.
     Impossible,
     /// None were found in time.
@@ -76,7 +76,7 @@ pub(super) enum NoWay {
 
 /// Solves a puzzle by moves that are possible one after the other: these, and the least number of moves;
 /// the board is as after them.
-pub(super) fn arrange(
+pub(crate) fn arrange(
     scene: &Scene<'_>,
     board: &mut Board<'_>,
     sketch: &Sketch,

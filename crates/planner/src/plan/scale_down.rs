@@ -37,7 +37,7 @@ struct Tried {
 ///
 /// # Errors
 /// [`PlanError::NoNode`] if the worker that is named does not exist.
-pub(super) fn plan(scene: &Scene<'_>, mut board: Board<'_>, removal: &Removal, mut plan: Plan) -> Result<Plan, PlanError> {
+pub(crate) fn plan(scene: &Scene<'_>, mut board: Board<'_>, removal: &Removal, mut plan: Plan) -> Result<Plan, PlanError> {
     let cluster = &board.scheduler.cluster;
     let only = removal.node.as_ref().map(|name| drain::find(cluster, name)).transpose()?;
     let mut workers: Vec<NodeId> = cluster.nodes().filter(|node| !cluster.node(*node).runs_control_plane()).collect();
@@ -121,7 +121,7 @@ fn what_goes_with(scene: &Scene<'_>, guest: &Guest) -> Vec<String> {
 
 /// Why the VM of a worker must not be shut down by us: the HA manager does that in a way of its own, and starts it
 /// again. `Err` is what could not be read.
-pub(super) fn ha_forbids(guest: &Guest) -> Result<Option<String>, String> {
+pub(crate) fn ha_forbids(guest: &Guest) -> Result<Option<String>, String> {
     match &guest.ha {
         Reading::Known(false) => Ok(None),
         Reading::Known(true) => Ok(Some(format!(
@@ -314,7 +314,7 @@ fn try_set(scene: &Scene<'_>, board: &mut Board<'_>, nodes: &[NodeId], plan: &Pl
 }
 
 /// Workers whose loss the cluster would not survive, if the policy asks for that: `(worker, why)`.
-pub(super) fn losses_not_survived(scene: &Scene<'_>, board: &mut Board<'_>, gone: &[NodeId]) -> Vec<(String, String)> {
+pub(crate) fn losses_not_survived(scene: &Scene<'_>, board: &mut Board<'_>, gone: &[NodeId]) -> Vec<(String, String)> {
     if !scene.ground.policy.safety.survive_worker_loss {
         return Vec::new();
     }
@@ -430,7 +430,7 @@ fn several(
 }
 
 /// Most volumes that may be attached to one worker so that no rule for another worker holds.
-pub(super) fn most_attached(scene: &Scene<'_>) -> Option<u64> {
+pub(crate) fn most_attached(scene: &Scene<'_>) -> Option<u64> {
     let rules = scene.ground.policy.scale_up.rules.iter().filter(|rule| rule.measure == Measure::VolumeAttachments);
     let allowed = rules.filter_map(|rule| (0..=64_u64).rev().find(|count| !rule.when.holds(*count as f64)));
     allowed.min()
@@ -447,14 +447,4 @@ fn kept_memory(scene: &Scene<'_>, board: &Board<'_>, workers: &[NodeId], bins: &
     let moving = workers.iter().flat_map(|node| cluster.pods_on(*node)).map(|pod| cluster.pod(*pod));
     let asked = moving.filter(|pod| !pod.belongs_to_node()).map(|pod| pod.requests.memory).sum::<Bytes>().0;
     Some((amounts, (asked as f64 / most).ceil() as i64))
-}
-
-/// The cheapest worker that can go, and why the cheaper ones cannot: `(node, why)`.
-pub(super) fn survey(scene: &Scene<'_>, board: &mut Board<'_>, plan: &mut Plan) -> Option<NodeName> {
-    let cluster = &board.scheduler.cluster;
-    let mut workers: Vec<NodeId> = cluster.nodes().filter(|node| !cluster.node(*node).runs_control_plane()).collect();
-    drain::by_cost(scene, cluster, &mut workers);
-    let candidates = candidates(scene, board, &workers, plan);
-    let tried = one_of(scene, board, &candidates, plan)?;
-    Some(board.scheduler.cluster.node(tried.nodes[0]).name.clone())
 }

@@ -15,6 +15,7 @@ use super::board::{Board, Landing};
 use super::spec::{gate, like, specs};
 use super::{PlanError, Scene, after, drain, even, newcomer, scale_down, steps};
 use crate::capacity::commitment;
+use crate::host_fit::BUSY_IO;
 use crate::simulate::{Joined, NewWorker, Refusal, SimulateError, join_workers};
 
 /// Most workers that are tried at once.
@@ -71,7 +72,7 @@ struct Tried {
 
 /// Whether a plan that leaves a rule holding is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standard {
+pub(crate) enum Standard {
     /// Every rule must be cleared.
     Clears,
     /// It is asked for: what it leaves is a warning.
@@ -79,7 +80,7 @@ pub(super) enum Standard {
 }
 
 /// Plans new workers.
-pub(super) fn plan(
+pub(crate) fn plan(
     scene: &Scene<'_>,
     board: &Board<'_>,
     wanted: &Wanted,
@@ -328,7 +329,7 @@ fn describe(scene: &Scene<'_>, wanted: &Wanted, tried: &Tried, board: &Board<'_>
         if let Some(ratio) = threads.map(|threads| cpus as f64 / *threads as f64).filter(|ratio| *ratio > MANY_CPUS) {
             plan.warnings.push(format!("{} would run {cpus} virtual CPUs, {ratio:.1} per thread", host.name));
         }
-        if host.io_wait.is_some_and(|share| share >= super::next::BUSY_IO) {
+        if host.io_wait.is_some_and(|share| share >= BUSY_IO) {
             plan.warnings.push(format!("{} waits for its disks already: another worker does not relieve that", host.name));
         }
         for pool in host.pools.items().iter().filter(|pool| pool.metadata_size.0 > 0) {
@@ -379,7 +380,7 @@ fn describe(scene: &Scene<'_>, wanted: &Wanted, tried: &Tried, board: &Board<'_>
 }
 
 /// Pods that move, under the nodes they leave, in the sequence that was tried.
-pub(super) fn moves(scene: &Scene<'_>, board: &Board<'_>, landings: &[Landing], plan: &mut Plan) {
+pub(crate) fn moves(scene: &Scene<'_>, board: &Board<'_>, landings: &[Landing], plan: &mut Plan) {
     let from: BTreeSet<usize> = landings.iter().map(|one| one.from).collect();
     let from: Vec<usize> = from.into_iter().collect();
     plan.order = drain::orders(scene, &board.scheduler.cluster, &from, landings, &BTreeMap::new());

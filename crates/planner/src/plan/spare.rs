@@ -9,17 +9,15 @@ use capplan_model::plan::{Action, Feasibility, GuestRef, Plan};
 use capplan_model::pve::{Guest, GuestKind, Power, SPARE_TAG};
 use capplan_model::volumes::Volumes;
 
-use super::after::Standing;
 use super::board::Board;
-use super::levers::Tried;
 use super::scale_down::ha_forbids;
 use super::scale_up::Wanted;
 use super::spec::{self, gate};
-use super::{PlanError, Scene, after, newcomer, steps};
+use super::{PlanError, Scene, newcomer, steps};
 use crate::simulate::{NewWorker, Refusal, join_workers};
 
 /// Stopped VMs that were workers: named like one or tagged so, and no node.
-pub(super) fn spares<'s>(scene: &Scene<'s>) -> Vec<&'s Guest> {
+pub(crate) fn spares<'s>(scene: &Scene<'s>) -> Vec<&'s Guest> {
     let nodes: Vec<&Node> = scene.ground.snapshot.workers().into_known().unwrap_or_default();
     let stem = |name: &str| name.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned();
     let stems: BTreeSet<String> = nodes.iter().map(|node| stem(node.name.as_str())).filter(|stem| !stem.is_empty()).collect();
@@ -35,7 +33,7 @@ pub(super) fn spares<'s>(scene: &Scene<'s>) -> Vec<&'s Guest> {
 }
 
 /// A spare as the worker that it would be, or why it cannot be one.
-fn as_worker(scene: &Scene<'_>, board: &Board<'_>, spare: &Guest) -> Result<NewWorker, String> {
+pub(crate) fn as_worker(scene: &Scene<'_>, board: &Board<'_>, spare: &Guest) -> Result<NewWorker, String> {
     let words = format!("{} ({})", spare.name, spare.vmid);
     // A volume that was left in it would be in two machines at once.
     let Some(config) = spare.config.known() else { return Err(format!("{words}: its configuration is not known")) };
@@ -65,7 +63,7 @@ fn as_worker(scene: &Scene<'_>, board: &Board<'_>, spare: &Guest) -> Result<NewW
 }
 
 /// The steps that make a worker of it again.
-fn woken(scene: &Scene<'_>, spare: &Guest, worker: &NewWorker, plan: Plan) -> Plan {
+pub(crate) fn woken(scene: &Scene<'_>, spare: &Guest, worker: &NewWorker, plan: Plan) -> Plan {
     let worker = spec::of_spare(scene, spare, worker);
     let mut list = steps::Steps::default();
     newcomer::joins(scene, &worker, &GuestRef::of(spare), std::slice::from_ref(&worker.name), &mut list);
@@ -82,29 +80,8 @@ fn woken(scene: &Scene<'_>, spare: &Guest, worker: &NewWorker, plan: Plan) -> Pl
     plan
 }
 
-/// The first spare with which no rule asks for another worker any more.
-pub(super) fn wake(scene: &Scene<'_>, board: &Board<'_>, standing: &Standing<'_>, empty: &Plan) -> Tried {
-    let mut why = "there is no stopped VM that was a worker".to_owned();
-    for spare in spares(scene) {
-        let worker = match as_worker(scene, board, spare) {
-            Ok(worker) => worker,
-            Err(not) => {
-                why = not;
-                continue;
-            }
-        };
-        let state = after::with_workers(scene, &board.scheduler.cluster, &[], std::slice::from_ref(&worker));
-        if let Some((rule, text)) = standing.left(scene, state).first() {
-            why = format!("with {} ({}) `{rule}` {text}", spare.name, spare.vmid);
-            continue;
-        }
-        return Tried::Works(Box::new(woken(scene, spare, &worker, empty.clone())));
-    }
-    Tried::Rejected(why)
-}
-
 /// The spare of this name becomes a worker again, because it is asked for.
-pub(super) fn asked(scene: &Scene<'_>, board: &Board<'_>, name: &NodeName, mut plan: Plan) -> Result<Plan, PlanError> {
+pub(crate) fn asked(scene: &Scene<'_>, board: &Board<'_>, name: &NodeName, mut plan: Plan) -> Result<Plan, PlanError> {
     let is_node = scene.ground.snapshot.kube.nodes.items().iter().any(|node| node.name == *name);
     let is_meant = |guest: &&Guest| {
         guest.name == name.as_str() && guest.kind == GuestKind::Qemu && !guest.template && guest.power == Power::Stopped

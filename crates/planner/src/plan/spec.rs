@@ -24,7 +24,7 @@ const FEATURE_LABELS: &str = "feature.node.kubernetes.io/";
 const NETWORK: [&str; 6] = ["bridge", "tag", "trunks", "firewall", "mtu", "queues"];
 
 /// Every choice of the new workers made.
-pub(super) fn specs(scene: &Scene<'_>, wanted: &Wanted, workers: &[NewWorker], plan: &mut Plan) -> Vec<WorkerSpec> {
+pub(crate) fn specs(scene: &Scene<'_>, wanted: &Wanted, workers: &[NewWorker], plan: &mut Plan) -> Vec<WorkerSpec> {
     let snapshot = scene.ground.snapshot;
     let mut used = Used::of(snapshot);
     if let Some(why) = snapshot.guests_known().why() {
@@ -77,7 +77,7 @@ pub(super) fn specs(scene: &Scene<'_>, wanted: &Wanted, workers: &[NewWorker], p
 }
 
 /// A spare as the worker that it becomes: its own machine, and for the rest like another worker.
-pub(super) fn of_spare(scene: &Scene<'_>, spare: &Guest, worker: &NewWorker) -> WorkerSpec {
+pub(crate) fn of_spare(scene: &Scene<'_>, spare: &Guest, worker: &NewWorker) -> WorkerSpec {
     let like = like(scene, &Wanted::default());
     let config = spare.config.known();
     let own = |value: fn(&GuestConfig) -> Option<String>| config.and_then(value);
@@ -156,7 +156,7 @@ fn network(net: &str) -> Option<String> {
 }
 
 /// The drive that a seed is put into: that of cloud-init, another that is empty or holds one of ours, or a new one.
-pub(super) fn seed_slot(config: &GuestConfig) -> Option<String> {
+pub(crate) fn seed_slot(config: &GuestConfig) -> Option<String> {
     let with =
         |test: fn(&Disk) -> bool| config.disks.iter().find(|(_, disk)| disk.cdrom && test(disk)).map(|(slot, _)| slot.clone());
     let ours = with(|disk| disk.volume.contains(":iso/capplan-"));
@@ -167,7 +167,7 @@ pub(super) fn seed_slot(config: &GuestConfig) -> Option<String> {
 
 /// The worker that a new one is like: the one that is named, or one that any pod may use and that has no
 /// device of its own.
-pub(super) fn like(scene: &Scene<'_>, wanted: &Wanted) -> Option<NodeName> {
+pub(crate) fn like(scene: &Scene<'_>, wanted: &Wanted) -> Option<NodeName> {
     let nodes = scene.ground.snapshot.kube.nodes.items();
     let workers = nodes.iter().filter(|node| !node.runs_control_plane());
     let is_plain = |node: &Node| {
@@ -205,8 +205,8 @@ fn template(snapshot: &Snapshot, wanted: Option<VmId>, host: &HostName, plan: &m
         }
         _ => {
             let names: Vec<String> = from.iter().map(|guest| format!("{} ({})", guest.name, guest.vmid)).collect();
-            let detail = format!("{host} has several templates, name one with --template: {}", names.join(", "));
-            plan.blockers.push(gate(detail, "template"));
+            plan.undecided
+                .push(format!("what to clone: {host} has several templates, name one with --template: {}", names.join(", ")));
             None
         }
     }
@@ -311,6 +311,6 @@ impl Used {
     }
 }
 
-pub(super) fn gate(detail: String, subject: &str) -> Blocker {
+pub(crate) fn gate(detail: String, subject: &str) -> Blocker {
     Blocker { node: NodeName::default(), code: BlockCode::GateFailed, subject: subject.to_owned(), detail }
 }

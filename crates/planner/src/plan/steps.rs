@@ -1,6 +1,9 @@
 //! Plans as steps: each says what must hold before, what it does, and what shows that it is done.
 
+use std::collections::BTreeMap;
+
 use capplan_model::ids::NodeName;
+use capplan_model::kube::MAX_VOLUMES_LABEL;
 use capplan_model::plan::{Condition, Feasibility, GuestRef, Plan, PodMove, Step, StepAction, WorkerSpec};
 use capplan_model::policy::Seed;
 
@@ -9,7 +12,7 @@ use super::{Removal, Scene, newcomer};
 use crate::scheduler::Cluster;
 
 /// Seconds until a change that the API server makes at once shows.
-pub(super) const AT_ONCE: u64 = 30;
+pub(crate) const AT_ONCE: u64 = 30;
 /// Seconds for a pod to leave and its successor to be ready: its grace period, the reattachment of its
 /// volume, its start.
 ///
@@ -28,7 +31,7 @@ const DESTROY: u64 = 600;
 
 /// What becomes of nodes once they are empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Afterwards {
+pub(crate) enum Afterwards {
     /// They stay closed.
     StaysClosed,
     /// Each is worked on and opened again.
@@ -37,22 +40,47 @@ pub(super) enum Afterwards {
 
 /// Numbers steps as they come.
 #[derive(Default)]
-pub(super) struct Steps(Vec<Step>);
+pub(crate) struct Steps(Vec<Step>);
 
 impl Steps {
-    pub(super) fn add(&mut self, change: StepAction, requires: Vec<Condition>, ensures: Vec<Condition>, deadline_seconds: u64) {
+    pub(crate) fn add(&mut self, change: StepAction, requires: Vec<Condition>, ensures: Vec<Condition>, deadline_seconds: u64) {
         let number = self.0.len() as u64 + 1;
         let step = Step { number, title: String::new(), change, requires, ensures, deadline_seconds };
         self.0.push(Step { title: step.words(), ..step });
     }
 
-    pub(super) fn done(self) -> Vec<Step> {
+    /// A step that only a human makes.
+    pub(crate) fn add_manual(&mut self, what: String, command: String) {
+        self.add(StepAction::Manual { what, command }, Vec::new(), Vec::new(), 0);
+    }
+
+    /// Tells the scheduler how many volumes a worker takes.
+    pub(crate) fn add_volume_label(&mut self, node: &NodeName, slots: u64) {
+        let (node, labels) = (node.clone(), BTreeMap::from([(MAX_VOLUMES_LABEL.to_owned(), slots.to_string())]));
+        self.add(
+            StepAction::Label { node: node.clone(), labels: labels.clone() },
+            Vec::new(),
+            vec![Condition::Labelled { node: node.clone(), labels }],
+            AT_ONCE,
+        );
+        self.add(
+            StepAction::Manual {
+                what: format!("restart the storage plugin's pod on {node}: it reads the label when it registers"),
+                command: format!("kubectl delete pod -n csi-proxmox --field-selector spec.nodeName={node}"),
+            },
+            Vec::new(),
+            vec![Condition::WorkerReady { node, slots: Some(slots) }],
+            300,
+        );
+    }
+
+    pub(crate) fn done(self) -> Vec<Step> {
         self.0
     }
 }
 
 /// Steps that empty the nodes of a plan's order; none if it cannot be carried out.
-pub(super) fn of_drain(scene: &Scene<'_>, cluster: &Cluster<'_>, plan: &Plan, afterwards: Afterwards) -> Vec<Step> {
+pub(crate) fn of_drain(scene: &Scene<'_>, cluster: &Cluster<'_>, plan: &Plan, afterwards: Afterwards) -> Vec<Step> {
     let mut steps = Steps::default();
     if plan.feasibility == Feasibility::Feasible {
         emptied(scene, cluster, plan, afterwards, &mut steps, &mut |_, _| {});
@@ -61,7 +89,7 @@ pub(super) fn of_drain(scene: &Scene<'_>, cluster: &Cluster<'_>, plan: &Plan, af
 }
 
 /// Steps that empty the nodes of a plan's order and take each out: its object, then its VM.
-pub(super) fn of_removal(scene: &Scene<'_>, cluster: &Cluster<'_>, plan: &Plan, removal: &Removal) -> Vec<Step> {
+pub(crate) fn of_removal(scene: &Scene<'_>, cluster: &Cluster<'_>, plan: &Plan, removal: &Removal) -> Vec<Step> {
     let mut steps = Steps::default();
     if plan.feasibility == Feasibility::Feasible {
         emptied(scene, cluster, plan, Afterwards::StaysClosed, &mut steps, &mut |node, steps| {
@@ -72,7 +100,7 @@ pub(super) fn of_removal(scene: &Scene<'_>, cluster: &Cluster<'_>, plan: &Plan, 
 }
 
 /// Steps that add workers, and then move what makes room.
-pub(super) fn of_workers(scene: &Scene<'_>, plan: &Plan, specs: &[WorkerSpec]) -> Vec<Step> {
+pub(crate) fn of_workers(scene: &Scene<'_>, plan: &Plan, specs: &[WorkerSpec]) -> Vec<Step> {
     let mut steps = Steps::default();
     if plan.feasibility != Feasibility::Feasible {
         return Vec::new();
@@ -86,7 +114,7 @@ pub(super) fn of_workers(scene: &Scene<'_>, plan: &Plan, specs: &[WorkerSpec]) -
 }
 
 /// Evictions of a plan whose nodes stay open.
-pub(super) fn of_moves(plan: &Plan, steps: &mut Steps) {
+pub(crate) fn of_moves(plan: &Plan, steps: &mut Steps) {
     for order in &plan.order {
         evictions(&order.pods, &[], steps);
     }

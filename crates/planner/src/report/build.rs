@@ -15,13 +15,15 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Binding, Chart, ChartUnit, Contrary, DimensionRow, FORMAT, Fill, Forecast, HistoryRow, HostMemoryRow, HostRow, Memory,
-    NodeLossRow, NodeRow, PoolRow, Report, RuleEvidence, RuleRow, ScopeRow, Shares, SlotRow, State, Unknown,
+    NodeLossRow, NodeRow, PoolRow, Recommendation, Report, RuleEvidence, RuleRow, ScopeRow, Shares, SlotRow, State, Unknown,
 };
 use crate::capacity::{NodeUse, commitment, memory_share, node_uses, usages};
-use crate::decide::{decide, host_rooms};
+use crate::decide::decide;
 use crate::findings;
 use crate::forecast::trend;
+use crate::host_fit::host_rooms;
 use crate::loss::losses;
+use crate::plan::{Limits, Observation};
 use crate::rules::{Facts, Judgement, judge_all};
 
 /// A date further away than this does not make a limit the one that bites first.
@@ -65,10 +67,10 @@ pub fn build(snapshot: &Snapshot, id: SnapshotId, history: &History, policy: &Po
     Report {
         format: FORMAT.to_owned(),
         at: snapshot.taken,
-        snapshot: id,
+        snapshot: id.clone(),
         cluster: snapshot.cluster.clone(),
         versions: versions(snapshot),
-        recommendation: decide(&facts, &judgements),
+        recommendation: recommendation(&facts, id),
         binding: binding(&facts, &found, &unknown),
         dimensions,
         memory: memory(&uses, &judgements),
@@ -93,6 +95,12 @@ pub fn build(snapshot: &Snapshot, id: SnapshotId, history: &History, policy: &Po
         history: HistoryRow { samples: history.len(), first: span.map(|(first, _)| first), last: span.map(|(_, last)| last) },
         unknown: unknowns,
     }
+}
+
+/// The decision that `capplan plan` makes on the same snapshot.
+fn recommendation(facts: &Facts<'_>, id: SnapshotId) -> Recommendation {
+    let seen = Observation { snapshot: facts.snapshot, history: facts.history, policy: facts.policy, claims: &[] };
+    decide(&seen, id, Limits::default()).map_or_else(|error| Recommendation::failed(&error), Recommendation::from)
 }
 
 /// The state of `snapshot`, without findings and recommendation: what a simulation sets side by side.
