@@ -15,6 +15,9 @@ use crate::plan::board::Board;
 use crate::plan::{Limits, Observation, PlanError, Scene, finished, gated};
 use crate::rules::{Facts, Judgement, Verdict, combine, judge_all};
 
+/// Options that search for other places of pods: rebalance, scale up (twice, at worst) or scale down share the time.
+const SEARCHES: f64 = 3.0;
+
 /// An option that was tried.
 pub(crate) enum Tried {
     /// It can be done, and does what it is for.
@@ -105,6 +108,7 @@ pub fn decide(seen: &Observation<'_>, id: SnapshotId, limits: Limits) -> Result<
     } else {
         let decided = seen.with(limits, |scene, board| {
             let standing = Standing::of(scene);
+            scene.seconds.set(limits.seconds / SEARCHES);
             choose(&Case { scene, board: &board, facts: &facts, judged: &judged, standing: &standing, empty: &empty })
         });
         match decided {

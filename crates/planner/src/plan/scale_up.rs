@@ -94,9 +94,14 @@ pub(crate) fn plan(
     let usual = wanted.memory.unwrap_or(scene.ground.policy.worker.memory);
     let options = options(scene, board, wanted, standing.held.is_empty())?;
     let (mut chosen, mut joins) = (None, None);
+    // The time is for all of them together.
+    let seconds = scene.seconds.get();
     for add in &options {
         let mut trial = board.clone();
-        match try_workers(scene, &mut trial, &standing, add)? {
+        scene.seconds.set(seconds / options.len() as f64);
+        let tried = try_workers(scene, &mut trial, &standing, add);
+        scene.seconds.set(seconds);
+        match tried? {
             Ok(tried) if tried.met.is_empty() || standing.held.is_empty() => {
                 chosen = Some((add, tried, trial));
                 break;
