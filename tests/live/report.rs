@@ -58,7 +58,11 @@ fn the_live_report_is_the_recorded_one(name: &'static str, what: Planted) -> Tes
     }
     let cluster = Cluster::start(&data, name, &[]);
     let recording = cluster.world();
-    let expected = recording.run(&[&JSON[..], &["--no-history"]].concat()).done().json();
+    let mut expected = recording.run(&[&JSON[..], &["--no-history"]].concat()).done().json();
+    // The recorded token lacks Pool.Audit, so which pool a new worker joins is known live only.
+    if let Some(warnings) = expected["recommendation"]["warnings"].as_array_mut() {
+        warnings.retain(|one| !one.as_str().is_some_and(|text| text.contains("is in a pool is not known")));
+    }
     recording.run(&["snapshot", "-o", "one.snapshot"]).done();
     let (snapshot, _) = snapshot::load(&recording.path("work/one.snapshot")).expect("just written");
 
