@@ -225,8 +225,8 @@ fn a_scale_down_that_would_meet_a_scale_up_rule_is_rejected_with_the_figures() {
 
 #[test]
 fn no_recommended_scale_down_meets_an_up_rule_whatever_the_load() {
-    for workers in 2..=8 {
-        for attached in [0, 8, 14, 18, 20] {
+    for workers in [2, 3, 5, 8] {
+        for attached in [0, 14, 20] {
             for memory in ["1GiB", "2GiB", "3GiB", "4GiB"] {
                 let report = idle_report(workers, attached, memory, true);
                 if report.recommendation.action == Action::ScaleDown {
