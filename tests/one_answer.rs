@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use capplan_model::history::History;
 use capplan_model::ids::SnapshotId;
@@ -17,16 +17,7 @@ use capplan_planner::decide::decide;
 use capplan_planner::plan::{Count, Limits, Observation, Removal, Request, Wanted, gate, plan};
 use capplan_planner::report::build;
 use capplan_provision::store;
-use support::{World, recorded};
-
-/// Every scenario of the repository.
-fn scenarios() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
-    let mut found: Vec<PathBuf> = std::fs::read_dir(folder).expect("a folder").map(|one| one.expect("readable").path()).collect();
-    found.retain(|path| path.extension().is_some_and(|one| one == "toml"));
-    found.sort();
-    found
-}
+use support::{World, recorded, scenarios};
 
 /// What goes wrong beside the rules: cases in which the three commands once differed.
 type Trouble = (&'static str, fn(&mut Snapshot));

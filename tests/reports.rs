@@ -1,7 +1,9 @@
 //! Every scenario prints what `reports/` holds. `UPDATE_REPORTS=1` writes it anew: review the diff.
 
+mod support;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use capplan::render::{simulation, text};
 use capplan::ui::plain;
@@ -9,14 +11,7 @@ use capplan_model::policy::Policy;
 use capplan_model::scenario::Scenario;
 use capplan_planner::report::build;
 use capplan_planner::simulate::{Trials, simulate};
-
-fn scenarios() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
-    let entries = fs::read_dir(folder).expect("the folder of scenarios").map(|entry| entry.expect("readable").path());
-    let mut paths: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|extension| extension == "toml")).collect();
-    paths.sort();
-    paths
-}
+use support::scenarios;
 
 /// What a scenario prints without colours: its report, or what its changes would do.
 fn printed(path: &Path) -> String {

@@ -662,3 +662,12 @@ pub fn truth(name: &str) -> serde_json::Value {
     let path = data().expect("asked before").join("clusters").join(name).join("truth.json");
     serde_json::from_slice(&std::fs::read(path).expect("readable")).expect("JSON")
 }
+
+/// Every scenario of the repository, by name.
+pub fn scenarios() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    let entries = std::fs::read_dir(folder).expect("the folder of scenarios").map(|entry| entry.expect("readable").path());
+    let mut paths: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|extension| extension == "toml")).collect();
+    paths.sort();
+    paths
+}

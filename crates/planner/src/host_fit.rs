@@ -66,3 +66,15 @@ pub fn host_rooms(facts: &Facts<'_>) -> Vec<HostRoom> {
     });
     rooms.collect()
 }
+
+/// The room of every host, if all of it was read and no host can take one more worker.
+pub(crate) fn no_host_fits(facts: &Facts<'_>) -> Option<Vec<HostRoom>> {
+    let rooms = host_rooms(facts);
+    let full = !rooms.is_empty() && rooms.iter().all(|room| room.available.known().is_some() && !room.fits());
+    full.then_some(rooms)
+}
+
+/// Rooms in words, in one line.
+pub(crate) fn described(rooms: &[HostRoom]) -> String {
+    rooms.iter().map(HostRoom::describe).collect::<Vec<_>>().join("; ")
+}

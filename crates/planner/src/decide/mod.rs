@@ -8,8 +8,9 @@ use capplan_model::plan::{Action, Feasibility, Plan, Rejected};
 use capplan_model::policy::Direction;
 use capplan_model::slots::VolumeSlots;
 
+use self::options::{Applies, Choice};
 use crate::capacity::node_uses;
-use crate::host_fit::{busy_hosts, host_rooms};
+use crate::host_fit::{busy_hosts, described, no_host_fits};
 use crate::plan::after::Standing;
 use crate::plan::board::Board;
 use crate::plan::{Limits, Observation, PlanError, Scene, finished, gated};
@@ -23,11 +24,11 @@ pub(crate) enum Tried {
     /// It can be done, and does what it is for.
     Works(Box<Plan>),
     /// It cannot, or would not help, and why.
+    No(String),
+    /// The same with a reason for each target.
     Rejected(Vec<Rejected>),
     /// Whether it can is not known.
     Unknown {
-        /// The option.
-        action: Action,
         /// What is not known.
         why: String,
         /// The same as a reason for a decision.
@@ -35,12 +36,8 @@ pub(crate) enum Tried {
     },
     /// The question does not arise.
     NotApplicable,
-}
-
-impl Tried {
-    fn no(action: Action, why: impl Into<String>) -> Self {
-        Self::Rejected(vec![Rejected::action(action, why)])
-    }
+    /// It could not even be tried.
+    Failed(PlanError),
 }
 
 /// What the options are tried on.
@@ -49,7 +46,7 @@ pub(crate) struct Case<'c, 'a> {
     board: &'c Board<'a>,
     facts: &'c Facts<'c>,
     judged: &'c [Judgement<'c>],
-    standing: &'c Standing<'a>,
+    standing: &'c Standing<'c>,
     empty: &'c Plan,
 }
 
@@ -67,12 +64,10 @@ impl Case<'_, '_> {
 
     /// That no option clears the rules, with the room of the hosts where that is what is missing.
     fn none_clears(&self) -> String {
-        let rooms = host_rooms(self.facts);
-        if !rooms.is_empty() && rooms.iter().all(|room| room.available.known().is_some() && !room.fits()) {
-            let rooms: Vec<String> = rooms.iter().map(|room| room.describe()).collect();
-            return format!("another worker is due, but no host can take one: {}", rooms.join("; "));
+        match no_host_fits(self.facts) {
+            Some(rooms) => format!("another worker is due, but no host can take one: {}", described(&rooms)),
+            None => "another worker is due, but no option clears the rules: see what was tried".to_owned(),
         }
-        "another worker is due, but no option clears the rules: see what was tried".to_owned()
     }
 
     /// An endpoint of Proxmox VE of which hosts or guests were not read.
@@ -97,19 +92,30 @@ pub fn decide(seen: &Observation<'_>, id: SnapshotId, limits: Limits) -> Result<
     let uses = node_uses(snapshot);
     let slots = VolumeSlots::of_workers(snapshot, &policy.attacher);
     let facts = Facts { snapshot, history: seen.history, policy, uses: &uses, slots: &slots };
-    let judged = judge_all(&facts);
+    decide_judged(seen, &facts, &judge_all(&facts), id, limits)
+}
+
+/// The same where the rules are judged already, on these facts.
+pub(crate) fn decide_judged(
+    seen: &Observation<'_>,
+    facts: &Facts<'_>,
+    judged: &[Judgement<'_>],
+    id: SnapshotId,
+    limits: Limits,
+) -> Result<Plan, PlanError> {
+    let (snapshot, policy) = (seen.snapshot, seen.policy);
     let explanation = judged.iter().map(|one| one.standing()).collect();
     let empty = Plan { explanation, ..Plan::empty(Action::None, id, snapshot.taken, snapshot.cluster.clone()) };
     let up: Vec<&Judgement<'_>> = judged.iter().filter(|one| one.direction == Direction::Up).collect();
     let plan = if combine(&policy.scale_up, &up) == Verdict::InsufficientData {
         let open = up.iter().filter(|one| one.sustained == Verdict::InsufficientData).map(|one| one.open());
-        let lost = options::lost_slots(&slots).map(|(_, why)| format!("in any case: {why}"));
+        let lost = options::lost_slots(facts.slots).map(|(_, why)| format!("in any case: {why}"));
         insufficient(open.chain(lost).collect(), empty)
     } else {
         let decided = seen.with(limits, |scene, board| {
-            let standing = Standing::of(scene);
+            let standing = Standing::judged(policy, judged, facts.uses);
             scene.seconds.set(limits.seconds / SEARCHES);
-            choose(&Case { scene, board: &board, facts: &facts, judged: &judged, standing: &standing, empty: &empty })
+            choose(&Case { scene, board: &board, facts, judged, standing: &standing, empty: &empty })
         });
         match decided {
             Err(PlanError::Unknown { what, why }) => insufficient(vec![format!("{what} is unknown: {why}")], empty),
@@ -129,29 +135,34 @@ fn insufficient(because: Vec<String>, empty: Plan) -> Plan {
 fn choose(case: &Case<'_, '_>) -> Result<Plan, PlanError> {
     let mut chosen: Option<Plan> = None;
     let (mut rejected, mut unknown) = (Vec::new(), Vec::new());
-    for attempt in options::OPTIONS {
-        match (tried(case, attempt)?, &chosen) {
+    for option in options::OPTIONS {
+        match (tried(case, &option), &chosen) {
             (Tried::Works(plan), None) => chosen = Some(*plan),
             (Tried::Works(plan), Some(better)) => {
                 let why = format!("it would do as well; {} costs less or risks less", better.action.name());
                 rejected.push(Rejected { action: plan.action, target: plan.target, why });
             }
-            (Tried::NotApplicable, _) => {}
+            (Tried::No(why), _) => rejected.push(Rejected::action(option.action, why)),
             (Tried::Rejected(reasons), _) => rejected.extend(reasons),
-            (Tried::Unknown { action, why, because }, _) => {
-                rejected.push(Rejected::action(action, format!("not known: {why}")));
+            (Tried::Unknown { why, because }, _) => {
+                rejected.push(Rejected::action(option.action, format!("not known: {why}")));
                 unknown.push(because);
             }
+            (Tried::NotApplicable, _) => {}
+            (Tried::Failed(error), _) => return Err(error),
         }
     }
     if chosen.is_none() && !unknown.is_empty() {
         chosen = Some(insufficient(unknown, case.empty.clone()));
     }
-    for attempt in options::LAST_RESORTS {
-        if chosen.is_none()
-            && let Tried::Works(plan) = tried(case, attempt)?
-        {
-            chosen = Some(*plan);
+    for option in options::LAST_RESORTS {
+        if chosen.is_some() {
+            break;
+        }
+        match tried(case, &option) {
+            Tried::Works(plan) => chosen = Some(*plan),
+            Tried::Failed(error) => return Err(error),
+            Tried::No(_) | Tried::Rejected(_) | Tried::Unknown { .. } | Tried::NotApplicable => {}
         }
     }
     let mut plan = chosen.unwrap_or_else(|| case.empty.clone());
@@ -169,17 +180,30 @@ fn choose(case: &Case<'_, '_>) -> Result<Plan, PlanError> {
     Ok(plan)
 }
 
-/// Tries an option; one that the gates would refuse does not work.
-fn tried(case: &Case<'_, '_>, attempt: options::Attempt) -> Result<Tried, PlanError> {
-    let plan = match attempt(case)? {
+/// Tries an option where it applies; one that the gates would refuse does not work.
+fn tried(case: &Case<'_, '_>, option: &Choice) -> Tried {
+    let applies = match option.applies {
+        Applies::Due => case.is_due(),
+        Applies::Calm => !case.is_due(),
+        Applies::Always => true,
+    };
+    if !applies {
+        return Tried::NotApplicable;
+    }
+    if let Some(why) = case.busy_disks().filter(|_| option.moves_disks && case.is_due()) {
+        return Tried::No(why);
+    }
+    let plan = match (option.attempt)(case) {
         Tried::Works(plan) => gated(case.scene, case.board, *plan),
-        other @ (Tried::Rejected(_) | Tried::Unknown { .. } | Tried::NotApplicable) => return Ok(other),
+        other @ (Tried::No(_) | Tried::Rejected(_) | Tried::Unknown { .. } | Tried::NotApplicable | Tried::Failed(_)) => {
+            return other;
+        }
     };
     match plan.blockers.first().filter(|_| plan.feasibility == Feasibility::Blocked) {
         Some(one) => {
             let why = one.detail.clone();
-            Ok(Tried::Rejected(vec![Rejected { action: plan.action, target: plan.target, why }]))
+            Tried::Rejected(vec![Rejected { action: plan.action, target: plan.target, why }])
         }
-        None => Ok(Tried::Works(Box::new(plan))),
+        None => Tried::Works(Box::new(plan)),
     }
 }

@@ -10,7 +10,7 @@ use capplan_model::units::Bytes;
 use jiff::SignedDuration;
 
 use super::{Finding, Severity, count, some};
-use crate::host_fit::{HostRoom, host_rooms};
+use crate::host_fit::no_host_fits;
 use crate::rules::Facts;
 
 /// Days of failed tasks that are still news.
@@ -197,9 +197,7 @@ fn hosts(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             }
         }
     }
-    let rooms = host_rooms(facts);
-    let all_known = !rooms.is_empty() && rooms.iter().all(|room| room.available.known().is_some());
-    if all_known && !rooms.iter().any(HostRoom::fits) {
+    if let Some(rooms) = no_host_fits(facts) {
         findings.push(Finding::new(
             "host-cannot-take-worker",
             Severity::Warning,

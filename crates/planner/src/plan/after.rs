@@ -7,7 +7,7 @@ use capplan_model::history::{Point, Series};
 use capplan_model::ids::NodeName;
 use capplan_model::kube::{MAX_VOLUMES_LABEL, Node};
 use capplan_model::plan::{GuestRef, Plan, StepAction, WorkerSpec};
-use capplan_model::policy::{Direction, Measure, Rule, Scope};
+use capplan_model::policy::{Direction, Measure, Policy, Rule, Scope};
 use capplan_model::pve::Guest;
 use capplan_model::slots::VolumeSlots;
 use capplan_model::units::Bytes;
@@ -65,7 +65,7 @@ pub(crate) fn with_workers(scene: &Scene<'_>, cluster: &Cluster<'_>, landings: &
     after
 }
 
-/// How the rules for another worker stand as it is: what a lever is held against.
+/// How the rules for another worker stand as it is: what an option is held against.
 pub(crate) struct Standing<'a> {
     /// Those that hold, as the report judges them, each with its value.
     pub held: Vec<(&'a Rule, String)>,
@@ -90,10 +90,14 @@ impl<'a> Standing<'a> {
     pub(crate) fn of(scene: &Scene<'a>) -> Self {
         let (snapshot, policy) = (scene.ground.snapshot, scene.ground.policy);
         let uses = node_uses(snapshot);
-        let slots = VolumeSlots::of_workers(snapshot, &policy.attacher);
-        let facts = Facts { snapshot, history: scene.history, policy, uses: &uses, slots: &slots };
+        let facts = Facts { snapshot, history: scene.history, policy, uses: &uses, slots: scene.slots };
+        Self::judged(policy, &judge_all(&facts), &uses)
+    }
+
+    /// The same of rules that are judged already.
+    pub(crate) fn judged(policy: &'a Policy, judged: &[Judgement<'_>], uses: &Reading<Vec<NodeUse<'_>>>) -> Self {
         let (mut held, mut instant, mut open) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
-        let judged = up(&facts);
+        let judged: Vec<&Judgement<'_>> = judged.iter().filter(|one| one.direction == Direction::Up).collect();
         for one in &judged {
             let Some(rule) = policy.scale_up.rules.iter().find(|rule| rule.id == one.rule.id) else { continue };
             if one.sustained == Verdict::Met {
@@ -104,10 +108,15 @@ impl<'a> Standing<'a> {
                 open.extend((one.sustained == Verdict::InsufficientData).then_some(rule.id.as_str()));
             }
         }
-        if combine(&policy.scale_up, &judged.iter().collect::<Vec<_>>()) != Verdict::Met {
+        if combine(&policy.scale_up, &judged) != Verdict::Met {
             held.clear();
         }
-        Self { held, instant, open, requested: requested(&uses) }
+        Self { held, instant, open, requested: requested(uses) }
+    }
+
+    /// A rule that is met and measures something else: what an option for these measures alone leaves as it is.
+    pub(crate) fn met_beside(&self, measures: &[Measure]) -> Option<&'a Rule> {
+        self.held.iter().map(|(rule, _)| *rule).find(|rule| !measures.contains(&rule.measure))
     }
 
     /// Whether a rule about the measure holds.

@@ -105,7 +105,7 @@ pub(crate) fn rehearse(scene: &Scene<'_>, mut board: Board<'_>, plan: &Plan, fro
     for step in plan.steps.iter().filter(|step| step.number < from) {
         close(&mut board, &step.change);
     }
-    strangers(&board, plan, &left)?;
+    no_unplanned_pod(&board, plan, &left)?;
     let mut rng = fastrand::Rng::with_seed(scene.limits.seed);
     let mut moved: BTreeSet<PodId> = BTreeSet::new();
     let mut next = left.iter();
@@ -177,15 +177,15 @@ fn find(board: &Board<'_>, one: &PodMove, moved: &BTreeSet<PodId>) -> Option<Pod
     mine.find(|pod| is_meant(cluster.pod(*pod), one))
 }
 
-/// A pod on a node that is being emptied that the plan does not know.
-fn strangers(board: &Board<'_>, plan: &Plan, left: &[&PodMove]) -> Result<(), Objection> {
+/// Objects to a pod that the plan does not know on a node that is being emptied.
+fn no_unplanned_pod(board: &Board<'_>, plan: &Plan, left: &[&PodMove]) -> Result<(), Objection> {
     let cluster = &board.scheduler.cluster;
     let emptied = plan.order.iter().filter_map(|order| cluster.node_named(&order.node)).filter(|node| is_shut(board, *node));
     for node in emptied.collect::<BTreeSet<_>>() {
         let pods = cluster.pods_on(node).iter().map(|pod| cluster.pod(*pod));
-        let mut strangers = pods.filter(|pod| !pod.belongs_to_node() && pod.deleting.is_none());
-        let stranger = strangers.find(|pod| !left.iter().any(|one| one.from == cluster.node(node).name && is_meant(pod, one)));
-        if let Some(pod) = stranger {
+        let mut movable = pods.filter(|pod| !pod.belongs_to_node() && pod.deleting.is_none());
+        let unplanned = movable.find(|pod| !left.iter().any(|one| one.from == cluster.node(node).name && is_meant(pod, one)));
+        if let Some(pod) = unplanned {
             let (pod, node) = (pod.object_name(), &cluster.node(node).name);
             return Err(Objection::Forbids(format!("{pod} is on {node} and no part of the plan: plan again")));
         }

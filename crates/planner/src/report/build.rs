@@ -18,7 +18,7 @@ use super::{
     NodeLossRow, NodeRow, PoolRow, Recommendation, Report, RuleEvidence, RuleRow, ScopeRow, Shares, SlotRow, State, Unknown,
 };
 use crate::capacity::{NodeUse, commitment, memory_share, node_uses, usages};
-use crate::decide::decide;
+use crate::decide::decide_judged;
 use crate::findings;
 use crate::forecast::trend;
 use crate::host_fit::host_rooms;
@@ -70,7 +70,7 @@ pub fn build(snapshot: &Snapshot, id: SnapshotId, history: &History, policy: &Po
         snapshot: id.clone(),
         cluster: snapshot.cluster.clone(),
         versions: versions(snapshot),
-        recommendation: recommendation(&facts, id),
+        recommendation: recommendation(&facts, &judgements, id),
         binding: binding(&facts, &found, &unknown),
         dimensions,
         memory: memory(&uses, &judgements),
@@ -98,9 +98,10 @@ pub fn build(snapshot: &Snapshot, id: SnapshotId, history: &History, policy: &Po
 }
 
 /// The decision that `capplan plan` makes on the same snapshot.
-fn recommendation(facts: &Facts<'_>, id: SnapshotId) -> Recommendation {
+fn recommendation(facts: &Facts<'_>, judgements: &[Judgement<'_>], id: SnapshotId) -> Recommendation {
     let seen = Observation { snapshot: facts.snapshot, history: facts.history, policy: facts.policy, claims: &[] };
-    decide(&seen, id, Limits::default()).map_or_else(|error| Recommendation::failed(&error), Recommendation::from)
+    let decided = decide_judged(&seen, facts, judgements, id, Limits::default());
+    decided.map_or_else(|error| Recommendation::failed(&error), Recommendation::from)
 }
 
 /// The state of `snapshot`, without findings and recommendation: what a simulation sets side by side.

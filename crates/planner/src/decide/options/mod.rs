@@ -13,31 +13,55 @@ mod wake_spare;
 
 pub(super) use reclaim::lost_slots;
 
-use super::{Case, Tried};
-use crate::plan::PlanError;
+use capplan_model::plan::Action;
+use capplan_model::policy::Measure;
 
-/// One thing that can be done next: it tries itself on a copy of the cluster.
-pub(super) type Attempt = fn(&Case<'_, '_>) -> Result<Tried, PlanError>;
+use super::{Case, Tried};
+
+/// One thing that can be done next.
+pub(super) struct Choice {
+    /// What it does.
+    pub action: Action,
+    /// When the question arises.
+    pub applies: Applies,
+    /// Whether it makes disks busier: where they are busy already, it is not tried.
+    pub moves_disks: bool,
+    /// Tries it on a copy of the cluster.
+    pub attempt: fn(&Case<'_, '_>) -> Tried,
+}
+
+/// When an option is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Applies {
+    /// Where the rules ask for another worker.
+    Due,
+    /// Where they do not.
+    Calm,
+    /// In both cases: it says itself what it does in which.
+    Always,
+}
+
+/// Measures that attached volumes decide.
+const ABOUT_ATTACHMENTS: [Measure; 3] = [Measure::VolumeAttachments, Measure::PlannedVolumes, Measure::AttachFailures];
 
 /// The options, the cheapest and least risky first.
-pub(super) const OPTIONS: [Attempt; 9] = [
+pub(super) const OPTIONS: [Choice; 9] = [
     // Costs nothing and moves nothing.
-    |case| Ok(reclaim::attempt(case)),
+    reclaim::OPTION,
     // Moves pods, and needs no machine.
-    |case| Ok(rebalance::attempt(case)),
+    rebalance::OPTION,
     // A machine that exists is quicker and safer than a new one.
-    |case| Ok(wake_spare::attempt(case)),
-    scale_up::attempt,
+    wake_spare::OPTION,
+    scale_up::OPTION,
     // Only where no rule for another worker is met and no slot is lost.
-    scale_down::attempt,
-    |case| Ok(raise_volume_label::attempt(case)),
+    scale_down::OPTION,
+    raise_volume_label::OPTION,
     // What only a human does comes after what is carried out.
-    |case| Ok(right_size::attempt(case)),
-    |case| Ok(move_claims::attempt(case)),
-    |case| Ok(resize_guest::attempt(case)),
+    right_size::OPTION,
+    move_claims::OPTION,
+    resize_guest::OPTION,
 ];
 
 /// What is left where no option works: what comes next needs a place, and what is lost is worth having. The last one
 /// always works.
-pub(super) const LAST_RESORTS: [Attempt; 3] =
-    [scale_up::attempt_relief, |case| Ok(reclaim::attempt_anyway(case)), |case| Ok(nothing::attempt(case))];
+pub(super) const LAST_RESORTS: [Choice; 3] = [scale_up::RELIEF, reclaim::ANYWAY, nothing::OPTION];

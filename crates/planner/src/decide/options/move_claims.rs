@@ -5,11 +5,12 @@ use capplan_model::plan::{Action, Feasibility, Plan};
 use capplan_model::policy::Measure;
 use capplan_model::units::Bytes;
 
+use super::{ABOUT_ATTACHMENTS, Applies, Choice};
 use crate::decide::{Case, Tried};
 use crate::plan::scale_down;
 use crate::plan::steps::Steps;
 
-const ACTION: Action = Action::MoveClaims;
+pub(super) const OPTION: Choice = Choice { action: Action::MoveClaims, applies: Applies::Due, moves_disks: false, attempt };
 /// Largest claim that is small.
 const SMALL_CLAIM: Bytes = Bytes(5 << 30);
 /// Words in the name or the image of a pod whose files are a database's.
@@ -34,19 +35,13 @@ const DATABASES: [&str; 14] = [
 ];
 
 /// Names the smallest claims of each worker that has more volumes attached than the rules allow.
-pub(super) fn attempt(case: &Case<'_, '_>) -> Tried {
-    if !case.is_due() {
-        return Tried::NotApplicable;
-    }
+fn attempt(case: &Case<'_, '_>) -> Tried {
     let Some(most) = scale_down::most_attached(case.scene).filter(|_| case.standing.rule(Measure::VolumeAttachments).is_some())
     else {
-        return Tried::no(ACTION, "attachments are not what is short".to_owned());
+        return Tried::No("attachments are not what is short".to_owned());
     };
-    let other = case.standing.held.iter().map(|(rule, _)| rule);
-    let mut other = other
-        .filter(|rule| !matches!(rule.measure, Measure::VolumeAttachments | Measure::AttachFailures | Measure::PlannedVolumes));
-    if let Some(other) = other.next() {
-        return Tried::no(ACTION, format!("`{}` would still be met", other.id));
+    if let Some(other) = case.standing.met_beside(&ABOUT_ATTACHMENTS) {
+        return Tried::No(format!("`{}` would still be met", other.id));
     }
     let is_database = |pod: &Pod| {
         let names = std::iter::once(&pod.name).chain(&pod.images).map(|name| name.to_lowercase());
@@ -78,10 +73,11 @@ pub(super) fn attempt(case: &Case<'_, '_>) -> Tried {
         small.sort();
         small.dedup();
         if small.len() < excess {
-            return Tried::no(
-                ACTION,
-                format!("{} has {} small claims that are no database's, {excess} would have to go", one.node, small.len()),
-            );
+            return Tried::No(format!(
+                "{} has {} small claims that are no database's, {excess} would have to go",
+                one.node,
+                small.len()
+            ));
         }
         for (size, claim) in small.into_iter().take(excess) {
             list.add_manual(
@@ -95,10 +91,10 @@ pub(super) fn attempt(case: &Case<'_, '_>) -> Tried {
         }
     }
     if moved.is_empty() {
-        return Tried::no(ACTION, "no worker has more volumes than it may".to_owned());
+        return Tried::No("no worker has more volumes than it may".to_owned());
     }
     Tried::Works(Box::new(Plan {
-        action: ACTION,
+        action: OPTION.action,
         target: Some(moved.join(", ")),
         feasibility: Feasibility::Feasible,
         because: vec![format!("{} small claims on another storage bring every worker to {most} volumes or fewer", moved.len())],

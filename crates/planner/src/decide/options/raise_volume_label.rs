@@ -3,16 +3,15 @@
 use capplan_model::plan::{Action, Feasibility, Plan};
 use capplan_model::slots::PLUGIN_SLOTS;
 
+use super::{Applies, Choice};
 use crate::decide::{Case, Tried};
 use crate::plan::steps::Steps;
 
-const ACTION: Action = Action::RaiseVolumeLabel;
+pub(super) const OPTION: Choice =
+    Choice { action: Action::RaiseVolumeLabel, applies: Applies::Calm, moves_disks: false, attempt };
 
 /// Sets the label of every worker that is full by its label only. It clears no rule about attached volumes.
-pub(super) fn attempt(case: &Case<'_, '_>) -> Tried {
-    if case.is_due() {
-        return Tried::NotApplicable;
-    }
+fn attempt(case: &Case<'_, '_>) -> Tried {
     let mut list = Steps::default();
     let mut nodes = Vec::new();
     for one in case.facts.slots.known().into_iter().flatten() {
@@ -32,7 +31,7 @@ pub(super) fn attempt(case: &Case<'_, '_>) -> Tried {
         return Tried::NotApplicable;
     }
     Tried::Works(Box::new(Plan {
-        action: ACTION,
+        action: OPTION.action,
         target: Some(nodes.join(", ")),
         feasibility: Feasibility::Feasible,
         because: vec![format!("the scheduler takes {} for full, its VM has free slots", nodes.join(", "))],

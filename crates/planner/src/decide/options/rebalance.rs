@@ -1,51 +1,44 @@
 //! Rebalance: pods with volumes move off the fullest workers.
 
 use capplan_model::plan::{Action, Feasibility, Optimality, Plan};
-use capplan_model::policy::Measure;
 
+use super::{ABOUT_ATTACHMENTS, Applies, Choice};
 use crate::decide::{Case, Tried};
 use crate::plan::blockers::unsafe_to_move;
 use crate::plan::steps::{self, Steps};
 use crate::plan::{after, even, scale_down, scale_up};
 
-const ACTION: Action = Action::Rebalance;
+pub(super) const OPTION: Choice = Choice { action: Action::Rebalance, applies: Applies::Due, moves_disks: true, attempt };
 
 /// The fewest moves after which no worker has more volumes attached than the rules allow.
-pub(super) fn attempt(case: &Case<'_, '_>) -> Tried {
-    if !case.is_due() {
-        return Tried::NotApplicable;
-    }
-    if let Some(why) = case.busy_disks() {
-        return Tried::no(ACTION, why);
-    }
-    let by_attachments = [Measure::VolumeAttachments, Measure::PlannedVolumes, Measure::AttachFailures];
-    if !by_attachments.iter().any(|measure| case.standing.rule(*measure).is_some()) {
-        return Tried::no(ACTION, "where pods are does not change what they ask for in all".to_owned());
+fn attempt(case: &Case<'_, '_>) -> Tried {
+    if !ABOUT_ATTACHMENTS.iter().any(|measure| case.standing.rule(*measure).is_some()) {
+        return Tried::No("where pods are does not change what they ask for in all".to_owned());
     }
     let Some(most) = scale_down::most_attached(case.scene) else {
-        return Tried::no(ACTION, "the policy has no rule about attachments".to_owned());
+        return Tried::No("the policy has no rule about attachments".to_owned());
     };
     let mut trial = case.board.clone();
     let found = even::even_out(case.scene, &mut trial, most);
     if let Some(why) = unsafe_to_move(case.scene, &trial) {
-        return Tried::no(ACTION, why);
+        return Tried::No(why);
     }
     let (landings, bound) = match found {
         Ok(found) => found,
-        Err(why) => return Tried::no(ACTION, why),
+        Err(why) => return Tried::No(why),
     };
     if landings.is_empty() {
-        return Tried::no(ACTION, "no pod that may move has a volume on the fullest workers".to_owned());
+        return Tried::No("no pod that may move has a volume on the fullest workers".to_owned());
     }
     let state = after::with_workers(case.scene, &trial.scheduler.cluster, &landings, &[]);
     if let Some((rule, why)) = case.standing.left(case.scene, state).first() {
-        return Tried::no(ACTION, format!("with {} pods moved `{rule}` {why}", landings.len()));
+        return Tried::No(format!("with {} pods moved `{rule}` {why}", landings.len()));
     }
     if let Some((lost, why)) = scale_down::losses_not_survived(case.scene, &mut trial, &[]).first() {
-        return Tried::no(ACTION, format!("with {} pods moved, {lost}: {why}", landings.len()));
+        return Tried::No(format!("with {} pods moved, {lost}: {why}", landings.len()));
     }
     let mut plan = Plan {
-        action: ACTION,
+        action: OPTION.action,
         feasibility: Feasibility::Feasible,
         because: vec![format!("{} pods moved bring every worker to {most} volumes or fewer", landings.len())],
         optimality: Optimality::of(landings.len() as u64, bound, "fewest moves that take volumes off the fullest workers"),

@@ -8,12 +8,16 @@ use capplan_model::plan::{Action, Condition, Feasibility, GuestRef, Plan, StepAc
 use capplan_model::slots::VolumeSlots;
 use capplan_model::volumes::{Use, Volumes};
 
+use super::{Applies, Choice};
 use crate::decide::{Case, Tried};
 use crate::plan::Scene;
 use crate::plan::spare::spares;
 use crate::plan::steps::Steps;
 
-const ACTION: Action = Action::Reclaim;
+pub(super) const OPTION: Choice = Choice { action: Action::Reclaim, applies: Applies::Always, moves_disks: false, attempt };
+
+/// For the case that no other option is left.
+pub(super) const ANYWAY: Choice = Choice { applies: Applies::Due, attempt: attempt_anyway, ..OPTION };
 
 /// Where slots are lost, and how many: `(nodes, why)`.
 pub(in crate::decide) fn lost_slots(slots: &Reading<Vec<VolumeSlots>>) -> Option<(String, String)> {
@@ -40,9 +44,9 @@ pub(in crate::decide) fn lost_slots(slots: &Reading<Vec<VolumeSlots>>) -> Option
 }
 
 /// Reclaims if that clears every rule that is met, or if no rule is met and slots are lost.
-pub(super) fn attempt(case: &Case<'_, '_>) -> Tried {
+fn attempt(case: &Case<'_, '_>) -> Tried {
     let Some((target, why)) = lost_slots(case.facts.slots) else {
-        return if case.is_due() { Tried::no(ACTION, "no slot is lost to ghosts or phantoms") } else { Tried::NotApplicable };
+        return if case.is_due() { Tried::No("no slot is lost to ghosts or phantoms".to_owned()) } else { Tried::NotApplicable };
     };
     if !case.is_due() {
         return Tried::Works(Box::new(plan(case, target, vec![why, "no rule for another worker holds".to_owned()])));
@@ -52,13 +56,13 @@ pub(super) fn attempt(case: &Case<'_, '_>) -> Tried {
             let because = vec![why, "cleaning up alone clears every rule".to_owned()];
             Tried::Works(Box::new(plan(case, target, because)))
         }
-        Some((rule, still)) => Tried::no(ACTION, format!("{why}; worth doing, but `{rule}` {still}")),
+        Some((rule, still)) => Tried::No(format!("{why}; worth doing, but `{rule}` {still}")),
     }
 }
 
-/// Reclaims although rules are still met afterwards: for the case that no other option is left.
-pub(super) fn attempt_anyway(case: &Case<'_, '_>) -> Tried {
-    match lost_slots(case.facts.slots).filter(|_| case.is_due()) {
+/// Reclaims although rules are still met afterwards.
+fn attempt_anyway(case: &Case<'_, '_>) -> Tried {
+    match lost_slots(case.facts.slots) {
         Some((target, why)) => {
             let because = vec![case.none_clears(), why];
             Tried::Works(Box::new(plan(case, target, because)))
@@ -69,7 +73,7 @@ pub(super) fn attempt_anyway(case: &Case<'_, '_>) -> Tried {
 
 fn plan(case: &Case<'_, '_>, target: String, because: Vec<String>) -> Plan {
     let steps = steps(case.scene, case.facts.slots).done();
-    Plan { action: ACTION, target: Some(target), feasibility: Feasibility::Feasible, because, steps, ..case.empty.clone() }
+    Plan { action: OPTION.action, target: Some(target), feasibility: Feasibility::Feasible, because, steps, ..case.empty.clone() }
 }
 
 /// The cluster without its ghosts.

@@ -7,22 +7,19 @@ use capplan_model::kube::CONTROL_PLANE_LABEL;
 use capplan_model::plan::{Action, Feasibility, Plan};
 use capplan_model::units::Bytes;
 
+use super::{Applies, Choice};
 use crate::decide::{Case, Tried};
 use crate::host_fit::{HostRoom, host_rooms};
 use crate::plan::steps::Steps;
 
-const ACTION: Action = Action::ResizeGuest;
+pub(super) const OPTION: Choice = Choice { action: Action::ResizeGuest, applies: Applies::Due, moves_disks: false, attempt };
 /// Least part of a guest's memory that must be unused before it is called oversized.
 const UNUSED: f64 = 0.5;
 
 /// Shrinks the first control-plane VM that makes room for a worker of the usual size.
-pub(super) fn attempt(case: &Case<'_, '_>) -> Tried {
-    if !case.is_due() {
-        return Tried::NotApplicable;
-    }
-    let rooms = host_rooms(case.facts);
-    if rooms.iter().any(HostRoom::fits) {
-        return Tried::no(ACTION, "the memory of a host is not what keeps a worker away");
+fn attempt(case: &Case<'_, '_>) -> Tried {
+    if host_rooms(case.facts).iter().any(HostRoom::fits) {
+        return Tried::No("the memory of a host is not what keeps a worker away".to_owned());
     }
     let snapshot = case.scene.ground.snapshot;
     let needed = case.scene.ground.policy.worker.memory + case.scene.ground.policy.worker.host_reserve;
@@ -53,7 +50,7 @@ pub(super) fn attempt(case: &Case<'_, '_>) -> Tried {
         );
         list.add_manual("then plan again: a worker fits".to_owned(), "capplan plan scale-up".to_owned());
         return Tried::Works(Box::new(Plan {
-            action: ACTION,
+            action: OPTION.action,
             target: Some(format!("{} ({})", guest.name, guest.vmid)),
             feasibility: Feasibility::Feasible,
             because: vec![format!(
@@ -67,5 +64,5 @@ pub(super) fn attempt(case: &Case<'_, '_>) -> Tried {
             ..case.empty.clone()
         }));
     }
-    Tried::no(ACTION, "no control plane has so much memory unused that a worker would fit".to_owned())
+    Tried::No("no control plane has so much memory unused that a worker would fit".to_owned())
 }

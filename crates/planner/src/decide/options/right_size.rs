@@ -7,29 +7,25 @@ use capplan_model::plan::{Action, Feasibility, Plan};
 use capplan_model::policy::Measure;
 use capplan_model::units::{Bytes, total};
 
+use super::{Applies, Choice};
 use crate::capacity::memory_share;
 use crate::decide::{Case, Tried};
 use crate::plan::steps::Steps;
 
-const ACTION: Action = Action::RightSize;
+pub(super) const OPTION: Choice = Choice { action: Action::RightSize, applies: Applies::Due, moves_disks: false, attempt };
 /// Workloads named as candidates for smaller requests.
 const MOST_NAMED: usize = 3;
 
 /// Names the workloads with the largest requests if what is used leaves enough to give back.
-pub(super) fn attempt(case: &Case<'_, '_>) -> Tried {
-    if !case.is_due() {
-        return Tried::NotApplicable;
-    }
+fn attempt(case: &Case<'_, '_>) -> Tried {
     let Some(rule) = case.standing.rule(Measure::MemoryRequests) else {
-        return Tried::no(ACTION, "memory requests are not what is short".to_owned());
+        return Tried::No("memory requests are not what is short".to_owned());
     };
     // Evictions are the kubelets' answer to the same pressure; what else is met stays so.
-    let other = case.standing.held.iter().map(|(rule, _)| rule);
-    let mut other = other.filter(|rule| !matches!(rule.measure, Measure::MemoryRequests | Measure::EvictionsPerDay));
-    if let Some(other) = other.next() {
-        return Tried::no(ACTION, format!("`{}` would still be met", other.id));
+    if let Some(other) = case.standing.met_beside(&[Measure::MemoryRequests, Measure::EvictionsPerDay]) {
+        return Tried::No(format!("`{}` would still be met", other.id));
     }
-    let Some(uses) = case.facts.uses.known() else { return Tried::no(ACTION, "requests are unknown".to_owned()) };
+    let Some(uses) = case.facts.uses.known() else { return Tried::No("requests are unknown".to_owned()) };
     let share = memory_share(uses, rule.scope);
     let members: Vec<_> = uses.iter().filter(|one| one.is_in(rule.scope)).collect();
     let allocatable = members.iter().map(|one| one.node.allocatable.memory).sum::<Bytes>().0;
@@ -39,11 +35,11 @@ pub(super) fn attempt(case: &Case<'_, '_>) -> Tried {
         case.scene.ground.snapshot.kube.node_metrics.items().iter().map(|one| (&one.name, one.memory)).collect();
     let used: Option<Vec<u64>> = members.iter().map(|one| metrics.get(&one.node.name).map(|used| used.0)).collect();
     let Some(used) = used.map(total) else {
-        return Tried::no(ACTION, "what is really used is not known: no metrics were read".to_owned());
+        return Tried::No("what is really used is not known: no metrics were read".to_owned());
     };
     if used.saturating_add(excess) > requested {
         let percent = used as f64 / requested.max(1) as f64 * 100.0;
-        return Tried::no(ACTION, format!("{percent:.0}% of what is requested is used: there is too little to give back"));
+        return Tried::No(format!("{percent:.0}% of what is requested is used: there is too little to give back"));
     }
     let mut workloads: BTreeMap<String, (u64, u64)> = BTreeMap::new();
     let pods = case.scene.ground.snapshot.kube.pods.items().iter().filter(|pod| !pod.is_terminal() && !pod.belongs_to_node());
@@ -65,7 +61,7 @@ pub(super) fn attempt(case: &Case<'_, '_>) -> Tried {
         "kubectl top pods -A --sort-by=memory".to_owned(),
     );
     Tried::Works(Box::new(Plan {
-        action: ACTION,
+        action: OPTION.action,
         target: largest.first().map(|(name, _)| name.clone()),
         feasibility: Feasibility::Feasible,
         because: vec![format!(

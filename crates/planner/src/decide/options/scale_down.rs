@@ -3,20 +3,20 @@
 use capplan_model::plan::{Action, Feasibility, Plan, Rejected};
 use capplan_model::policy::Direction;
 
-use super::reclaim::lost_slots;
+use super::{Applies, Choice, lost_slots};
 use crate::decide::{Case, Tried};
-use crate::plan::{PlanError, Removal, scale_down};
+use crate::plan::{Removal, scale_down};
 use crate::rules::{Judgement, Verdict, combine};
 
-const ACTION: Action = Action::ScaleDown;
+pub(super) const OPTION: Choice = Choice { action: Action::ScaleDown, applies: Applies::Always, moves_disks: false, attempt };
 
 /// Removes one worker.
-pub(super) fn attempt(case: &Case<'_, '_>) -> Result<Tried, PlanError> {
+fn attempt(case: &Case<'_, '_>) -> Tried {
     if case.is_due() {
-        return Ok(Tried::no(ACTION, "a rule for another worker holds"));
+        return Tried::No("a rule for another worker holds".to_owned());
     }
     if lost_slots(case.facts.slots).is_some() {
-        return Ok(Tried::no(ACTION, "not while slots are lost"));
+        return Tried::No("not while slots are lost".to_owned());
     }
     let down: Vec<&Judgement<'_>> = case.judged.iter().filter(|one| one.direction == Direction::Down).collect();
     let combined = combine(&case.facts.policy.scale_down, &down);
@@ -27,29 +27,32 @@ pub(super) fn attempt(case: &Case<'_, '_>) -> Result<Tried, PlanError> {
         Verdict::InsufficientData => decisive.map(|one| one.open()).collect(),
     };
     if combined != Verdict::Met {
-        return Ok(Tried::no(ACTION, why.join("; ")));
+        return Tried::No(why.join("; "));
     }
     if let Some(why) = scale_down::settling(case.facts) {
-        return Ok(Tried::no(ACTION, format!("every rule for it holds, but {why}")));
+        return Tried::No(format!("every rule for it holds, but {why}"));
     }
     if let Some(why) = unread(case) {
-        return Ok(Tried::no(ACTION, format!("every rule for it holds, but what it rests on is unknown: {why}")));
+        return Tried::No(format!("every rule for it holds, but what it rests on is unknown: {why}"));
     }
-    let empty = Plan { action: ACTION, ..case.empty.clone() };
-    let mut plan = scale_down::plan(case.scene, case.board.clone(), &Removal::default(), empty)?;
+    let empty = Plan { action: OPTION.action, ..case.empty.clone() };
+    let mut plan = match scale_down::plan(case.scene, case.board.clone(), &Removal::default(), empty) {
+        Ok(plan) => plan,
+        Err(error) => return Tried::Failed(error),
+    };
     if plan.feasibility == Feasibility::Feasible {
         let target = plan.target.clone().unwrap_or_default();
         let mut because: Vec<String> = down.iter().map(|one| one.held()).collect();
         because.push(format!("without {target} every pod has a place, and no rule for another worker holds then"));
         plan.because.splice(0..0, because);
-        return Ok(Tried::Works(Box::new(plan)));
+        return Tried::Works(Box::new(plan));
     }
     let mut rejected = plan.rejected;
     let named = rejected.iter().filter_map(|one| one.target.clone()).collect::<Vec<_>>();
     let others = plan.blockers.into_iter().filter(|one| !named.iter().any(|name| name == one.node.as_str()));
-    rejected.extend(others.map(|one| Rejected::of(ACTION, &one.node, one.detail)));
-    rejected.extend(plan.undecided.into_iter().map(|why| Rejected::action(ACTION, why)));
-    Ok(Tried::Rejected(rejected))
+    rejected.extend(others.map(|one| Rejected::of(OPTION.action, &one.node, one.detail)));
+    rejected.extend(plan.undecided.into_iter().map(|why| Rejected::action(OPTION.action, why)));
+    Tried::Rejected(rejected)
 }
 
 /// What a removal rests on that was not read.

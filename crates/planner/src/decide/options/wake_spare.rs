@@ -2,19 +2,14 @@
 
 use capplan_model::plan::Action;
 
+use super::{Applies, Choice};
 use crate::decide::{Case, Tried};
 use crate::plan::{after, spare};
 
-const ACTION: Action = Action::WakeSpare;
+pub(super) const OPTION: Choice = Choice { action: Action::WakeSpare, applies: Applies::Due, moves_disks: true, attempt };
 
 /// The first spare with which no rule asks for another worker any more.
-pub(super) fn attempt(case: &Case<'_, '_>) -> Tried {
-    if !case.is_due() {
-        return Tried::NotApplicable;
-    }
-    if let Some(why) = case.busy_disks() {
-        return Tried::no(ACTION, why);
-    }
+fn attempt(case: &Case<'_, '_>) -> Tried {
     let mut why = "there is no stopped VM that was a worker".to_owned();
     for one in spare::spares(case.scene) {
         let worker = match spare::as_worker(case.scene, case.board, one) {
@@ -31,5 +26,5 @@ pub(super) fn attempt(case: &Case<'_, '_>) -> Tried {
         }
         return Tried::Works(Box::new(spare::woken(case.scene, one, &worker, case.empty.clone())));
     }
-    Tried::no(ACTION, why)
+    Tried::No(why)
 }
